@@ -1,0 +1,95 @@
+#include "ops/aten.h"
+
+#include "ops/tensors.h"
+
+#ifdef WEFT_CUDA
+#include <c10/cuda/CUDAStream.h>
+#endif
+
+#include "ops/packing.h"
+#include "ops/weight.h"
+
+namespace weft::ops {
+
+DType dtype_of(at::ScalarType t) {
+  switch (t) {
+    case at::kDouble: return DType::kF64;
+    case at::kFloat: return DType::kF32;
+    case at::kHalf: return DType::kF16;
+    case at::kBFloat16: return DType::kBf16;
+    case at::kFloat8_e4m3fn: return DType::kF8E4M3;
+    case at::kFloat8_e5m2: return DType::kF8E5M2;
+    case at::kLong: return DType::kI64;
+    case at::kInt: return DType::kI32;
+    case at::kUInt16: return DType::kU16;
+    case at::kByte: return DType::kU8;
+    default: throw ShapeError(std::string("dtype: got ") + at::toString(t) + ", want a float or integer type of Weft");
+  }
+}
+
+DType dtype_of(const at::Tensor& t) { return dtype_of(t.scalar_type()); }
+
+at::ScalarType scalar_type(DType t) {
+  switch (t) {
+    case DType::kF64: return at::kDouble;
+    case DType::kF32: return at::kFloat;
+    case DType::kF16: return at::kHalf;
+    case DType::kBf16: return at::kBFloat16;
+    case DType::kF8E4M3: return at::kFloat8_e4m3fn;
+    case DType::kF8E5M2: return at::kFloat8_e5m2;
+    case DType::kI64: return at::kLong;
+    case DType::kI32: return at::kInt;
+    case DType::kU16: return at::kUInt16;
+    case DType::kU8: case DType::kF8E8M0: case DType::kF4E2M1: return at::kByte;
+  }
+  throw InternalError("scalar_type: unknown dtype");
+}
+
+std::string describe(const at::Tensor& t) {
+  if (!t.defined()) return "undefined";
+  std::string s = "[";
+  for (int64_t i = 0; i < t.dim(); ++i) s += (i ? ", " : "") + std::to_string(t.size(i));
+  return s + "] " + name(dtype_of(t)) + (t.is_cuda() ? " cuda" : " cpu") + (t.is_contiguous() ? "" : " (strided)");
+}
+
+void parallel_on_aten(int64_t count, int64_t grain, RangeBody body) {
+  at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) { body.call(body.object, begin, end); });
+}
+
+kernels::Launch launch_on(const at::Tensor& t) {
+  kernels::Launch launch;
+  if (t.is_cuda()) {
+#ifdef WEFT_CUDA
+    launch.stream = c10::cuda::getCurrentCUDAStream(t.device().index()).stream();
+#endif
+  } else {
+    launch.parallel = parallel_on_aten;
+  }
+  return launch;
+}
+
+void check_shape(bool ok, const char* op, const char* what, const std::string& got, const std::string& want) {
+  if (!ok) throw ShapeError(std::string(op) + ": " + what + ": got " + got + ", want " + want);
+}
+
+void Weight::accumulate(const at::Tensor& dw) {
+  if (!trainable) return;
+  if (main_grad.defined()) main_grad.add_(dw.view(main_grad.sizes()));
+  done();
+}
+
+Packing Packing::of(const std::vector<int32_t>& lengths, at::Device device) {
+  Packing p;
+  p.host_cu_q.push_back(0);
+  for (int32_t n : lengths) {
+    if (n < 0) throw ShapeError("packing: document length: got " + std::to_string(n) + ", want 0 or more");
+    p.host_cu_q.push_back(p.host_cu_q.back() + n);
+    p.max_q = std::max(p.max_q, n);
+  }
+  p.max_kv = p.max_q;
+  p.cu_q = at::tensor(p.host_cu_q, at::kInt).to(device);
+  p.kv_lens = at::tensor(lengths, at::kInt).to(device);
+  return p;
+}
+
+}  // namespace weft::ops

@@ -1,0 +1,23 @@
+// Between at::Tensor and the plain pointers of kernels. Sources only: include after ops/aten.h.
+#pragma once
+#include "base/dtype.h"
+#include "base/error.h"
+#include "ops/aten.h"
+#include "ops/policy.h"
+
+namespace weft::ops {
+
+DType dtype_of(const at::Tensor&);            // ShapeError for a dtype that Weft does not have
+DType dtype_of(at::ScalarType);
+at::ScalarType scalar_type(DType);            // kF8E8M0, kF4E2M1 and kU16 are bytes or shorts to ATen
+std::string describe(const at::Tensor&);      // "[128, 64] bf16 cpu", for messages
+kernels::Launch launch_on(const at::Tensor&);  // the current stream of its device, or the CPU's threads
+void parallel_on_aten(int64_t count, int64_t grain, RangeBody body);  // a ParallelFor on ATen's own threads
+
+// Accumulation dtype: fp64 stays fp64, everything else computes in fp32.
+inline at::ScalarType wide(const at::Tensor& t) { return t.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
+// Throws ShapeError `op: what: got X, want Y` when `ok` is false.
+void check_shape(bool ok, const char* op, const char* what, const std::string& got, const std::string& want);
+
+}  // namespace weft::ops
