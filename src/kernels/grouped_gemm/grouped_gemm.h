@@ -1,0 +1,29 @@
+// Grouped GEMM over rows sorted by group, sizes known only on the device: no host sync, groups of zero rows allowed.
+// Group e holds rows [ends[e-1], ends[e]) (ends[-1] = 0); rows from ends[E-1] on belong to none and are neither read nor written.
+//   kForward: out[r, n]    = sum_k a[r, k] w[e, n, k]          a [M, K], w [E, N, K], out [M, N]
+//   kDgrad  : out[r, k]    = sum_n a[r, n] w[e, n, k]          a [M, N], w [E, N, K], out [M, K]
+//   kWgrad  : out[e, n, k] (+)= sum_r a[r, n] w[r, k]          a [M, N], w [M, K], out [E, N, K]; a group of no rows gives zero
+// fp32 sums; out in bf16, or fp32 where asked. Deterministic.
+#pragma once
+#include "kernels/launch.h"
+
+namespace weft::kernels {
+
+struct GroupedGemm {
+  enum Kind : uint8_t { kForward, kDgrad, kWgrad } kind;
+  const void* a;        // bf16, contiguous, 16-byte aligned
+  const void* w;        // bf16, contiguous, 16-byte aligned
+  const int32_t* ends;  // [groups] on the device, non-decreasing, the last at most `rows`
+  void* out;            // contiguous, 16-byte aligned
+  int64_t rows;         // M
+  int32_t groups, n, k; // E, N, K
+  DType dtype;          // of a and w: kBf16
+  DType out_dtype;      // kBf16 or kF32
+  bool accumulate;      // kWgrad into fp32: out += the sum, a group of no rows is left as it is
+};
+
+Support supports_grouped_gemm_sm90(const GroupedGemm&, const Device&);
+size_t workspace_grouped_gemm_sm90(const GroupedGemm&);
+void grouped_gemm_sm90(const GroupedGemm&, const Launch&);
+
+}  // namespace weft::kernels
