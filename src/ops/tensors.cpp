@@ -87,6 +87,7 @@ Packing Packing::of(const std::vector<int32_t>& lengths, at::Device device) {
     p.max_q = std::max(p.max_q, n);
   }
   p.max_kv = p.max_q;
+  p.host_kv_lens = lengths;
   p.cu_q = at::tensor(p.host_cu_q, at::kInt).to(device);
   p.kv_lens = at::tensor(lengths, at::kInt).to(device);
   return p;
