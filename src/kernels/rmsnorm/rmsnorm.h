@@ -35,4 +35,10 @@ size_t workspace_rms_norm_bwd_cpu(const RmsNormBwd&);
 void rms_norm_fwd_cpu(const RmsNormFwd&, const Launch&);
 void rms_norm_bwd_cpu(const RmsNormBwd&, const Launch&);
 
+Support supports_rms_norm_fwd_sm90(const RmsNormFwd&, const Device&);
+Support supports_rms_norm_bwd_sm90(const RmsNormBwd&, const Device&);
+size_t workspace_rms_norm_bwd_sm90(const RmsNormBwd&);
+void rms_norm_fwd_sm90(const RmsNormFwd&, const Launch&);
+void rms_norm_bwd_sm90(const RmsNormBwd&, const Launch&);
+
 }  // namespace weft::kernels
