@@ -1,0 +1,129 @@
+// Config nodes of lists, maps and variants. Included by base/config_bind.h.
+#pragma once
+#include "base/config_bind.h"
+
+namespace weft::config {
+
+template <class T>
+class Held final : public Node {  // a fresh value with its node, for help and docs
+ public:
+  Shape shape() const override { return node_->shape(); }
+  std::string type() const override { return node_->type(); }
+  Json write() const override { return node_->write(); }
+  void read(const Json& v, const std::string& path, std::vector<Problem>& out) override { node_->read(v, path, out); }
+  std::vector<Member> members() override { return node_->members(); }
+  std::vector<Member> kinds() const override { return node_->kinds(); }
+
+ private:
+  std::unique_ptr<T> value_ = std::make_unique<T>();
+  std::unique_ptr<Node> node_ = bind(*value_);
+};
+
+template <class T>
+class ListNode final : public Node {
+ public:
+  explicit ListNode(std::vector<T>& value) : value_(value) {}
+  Shape shape() const override { return kList; }
+  std::string type() const override { return "list of " + Held<T>().type(); }
+  Json write() const override {
+    Json out = Json::array();
+    for (T& v : value_) out.push_back(bind(v)->write());
+    return out;
+  }
+  void read(const Json& v, const std::string& path, std::vector<Problem>& out) override {
+    if (!want_array(v, path, out)) return;
+    std::vector<T> fresh(v.size());
+    for (size_t i = 0; i < v.size(); ++i) bind(fresh[i])->read(v[i], path + "[" + std::to_string(i) + "]", out);
+    value_ = std::move(fresh);
+  }
+  void check_range(const Range& range, const std::string& path, std::vector<Problem>& out) const override {
+    for (size_t i = 0; i < value_.size(); ++i) bind(value_[i])->check_range(range, path + "[" + std::to_string(i) + "]", out);
+  }
+  std::vector<Member> children() override {
+    std::vector<Member> out;
+    for (size_t i = 0; i < value_.size(); ++i) out.push_back({"[" + std::to_string(i) + "]", "", {}, bind(value_[i])});
+    return out;
+  }
+  std::vector<Member> kinds() const override {
+    std::vector<Member> out;
+    out.push_back({"", "", {}, std::make_unique<Held<T>>()});
+    return out;
+  }
+
+ private:
+  std::vector<T>& value_;
+};
+
+template <class K, class T>
+class MapNode final : public Node {
+ public:
+  explicit MapNode(std::map<K, T>& value) : value_(value) {}
+  Shape shape() const override { return kMap; }
+  std::string type() const override { return "table of " + Held<T>().type(); }
+  Json write() const override {
+    Json out = Json::object();
+    for (auto& [key, v] : value_) out[key_text(key)] = bind(v)->write();
+    return out;
+  }
+  void read(const Json& v, const std::string& path, std::vector<Problem>& out) override {
+    if (!want_object(v, path, out)) return;
+    for (const auto& [key, item] : v.items()) {
+      const std::string at = join_path(path, key);
+      K k{};
+      if (!read_key(key, k, at, out)) continue;
+      const bool fresh = !value_.contains(k);
+      if (fresh && needs_kind(*kinds()[0].node, item, at, out)) continue;
+      bind(value_[k])->read(item, at, out);
+    }
+  }
+  void check_range(const Range& range, const std::string& path, std::vector<Problem>& out) const override {
+    for (auto& [key, v] : value_) bind(v)->check_range(range, join_path(path, key_text(key)), out);
+  }
+  std::vector<Member> children() override {
+    std::vector<Member> out;
+    for (auto& [key, v] : value_) out.push_back({key_text(key), "", {}, bind(v)});
+    return out;
+  }
+  std::vector<Member> kinds() const override {
+    std::vector<Member> out;
+    out.push_back({"", "", {}, std::make_unique<Held<T>>()});
+    return out;
+  }
+
+ private:
+  std::map<K, T>& value_;
+};
+
+template <class... T>
+class VariantNode final : public Node {
+ public:
+  explicit VariantNode(std::variant<T...>& value) : value_(value) {}
+  Shape shape() const override { return kVariant; }
+  std::string type() const override { return "table with a kind"; }
+  Json write() const override {
+    Json out = Json::object();
+    std::visit([&](auto& v) { out["kind"] = std::decay_t<decltype(v)>::kKind; out.update(bind(v)->write()); }, value_);
+    return out;
+  }
+  void read(const Json& v, const std::string& path, std::vector<Problem>& out) override {
+    if (!want_object(v, path, out)) return;
+    const std::string held = std::visit([](auto& x) { return std::string(std::decay_t<decltype(x)>::kKind); }, value_);
+    const std::string kind = choose_kind(v, path, held, {T::kKind...}, out);
+    if (kind.empty()) return;
+    if (kind != held) ((kind == T::kKind ? void(value_.template emplace<T>()) : void()), ...);
+    read_members(members(), v, path, "kind", out);
+  }
+  std::vector<Member> members() override { return std::visit([](auto& v) { return bind(v)->members(); }, value_); }
+  std::vector<Member> kinds() const override {
+    std::vector<Member> out;
+    (out.push_back({T::kKind, "", {}, std::make_unique<Held<T>>()}), ...);
+    return out;
+  }
+  void derive() override { std::visit([](auto& v) { bind(v)->derive(); }, value_); }
+  void check(std::vector<Problem>& out) const override { std::visit([&](auto& v) { bind(v)->check(out); }, value_); }
+
+ private:
+  std::variant<T...>& value_;
+};
+
+}  // namespace weft::config
