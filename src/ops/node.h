@@ -41,7 +41,7 @@ std::shared_ptr<N> make_node(const Policy& policy, std::initializer_list<at::Ten
     edges.push_back(t.defined() && t.requires_grad() ? torch::autograd::impl::gradient_edge(t) : torch::autograd::Edge());
   node->set_next_edges(std::move(edges));
   node->policy = policy;
-  node->policy.trace = nullptr;
+  if (!policy.trace_backward) node->policy.trace = nullptr;
   return node;
 }
 

@@ -16,7 +16,8 @@ struct Policy {
   bool deterministic = false;
   std::vector<std::string> reference_allowed;  // ops that may run on their reference, by name, or "*"; else a missing kernel throws
   std::string only;                            // when set: no other candidate is tried ("reference" for the reference). Tests and benches
-  std::vector<Choice>* trace = nullptr;        // when set: every candidate's answer is written here
+  std::vector<Choice>* trace = nullptr;        // when set: every candidate's answer is written here, of the forward
+  bool trace_backward = false;                 // and of the backward: only where `trace` outlives the graph
   bool allows_reference(const char* op) const;
 };
 

@@ -4,7 +4,11 @@
 
 #ifdef WEFT_CUDA
 #include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
 #endif
+
+#include <array>
+#include <mutex>
 
 #include "ops/packing.h"
 #include "ops/weight.h"
@@ -54,6 +58,26 @@ std::string describe(const at::Tensor& t) {
 
 void parallel_on_aten(int64_t count, int64_t grain, RangeBody body) {
   at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) { body.call(body.object, begin, end); });
+}
+
+kernels::Device device_of(at::Device device) {
+  if (device.is_cpu()) return this_cpu();
+#ifdef WEFT_CUDA
+  static std::mutex mutex;
+  static std::array<kernels::Device, 64> known;
+  const int index = device.has_index() ? device.index() : c10::cuda::getCurrentCUDAStream().device_index();
+  const std::lock_guard lock(mutex);
+  kernels::Device& d = known.at(static_cast<size_t>(index));
+  if (d.sm == 0) {
+    cudaDeviceProp p{};
+    if (const cudaError_t e = cudaGetDeviceProperties(&p, index); e != cudaSuccess)
+      throw CudaError(std::string("device: properties of the GPU: ") + cudaGetErrorString(e));
+    d = {kernels::Device::kCuda, p.major * 10 + p.minor, p.multiProcessorCount, static_cast<int>(p.sharedMemPerBlockOptin), 0};
+  }
+  return d;
+#else
+  throw UnavailableError("device: got " + device.str() + ", want cpu: this build has no CUDA");
+#endif
 }
 
 kernels::Launch launch_on(const at::Tensor& t) {

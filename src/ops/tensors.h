@@ -11,6 +11,7 @@ DType dtype_of(const at::Tensor&);            // ShapeError for a dtype that Wef
 DType dtype_of(at::ScalarType);
 at::ScalarType scalar_type(DType);            // kF8E8M0, kF4E2M1 and kU16 are bytes or shorts to ATen
 std::string describe(const at::Tensor&);      // "[128, 64] bf16 cpu", for messages
+kernels::Device device_of(at::Device);        // this_cpu(), or the GPU's properties, read once
 kernels::Launch launch_on(const at::Tensor&);  // the current stream of its device, or the CPU's threads
 void parallel_on_aten(int64_t count, int64_t grain, RangeBody body);  // a ParallelFor on ATen's own threads
 

@@ -32,6 +32,9 @@ struct Instance {
   Cost cost;
   std::function<void()> peer_fwd;  // another library's op on the same inputs, for --perf; may be empty
   std::string peer;                // its name
+  // The op as a user writes it with the tensor library's own operators, differentiated by its autograd: the yardstick of
+  // --check. Weights come as tensors. Empty: the op on its reference, which rounds only once and is the stricter one.
+  std::function<std::vector<at::Tensor>(const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& weights)> plain;
 };
 
 struct Build {  // what a row is asked for; it draws its numbers from at::manual_seed(seed)
@@ -45,7 +48,7 @@ struct Case {
   std::string row;  // "4096x4096", "packed 1+127+900"
   std::vector<at::ScalarType> dtypes;  // of --check and --perf; --grad is always fp64
   std::function<Instance(const Build&)> build;
-  bool grad = true;          // small enough for finite differences and differentiable
+  bool grad = true;          // small enough for finite differences and differentiable; inputs stay 0.05 away from kinks
   bool check = true;         // small enough to hold its fp64 reference
   bool perf = false;         // large enough to time
   double atol = 1e-5;        // absolute part of --check's bound, relative to the largest |value| of the output
@@ -58,6 +61,7 @@ struct Filter {
   std::string name;  // glob over "op" or "op/row"; empty is all
   at::Device device = at::kCPU;
   int seeds = 3;
+  bool large = true;  // false: leaves out the rows that are large enough to time, except in --perf
 };
 struct Figure {
   std::string key;

@@ -22,6 +22,7 @@ std::vector<Case> rmsnorm_cases() {
              return i;
            }};
     c.grad = small, c.check = true, c.perf = !small;
+    if (cols == 1) c.atol = 2e-2;  // dx is what eps leaves of two equal terms
     return c;
   };
   return {row("37x65", 37, 65, true), row("1x1", 1, 1, true), row("0x8", 0, 8, true), row("8192x4096", 8192, 4096, false)};
