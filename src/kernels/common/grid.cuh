@@ -1,0 +1,60 @@
+// Launching and block-level basics for kernels that also build for the host emulation of tests/kernels/emulate.h.
+// A failed launch leaves its code in cudaPeekAtLastError; the caller of the kernel looks there.
+#pragma once
+#include <cstdint>
+#include <utility>
+
+#if defined(WEFT_EMULATE)
+#include "emulate.h"
+#define WEFT_DYNAMIC_SMEM(name) uint8_t* name = ::emulate::dynamic_smem()
+#else
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+#define WEFT_DYNAMIC_SMEM(name) extern __shared__ __align__(1024) uint8_t name[]
+#endif
+
+namespace weft::kernels {
+
+#if defined(WEFT_EMULATE)
+template <class Kernel, class... Args>
+void launch_grid(Kernel kernel, dim3 grid, dim3 block, size_t smem_bytes, cudaStream_t, Args... args) {
+  emulate::run(grid, block, smem_bytes, [&] { kernel(args...); });
+}
+#else
+template <class... Params, class... Args>
+void launch_grid(void (*kernel)(Params...), dim3 grid, dim3 block, size_t smem_bytes, cudaStream_t stream, Args... args) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (smem_bytes > 48 * 1024) cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem_bytes));
+  kernel<<<grid, block, smem_bytes, stream>>>(std::forward<Args>(args)...);
+}
+#endif
+
+__device__ __forceinline__ int lane_id() { return threadIdx.x & 31; }
+__device__ __forceinline__ int warp_id() { return threadIdx.x >> 5; }
+
+// Sum over `width` neighbouring lanes (a power of two); every lane gets it.
+template <int width = 32>
+__device__ __forceinline__ float warp_sum(float v) {
+#pragma unroll
+  for (int o = width / 2; o > 0; o >>= 1) v += __shfl_xor_sync(0xffffffffu, v, o);
+  return v;
+}
+
+template <int width = 32>
+__device__ __forceinline__ float warp_max(float v) {
+#pragma unroll
+  for (int o = width / 2; o > 0; o >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, o));
+  return v;
+}
+
+// Inclusive prefix sum over the 32 lanes.
+__device__ __forceinline__ float warp_scan(float v) {
+#pragma unroll
+  for (int o = 1; o < 32; o <<= 1) {
+    const float left = __shfl_up_sync(0xffffffffu, v, o);
+    if (lane_id() >= o) v += left;
+  }
+  return v;
+}
+
+}  // namespace weft::kernels

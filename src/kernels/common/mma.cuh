@@ -1,0 +1,110 @@
+// Warp-level tensor core pieces: mma.sync m16n8k16 (bf16 in, fp32 sums), ldmatrix, cp.async, and the swizzle that goes with them.
+// Fragments of a lane (q = lane / 4, r = lane % 4), rows x cols:
+//   A 16x16: a[0] (q, 2r..) a[1] (q + 8, 2r..) a[2] (q, 2r + 8..) a[3] (q + 8, 2r + 8..)      B 16x8: b[0] (k 2r.., n q) b[1] (k 2r + 8.., n q)
+//   C 16x8:  c[0], c[1] (q, 2r..)   c[2], c[3] (q + 8, 2r..)
+#pragma once
+#include "kernels/common/grid.cuh"
+
+namespace weft::kernels {
+
+using bf16 = __nv_bfloat16;
+
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
+  const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&v);
+}
+__device__ __forceinline__ float2 unpack_bf16(uint32_t v) { return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&v)); }
+
+#if defined(WEFT_EMULATE)
+using emulate::cp_async16;
+using emulate::cp_async_commit;
+using emulate::cp_async_wait;
+using emulate::ldmatrix_x4;
+using emulate::ldmatrix_x4_trans;
+using emulate::mma_bf16;
+using emulate::stmatrix_x4_trans;
+#else
+__device__ __forceinline__ void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ uint32_t smem_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+
+// Lane l gives the address of row l % 8 of 8x8 matrix l / 8 (16 bytes, 16-byte aligned).
+__device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(smem_address(row)) : "memory");
+}
+__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(smem_address(row)) : "memory");
+}
+// Stores the transposes of four 8x8 matrices held as C fragments (packed pairs): lane l gives the address of row l % 8 of matrix l / 8.
+__device__ __forceinline__ void stmatrix_x4_trans(void* row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};\n" ::"r"(smem_address(row)), "r"(r0), "r"(r1), "r"(r2),
+               "r"(r3) : "memory");
+}
+// 16 bytes from global to shared memory; zeros where `valid` is false (the address is not read then).
+__device__ __forceinline__ void cp_async16(void* smem, const void* global, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(smem_address(smem)), "l"(global), "r"(valid ? 16 : 0) : "memory");
+}
+__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
+template <int pending>
+__device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_group %0;\n" ::"n"(pending) : "memory"); }
+#endif
+
+// A bf16 tile [rows][kCols] in shared memory, kCols a multiple of 64. 16-byte units of a row are XORed with row % 8, so that
+// ldmatrix, straight or transposed, and 16-byte stores meet no bank conflict.
+template <int kCols>
+struct Tile {
+  static_assert(kCols % 64 == 0);
+  static constexpr int kStride = kCols;
+  bf16* data;
+  __device__ __forceinline__ bf16* unit(int row, int col) const {  // col a multiple of 8
+    return data + row * kCols + ((((col >> 3) ^ row) & 7) << 3) + (col & ~63);
+  }
+  __device__ __forceinline__ bf16* at(int row, int col) const { return unit(row, col & ~7) + (col & 7); }
+};
+
+// A fragment (16 x 16) of tile[row0.., col0..].
+template <class T>
+__device__ __forceinline__ void load_a(uint32_t (&a)[4], const T& tile, int row0, int col0) {
+  const int l = lane_id();
+  ldmatrix_x4(a, tile.unit(row0 + (l & 15), col0 + (l >> 4) * 8));
+}
+// A fragment of the transpose: A[i, k] = tile[k0 + k, i0 + i].
+template <class T>
+__device__ __forceinline__ void load_a_trans(uint32_t (&a)[4], const T& tile, int i0, int k0) {
+  const int l = lane_id();
+  ldmatrix_x4_trans(a, tile.unit(k0 + (l & 7) + (l >> 4) * 8, i0 + ((l >> 3) & 1) * 8));
+}
+// Two B fragments (16 x 8 each) for n0 and n0 + 8, B[k, n] = tile[n0 + n, k0 + k]: b[0], b[1] and b[2], b[3].
+template <class T>
+__device__ __forceinline__ void load_b(uint32_t (&b)[4], const T& tile, int n0, int k0) {
+  const int l = lane_id();
+  ldmatrix_x4(b, tile.unit(n0 + (l & 7) + (l >> 4) * 8, k0 + ((l >> 3) & 1) * 8));
+}
+// The same from the transpose: B[k, n] = tile[k0 + k, n0 + n].
+template <class T>
+__device__ __forceinline__ void load_b_trans(uint32_t (&b)[4], const T& tile, int k0, int n0) {
+  const int l = lane_id();
+  ldmatrix_x4_trans(b, tile.unit(k0 + (l & 15), n0 + (l >> 4) * 8));
+}
+
+// Rows [0, kRows) of a global matrix (row stride in elements, kCols used) into a tile by all threads of the block; rows from `valid`
+// on become zeros. The caller commits and waits.
+template <int kRows, int kCols, int kThreads>
+__device__ __forceinline__ void load_tile_async(const Tile<kCols>& tile, const bf16* global, int64_t stride, int valid) {
+  constexpr int kUnits = kCols / 8;
+  static_assert(kRows * kUnits % kThreads == 0 || kThreads % (kRows * kUnits) == 0);
+#pragma unroll
+  for (int i = 0; i < (kRows * kUnits + kThreads - 1) / kThreads; ++i) {
+    const int u = i * kThreads + static_cast<int>(threadIdx.x), row = u / kUnits, col = u % kUnits * 8;
+    if (kRows * kUnits < kThreads && u >= kRows * kUnits) break;
+    const bool ok = row < valid;
+    cp_async16(tile.unit(row, col), global + (ok ? row * stride + col : 0), ok);
+  }
+}
+
+}  // namespace weft::kernels

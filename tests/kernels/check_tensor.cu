@@ -1,0 +1,34 @@
+// weft_tensor_check [--small] [--perf] [names...]: the tensor-core kernels against fp64; with --perf, their times at the goal shapes.
+#include "harness.h"
+
+namespace weft::check {
+void check_ssd(bool small);
+void perf_ssd();
+}  // namespace weft::check
+
+int main(int argc, char** argv) {
+  using namespace weft::check;
+  struct Entry {
+    const char* name;
+    void (*check)(bool);
+    void (*perf)();
+  };
+  const Entry all[] = {
+      {"ssd", check_ssd, perf_ssd},
+  };
+  bool small = false, perf = false;
+  std::vector<std::string> names;
+  for (int i = 1; i < argc; ++i) {
+    const std::string arg = argv[i];
+    if (arg == "--small") small = true; else if (arg == "--perf") perf = true; else names.push_back(arg);
+  }
+  for (const Entry& e : all) {
+    bool wanted = names.empty();
+    for (const auto& n : names) wanted |= n == e.name;
+    if (!wanted) continue;
+    if (perf) e.perf(); else e.check(small);
+    std::fflush(stdout);
+  }
+  if (!perf) std::printf("%d rows, %d failed\n", rows(), failures());
+  return failures() == 0 ? 0 : 1;
+}

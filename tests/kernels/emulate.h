@@ -1,0 +1,273 @@
+// Runs a CUDA kernel on the host, one block at a time, each thread a fiber, so that the index and fragment arithmetic of the
+// warp-level kernels is tested on machines without a GPU. Fibers meet at barriers, shuffles and tensor core instructions; between
+// them they run in a random order, shared memory starts as NaN and cp.async lands as late as it may: a missing barrier shows.
+// Covers mma.sync, ldmatrix, cp.async, shuffles, barriers. Not TMA, mbarrier, wgmma, timing.
+#pragma once
+#include <cuda_bf16.h>
+#include <ucontext.h>
+#include <vector_functions.h>
+#include <vector_types.h>
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <vector>
+
+#undef __global__
+#undef __device__
+#undef __shared__
+#undef __forceinline__
+#undef __launch_bounds__
+#undef __host__
+#undef __align__
+#undef __restrict__
+#undef __grid_constant__
+#define __grid_constant__
+#define __global__
+#define __device__
+#define __host__
+#define __shared__ static
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(n) alignas(n)
+
+typedef struct CUstream_st* cudaStream_t;
+
+namespace emulate {
+
+struct Warp {
+  uint64_t slot[32][8];
+  int arrived = 0;
+  unsigned generation = 0;
+};
+struct Barrier {
+  int arrived = 0;
+  unsigned generation = 0;
+};
+struct Copy {
+  void* to;
+  const void* from;
+  bool valid;
+  int group;
+};
+struct Thread {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  uint3 index;
+  int number = 0;
+  bool done = false;
+  std::vector<Copy> copies;
+  int group = 0;
+};
+struct Block {
+  std::vector<Thread> threads;
+  std::vector<Warp> warps;
+  Barrier barriers[17];
+  uint8_t* smem = nullptr;
+  uint3 index;
+  dim3 grid, size;
+  Thread* now = nullptr;
+  ucontext_t scheduler;
+  uint64_t progress = 0;
+  std::function<void()> body;
+};
+inline Block*& block() {
+  static Block* b = nullptr;
+  return b;
+}
+inline uint8_t* dynamic_smem() { return block()->smem; }
+inline void yield() {
+  Block& b = *block();
+  swapcontext(&b.now->context, &b.scheduler);
+}
+template <class Meeting>
+void meet(Meeting& m, int expected) {
+  const unsigned g = m.generation;
+  if (++m.arrived == expected) {
+    m.arrived = 0, ++m.generation, ++block()->progress;
+  } else {
+    while (m.generation == g) yield();
+  }
+}
+inline int lane() { return block()->now->number & 31; }
+inline Warp& warp() { return block()->warps[block()->now->number >> 5]; }
+inline void warp_barrier() { meet(warp(), std::min<int>(32, block()->threads.size())); }
+inline void block_barrier(int id = 0, int threads = -1) {
+  meet(block()->barriers[id], threads < 0 ? static_cast<int>(block()->threads.size()) : threads);
+}
+inline void entry() {
+  Block& b = *block();
+  b.body();
+  b.now->done = true, ++b.progress;
+  while (true) yield();
+}
+
+inline void run(dim3 grid, dim3 size, size_t smem_bytes, std::function<void()> body) {
+  static std::mt19937 random(1);
+  const int n = size.x * size.y * size.z;
+  std::vector<uint8_t> smem(smem_bytes + 2048);
+  uint8_t* aligned = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(smem.data()) + 1023) / 1024 * 1024);
+  Block b;
+  b.grid = grid, b.size = size, b.smem = aligned, b.body = std::move(body);
+  b.threads.resize(n);
+  for (auto& t : b.threads) t.stack.reset(new char[128 * 1024]);
+  block() = &b;
+  for (unsigned z = 0; z < grid.z; ++z)
+    for (unsigned y = 0; y < grid.y; ++y)
+      for (unsigned x = 0; x < grid.x; ++x) {
+        std::memset(aligned, 0xff, smem_bytes);
+        b.index = {x, y, z};
+        b.warps.assign((n + 31) / 32, Warp{});
+        for (auto& bar : b.barriers) bar = {};
+        for (int i = 0; i < n; ++i) {
+          Thread& t = b.threads[i];
+          t.number = i, t.done = false, t.copies.clear(), t.group = 0;
+          t.index = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
+          getcontext(&t.context);
+          t.context.uc_stack.ss_sp = t.stack.get();
+          t.context.uc_stack.ss_size = 128 * 1024;
+          t.context.uc_link = nullptr;
+          makecontext(&t.context, entry, 0);
+        }
+        std::vector<int> order((n + 31) / 32);
+        for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int>(i);
+        uint64_t idle = 0, last = 0;
+        while (true) {
+          std::shuffle(order.begin(), order.end(), random);
+          const bool backwards = random() & 1;
+          bool alive = false;
+          for (int w : order)
+            for (int l = 0; l < 32; ++l) {
+              const int i = w * 32 + (backwards ? 31 - l : l);
+              if (i >= n || b.threads[i].done) continue;
+              alive = true;
+              b.now = &b.threads[i];
+              swapcontext(&b.scheduler, &b.now->context);
+            }
+          if (!alive) break;
+          idle = b.progress == last ? idle + 1 : 0, last = b.progress;
+          if (idle > 1000) std::fprintf(stderr, "emulate: the threads of block (%u, %u, %u) wait for each other\n", x, y, z), std::abort();
+        }
+      }
+  block() = nullptr;
+}
+
+template <class T>
+T exchange(T v, int from) {  // every lane of the warp calls it
+  static_assert(sizeof(T) <= 8);
+  Warp& w = warp();
+  std::memcpy(&w.slot[lane()][0], &v, sizeof(T));
+  warp_barrier();
+  T r;
+  std::memcpy(&r, &w.slot[from & 31][0], sizeof(T));
+  warp_barrier();
+  return r;
+}
+
+inline float bf16_value(uint32_t word, int half) { return std::bit_cast<float>((word >> (16 * half)) << 16); }
+
+inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  Warp& w = warp();
+  uint32_t mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
+  std::memcpy(w.slot[lane()], mine, sizeof mine);
+  warp_barrier();
+  const int q = lane() >> 2, r = lane() & 3;
+  auto word = [&](int l, int i) { uint32_t v; std::memcpy(&v, reinterpret_cast<char*>(w.slot[l]) + 4 * i, 4); return v; };
+  for (int e = 0; e < 4; ++e) {
+    const int row_half = e >> 1, n = 2 * r + (e & 1);
+    float sum = c[e];
+    for (int k = 0; k < 16; ++k) {
+      const int k_half = k >> 3, kk = k & 7;
+      const float av = bf16_value(word(q * 4 + kk / 2, row_half + 2 * k_half), kk & 1);
+      const float bv = bf16_value(word(n * 4 + kk / 2, 4 + k_half), kk & 1);
+      sum += av * bv;
+    }
+    c[e] = sum;
+  }
+  warp_barrier();
+}
+inline void ldmatrix(uint32_t (&out)[4], const void* row, bool transposed) {
+  Warp& w = warp();
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) std::fprintf(stderr, "emulate: ldmatrix address is not 16-byte aligned\n"), std::abort();
+  w.slot[lane()][0] = reinterpret_cast<uint64_t>(row);
+  warp_barrier();
+  const int q = lane() >> 2, r = lane() & 3;
+  for (int m = 0; m < 4; ++m) {
+    uint16_t h[2];
+    for (int i = 0; i < 2; ++i) {
+      const int rr = transposed ? 2 * r + i : q, cc = transposed ? q : 2 * r + i;
+      h[i] = reinterpret_cast<const uint16_t*>(w.slot[m * 8 + rr][0])[cc];
+    }
+    out[m] = h[0] | static_cast<uint32_t>(h[1]) << 16;
+  }
+  warp_barrier();
+}
+inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) { ldmatrix(r, row, false); }
+inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) { ldmatrix(r, row, true); }
+inline void stmatrix_x4_trans(void* row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
+  Warp& w = warp();
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) std::fprintf(stderr, "emulate: stmatrix address is not 16-byte aligned\n"), std::abort();
+  w.slot[lane()][0] = reinterpret_cast<uint64_t>(row);
+  warp_barrier();
+  const uint32_t v[4] = {r0, r1, r2, r3};
+  const int q = lane() >> 2, r = lane() & 3;
+  for (int m = 0; m < 4; ++m)
+    for (int i = 0; i < 2; ++i) reinterpret_cast<uint16_t*>(w.slot[m * 8 + 2 * r + i][0])[q] = static_cast<uint16_t>(v[m] >> (16 * i));
+  warp_barrier();
+}
+inline void cp_async16(void* to, const void* from, bool valid) {
+  Thread& t = *block()->now;
+  t.copies.push_back({to, from, valid, t.group});
+}
+inline void cp_async_commit() { ++block()->now->group; }
+template <int pending>
+void cp_async_wait() {
+  Thread& t = *block()->now;
+  std::vector<Copy> left;
+  for (const Copy& c : t.copies) {
+    if (c.group >= t.group - pending) {
+      left.push_back(c);
+    } else if (c.valid) {
+      std::memcpy(c.to, c.from, 16);
+    } else {
+      std::memset(c.to, 0, 16);
+    }
+  }
+  t.copies = left;
+}
+
+}  // namespace emulate
+
+#define threadIdx (::emulate::block()->now->index)
+#define blockIdx (::emulate::block()->index)
+#define gridDim (::emulate::block()->grid)
+#define blockDim (::emulate::block()->size)
+inline void __syncthreads() { emulate::block_barrier(); }
+inline void __syncwarp(unsigned = 0xffffffffu) { emulate::warp_barrier(); }
+template <class T> T __shfl_xor_sync(unsigned, T v, int o) { return emulate::exchange(v, emulate::lane() ^ o); }
+template <class T> T __shfl_sync(unsigned, T v, int l) { return emulate::exchange(v, l); }
+template <class T> T __shfl_up_sync(unsigned, T v, int o) { return emulate::exchange(v, emulate::lane() >= o ? emulate::lane() - o : emulate::lane()); }
+template <class T> T __shfl_down_sync(unsigned, T v, int o) { return emulate::exchange(v, emulate::lane() + o < 32 ? emulate::lane() + o : emulate::lane()); }
+inline unsigned __ballot_sync(unsigned, int p) {
+  unsigned r = 0;
+  for (int l = 0; l < 32; ++l) r |= static_cast<unsigned>(emulate::exchange(p != 0, l)) << l;
+  return r;
+}
+template <class T> T atomicAdd(T* p, T v) { T old = *p; *p += v; return old; }
+inline int __popc(unsigned v) { return std::popcount(v); }
+inline int __ffs(unsigned v) { return v ? std::countr_zero(v) + 1 : 0; }
+template <class T> T __ldg(const T* p) { return *p; }
+inline float __expf(float v) { return std::exp(v); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float __int_as_float(int v) { return std::bit_cast<float>(v); }
+inline int __float_as_int(float v) { return std::bit_cast<int>(v); }
+inline unsigned __float_as_uint(float v) { return std::bit_cast<unsigned>(v); }
+inline void __sincosf(float x, float* s, float* c) { *s = std::sin(x), *c = std::cos(x); }
+using std::max;
+using std::min;
