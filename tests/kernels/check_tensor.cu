@@ -1,4 +1,6 @@
 // weft_tensor_check [--small] [--perf] [names...]: the tensor-core kernels against fp64; with --perf, their times at the goal shapes.
+#include <algorithm>
+
 #include "harness.h"
 
 namespace weft::check {

@@ -1,6 +1,7 @@
 // For the kernel checks, on a GPU or on the host emulation (WEFT_EMULATE): buffers, random data, comparison, timing, one list of rows.
 // A check runs a kernel on poisoned outputs and compares with a plain fp64 loop.
 #pragma once
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdint>

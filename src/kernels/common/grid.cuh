@@ -1,5 +1,5 @@
 // Launching and block-level basics for kernels that also build for the host emulation of tests/kernels/emulate.h.
-// A failed launch leaves its code in cudaPeekAtLastError; the caller of the kernel looks there.
+// A launch that CUDA refuses throws CudaError.
 #pragma once
 #include <cstdint>
 #include <utility>
@@ -10,6 +10,8 @@
 #else
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
+
+#include "kernels/cuda_check.h"
 #define WEFT_DYNAMIC_SMEM(name) extern __shared__ __align__(1024) uint8_t name[]
 #endif
 
@@ -26,6 +28,7 @@ void launch_grid(void (*kernel)(Params...), dim3 grid, dim3 block, size_t smem_b
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   if (smem_bytes > 48 * 1024) cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem_bytes));
   kernel<<<grid, block, smem_bytes, stream>>>(std::forward<Args>(args)...);
+  check_launch("kernel launch");
 }
 #endif
 
