@@ -10,6 +10,7 @@ std::vector<Case> bias_cases();
 std::vector<Case> embedding_cases();
 std::vector<Case> gated_rmsnorm_cases();
 std::vector<Case> linear_cases();
+std::vector<Case> moe_cases();
 std::vector<Case> rmsnorm_cases();
 
 }  // namespace weft::ops::cases

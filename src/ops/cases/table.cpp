@@ -14,6 +14,7 @@ std::vector<Case> table() {
            add_rmsnorm_cases,
            gated_rmsnorm_cases,
            activation_cases,
+           moe_cases,
        })
     for (Case& c : rows()) all.push_back(std::move(c));
   return all;
