@@ -16,56 +16,14 @@
 // each have `static constexpr const char* kKind` (in files: kind = "mamba2"). Files, --set, help, docs, JSON and diff follow.
 // Problems are collected, never thrown one by one. Reading a table or a map changes only the keys it names; a list is replaced.
 #pragma once
-#include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "base/json.h"
+#include "base/config_bind.h"
+#include "base/config_nodes.h"
 
-namespace weft {
-
-struct Range { double low, high; };         // inclusive; of every element of a list
-struct Unit { const char* name; };          // "tokens", "s", "MiB": shown in help
-struct Alias { const char* name; };         // another accepted name, such as Megatron's
-struct Live {};                             // may change when a run is resumed
-struct Problem { std::string path, text; };  // "moe.top_k", "is above num_experts"
-
-namespace config {
-
-struct Tags {
-  std::optional<Range> range;
-  std::string unit;
-  std::vector<std::string> aliases;
-  bool live = false;
-};
-
-class Node;
-struct Member {
-  std::string name, help;
-  Tags tags;
-  std::unique_ptr<Node> node;
-};
-
-// One value of a config, reached without knowing its type. Borrows the value: the struct outlives the node.
-class Node {
- public:
-  enum Shape { kLeaf, kTable, kList, kMap, kVariant };
-  virtual ~Node() = default;
-  virtual Shape shape() const = 0;
-  virtual std::string type() const = 0;  // for people: "integer", "list of numbers", "adamw | muon"
-  virtual Json write() const = 0;
-  virtual void read(const Json& value, const std::string& path, std::vector<Problem>& out) = 0;
-  virtual void check_range(const Range&, const std::string& /*path*/, std::vector<Problem>&) const {}
-  virtual std::vector<Member> members() { return {}; }             // of a table, or of the alternative that a variant holds
-  virtual std::vector<Member> children() { return members(); }     // members, or elements of a list or map by key
-  virtual std::vector<Member> kinds() const { return {}; }         // a fresh element of a list or map (name ""), or every alternative
-  virtual void derive() {}                                         // this level only
-  virtual void check(std::vector<Problem>&) const {}               // this level only, relative paths
-};
-
-template <class T> std::unique_ptr<Node> bind(T& value);  // config_bind.h
+namespace weft::config {
 
 // -- reading; every function adds to `out` and goes on ------------------------------------------------------------------
 void read_json(Node& root, const Json& value, std::vector<Problem>& out);
@@ -87,7 +45,18 @@ struct Change { std::string path, before, after; bool live; };  // values as TOM
 std::vector<Change> diff(Node& before, Node& after);
 std::vector<std::string> keys(Node& root);                  // every path of a leaf, for hints and completion
 
-}  // namespace config
-}  // namespace weft
+template <Table T>
+Json to_json(const T& value) { return bind(const_cast<T&>(value))->write(); }  // write() changes nothing
 
-#include "base/config_bind.h"  // IWYU pragma: export
+template <Table T>
+T from_json(const Json& json, const std::string& where) {  // ConfigError with every problem
+  T value;
+  std::vector<Problem> problems;
+  const auto node = bind(value);
+  read_json(*node, json, problems);
+  resolve(*node, problems);
+  throw_if_any(problems, where);
+  return value;
+}
+
+}  // namespace weft::config

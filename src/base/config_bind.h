@@ -1,4 +1,4 @@
-// Ties C++ members to config nodes. Included by base/config.h; nothing here is called by hand but bind() and to_json().
+// Ties C++ members to config nodes. Included by base/config.h; only bind() is called by hand.
 #pragma once
 #include <array>
 #include <concepts>
@@ -7,9 +7,11 @@
 #include <utility>
 #include <variant>
 
-#include "base/config.h"
+#include "base/config_node.h"
 
 namespace weft::config {
+
+template <class T> std::unique_ptr<Node> bind(T& value);  // of a struct with fields, or of any member type
 
 class Binder {  // the visitor that `fields` is called with
  public:
@@ -104,20 +106,4 @@ std::unique_ptr<Node> bind(T& value) {
   }
 }
 
-template <Table T>
-Json to_json(const T& value) { return bind(const_cast<T&>(value))->write(); }  // write() changes nothing
-
-template <Table T>
-T from_json(const Json& json, const std::string& where) {  // ConfigError with every problem
-  T value;
-  std::vector<Problem> problems;
-  const auto node = bind(value);
-  read_json(*node, json, problems);
-  resolve(*node, problems);
-  throw_if_any(problems, where);
-  return value;
-}
-
 }  // namespace weft::config
-
-#include "base/config_nodes.h"  // IWYU pragma: export

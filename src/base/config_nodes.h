@@ -20,6 +20,13 @@ class Held final : public Node {  // a fresh value with its node, for help and d
 };
 
 template <class T>
+std::vector<Member> fresh_element() {
+  std::vector<Member> out;
+  out.push_back({"", "", {}, std::make_unique<Held<T>>()});
+  return out;
+}
+
+template <class T>
 class ListNode final : public Node {
  public:
   explicit ListNode(std::vector<T>& value) : value_(value) {}
@@ -44,11 +51,7 @@ class ListNode final : public Node {
     for (size_t i = 0; i < value_.size(); ++i) out.push_back({"[" + std::to_string(i) + "]", "", {}, bind(value_[i])});
     return out;
   }
-  std::vector<Member> kinds() const override {
-    std::vector<Member> out;
-    out.push_back({"", "", {}, std::make_unique<Held<T>>()});
-    return out;
-  }
+  std::vector<Member> kinds() const override { return fresh_element<T>(); }
 
  private:
   std::vector<T>& value_;
@@ -76,19 +79,15 @@ class MapNode final : public Node {
       bind(value_[k])->read(item, at, out);
     }
   }
-  void check_range(const Range& range, const std::string& path, std::vector<Problem>& out) const override {
-    for (auto& [key, v] : value_) bind(v)->check_range(range, join_path(path, key_text(key)), out);
+  void check_range(const Range& r, const std::string& path, std::vector<Problem>& out) const override {
+    for (auto& [key, v] : value_) bind(v)->check_range(r, join_path(path, key_text(key)), out);
   }
   std::vector<Member> children() override {
     std::vector<Member> out;
     for (auto& [key, v] : value_) out.push_back({key_text(key), "", {}, bind(v)});
     return out;
   }
-  std::vector<Member> kinds() const override {
-    std::vector<Member> out;
-    out.push_back({"", "", {}, std::make_unique<Held<T>>()});
-    return out;
-  }
+  std::vector<Member> kinds() const override { return fresh_element<T>(); }
 
  private:
   std::map<K, T>& value_;

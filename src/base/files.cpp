@@ -73,6 +73,9 @@ std::string read_file(const std::string& path) {
 }
 
 void write_file_atomic(const std::string& path, std::string_view content) {
+  std::error_code error;
+  const fs::file_status there = fs::status(path, error);
+  if (fs::exists(there) && !fs::is_regular_file(there) && !fs::is_directory(there)) return append_file(path, content);
   FileWriter writer(path);
   writer.write(content);
   writer.commit();
@@ -85,6 +88,10 @@ void append_file(const std::string& path, std::string_view content) {
 }
 
 FileWriter::FileWriter(std::string path) : path_(std::move(path)) {
+  std::error_code error;
+  if (fs::is_symlink(path_, error)) path_ = fs::weakly_canonical(path_, error).string();  // the rename is to replace what it points to
+  const fs::file_status there = fs::status(path_, error);
+  if (fs::exists(there) && !fs::is_regular_file(there)) fail_write(path_, "opening as a regular file", fs::is_directory(there) ? EISDIR : EINVAL);
   fd_ = ::open((path_ + ".tmp").c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (fd_ < 0) fail_write(path_ + ".tmp", "opening", errno);
 }

@@ -10,11 +10,12 @@
 namespace weft {
 
 std::string read_file(const std::string& path);  // InputError when missing or unreadable
-void write_file_atomic(const std::string& path, std::string_view content);
+void write_file_atomic(const std::string& path, std::string_view content);  // a device or pipe is written to as it is
 void append_file(const std::string& path, std::string_view content);  // one write call: lines do not interleave
 
 // Writes PATH.tmp beside the target; commit() makes it durable (fsync), then visible (rename, fsync of the folder).
-// Without commit() the destructor removes the temporary file. Throws IoError with the path and the free space.
+// Without commit() the destructor removes the temporary file. Throws IoError with the path and the free space; never
+// replaces what is not a regular file. A symbolic link stays: what it points to is replaced.
 class FileWriter {
  public:
   explicit FileWriter(std::string path);

@@ -1,6 +1,7 @@
 #include "base/files.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -33,6 +34,20 @@ TEST_F(Files, WritesWholeOrNotAtAll) {
   EXPECT_EQ(read_file(path), "tw" + std::string(2 << 20, 'o'));
   append_file(path, "!");
   EXPECT_EQ(MappedFile(path).text().back(), '!');
+}
+
+TEST_F(Files, NeverReplacesADeviceAFolderOrALink) {
+  const std::string pipe = dir / "pipe", link = dir / "link", target = dir / "target";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_THROW(FileWriter{pipe}, IoError);
+  EXPECT_THROW(FileWriter{dir}, IoError);
+  EXPECT_THROW(write_file_atomic("/dev/full", "x"), IoError);
+  EXPECT_TRUE(fs::is_character_file("/dev/full"));
+  write_file_atomic(target, "one");
+  fs::create_symlink(target, link);
+  write_file_atomic(link, "two");
+  EXPECT_TRUE(fs::is_symlink(link));
+  EXPECT_EQ(read_file(target), "two");
 }
 
 TEST_F(Files, NamesTheFileAndTheFault) {

@@ -5,7 +5,7 @@
 #include <utility>
 
 #if defined(WEFT_EMULATE)
-#include "emulate.h"
+#include <emulate.h>  // given by the test that builds it so
 #define WEFT_DYNAMIC_SMEM(name) uint8_t* name = ::emulate::dynamic_smem()
 #else
 #include <cuda_bf16.h>

@@ -4,13 +4,6 @@
 
 namespace weft::ops::cases {
 
-std::vector<Case> activation_cases();
-std::vector<Case> add_rmsnorm_cases();
-std::vector<Case> bias_cases();
-std::vector<Case> embedding_cases();
-std::vector<Case> gated_rmsnorm_cases();
-std::vector<Case> linear_cases();
-std::vector<Case> moe_cases();
 std::vector<Case> rmsnorm_cases();
 
 }  // namespace weft::ops::cases

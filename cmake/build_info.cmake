@@ -1,0 +1,12 @@
+# Run at every build: writes OUT with the commit, only when it changed.
+execute_process(COMMAND git -C ${SOURCE} describe --always --dirty --exclude * OUTPUT_VARIABLE id OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+if(NOT id)
+  set(id unknown)
+endif()
+set(text "#include \"app/machine.h\"\nnamespace weft::app {\nstd::string build_id() { return \"${id}\"; }\nconst char* weft_version() { return \"${VERSION}\"; }\n}  // namespace weft::app\n")
+if(EXISTS ${OUT})
+  file(READ ${OUT} old)
+endif()
+if(NOT "${old}" STREQUAL "${text}")
+  file(WRITE ${OUT} "${text}")
+endif()

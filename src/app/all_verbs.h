@@ -1,0 +1,14 @@
+// The verbs, one file each.
+#pragma once
+#include "app/verb.h"
+
+namespace weft::app {
+
+Action completion(CLI::App&, Common&);
+Action config_verb(CLI::App&, Common&);
+Action doctor(CLI::App&, Common&);
+Action help(CLI::App&, Common&);
+Action init(CLI::App&, Common&);
+Action version(CLI::App&, Common&);
+
+}  // namespace weft::app

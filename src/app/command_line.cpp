@@ -1,0 +1,116 @@
+// Parses the command line, runs a verb, and turns whatever goes wrong into one message and one code.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "app/exit_codes.h"
+#include "app/verb.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "base/text.h"
+
+namespace weft::app {
+namespace {
+
+const Verb& find_verb(const std::string& name) {
+  std::vector<std::string> names;
+  for (const Verb& v : verbs()) {
+    if (name == v.name) return v;
+    names.emplace_back(v.name);
+  }
+  const std::string near = nearest(name, names);
+  throw ConfigError(fmt::format("unknown verb '{}'{}\n  try: weft help", name, near.empty() ? "" : ": did you mean " + near + "?"));
+}
+
+std::unique_ptr<CLI::App> make_app(const Verb& verb) {
+  auto app = std::make_unique<CLI::App>(verb.line, std::string("weft ") + verb.name);
+  app->get_formatter()->column_width(34);
+  app->set_help_flag("-h,--help", "This text.");
+  app->option_defaults()->always_capture_default();
+  return app;
+}
+
+std::vector<std::string> long_flags(const CLI::App& app) {
+  std::vector<std::string> out;
+  for (const CLI::Option* o : app.get_options())
+    for (const std::string& name : o->get_lnames()) out.push_back("--" + name);
+  return out;
+}
+
+[[noreturn]] void refuse_extras(const CLI::App& app, const Verb& verb) {
+  std::string text;
+  std::vector<std::string> words = app.remaining(true);
+  const auto is_flag = [](const std::string& w) { return w.starts_with("-"); };
+  if (std::any_of(words.begin(), words.end(), is_flag)) std::erase_if(words, std::not_fn(is_flag));  // the rest may be their values
+  for (const std::string& word : words) {
+    const std::string flag = word.substr(0, word.find('='));
+    const std::string near = flag.starts_with("-") ? nearest(flag, long_flags(app)) : "";
+    text += fmt::format("{}{}: {}{}", text.empty() ? "" : "\n", verb.name,
+                        flag.starts_with("-") ? "unknown flag " + flag : "unexpected argument '" + word + "'",
+                        near.empty() ? "" : ": did you mean " + near + "?");
+  }
+  throw ConfigError(fmt::format("{}\n  try: weft help {}", text, verb.name));
+}
+
+int run_verb(const Verb& verb, std::vector<std::string> arguments) {
+  Common common;
+  const auto app = make_app(verb);
+  const Action action = verb.declare(*app, common);
+  try {
+    std::reverse(arguments.begin(), arguments.end());  // the parser takes them from the back
+    app->parse(arguments);
+  } catch (const CLI::CallForHelp&) {
+    fmt::print("{}", app->help());
+    return 0;
+  } catch (const CLI::ExtrasError&) {
+    refuse_extras(*app, verb);
+  } catch (const CLI::ParseError& e) {
+    throw ConfigError(fmt::format("{}: {}\n  try: weft help {}", verb.name, e.what(), verb.name));
+  }
+  return action();
+}
+
+std::string first_line(std::string text) {  // the tensor library's messages carry a stack trace
+  return text.substr(0, text.find("\nException raised from"));
+}
+
+}  // namespace
+
+std::string help_text(const std::string& name) {
+  const Verb& verb = find_verb(name);
+  Common common;
+  const auto app = make_app(verb);
+  verb.declare(*app, common);
+  return app->help();
+}
+
+std::vector<std::string> flags_of(const Verb& verb) {
+  Common common;
+  const auto app = make_app(verb);
+  verb.declare(*app, common);
+  return long_flags(*app);
+}
+
+int run_command_line(std::vector<std::string> arguments) {
+  try {
+    if (arguments.empty()) arguments = {"help"};
+    std::string& first = arguments[0];
+    if (first == "-h" || first == "--help") first = "help";
+    if (first == "-v" || first == "--version") first = "version";
+    if (first.starts_with("-")) throw ConfigError(fmt::format("got flag {} before a verb\n  try: weft help", first));
+    const Verb& verb = find_verb(first);
+    arguments.erase(arguments.begin());
+    const int code = run_verb(verb, std::move(arguments));
+    std::fflush(stdout);
+    return code;
+  } catch (const std::exception& e) {
+    std::fflush(stdout);
+    log::end_progress();
+    log::info(log::paint("error:", log::Colour::kRed) + " " + first_line(e.what()));
+    return exit_code(e);
+  }
+}
+
+}  // namespace weft::app

@@ -1,0 +1,19 @@
+#include "app/all_verbs.h"
+
+namespace weft::app {
+namespace {
+
+constexpr Verb kVerbs[] = {
+    {"doctor", "what is here, how fast it is, what is missing", doctor},
+    {"init", "write a commented recipe", init},
+    {"config", "show, compare and document settings", config_verb},
+    {"version", "the version and what it was built with", version},
+    {"help", "help on a verb, on settings or on exit codes", help},
+    {"completion", "a completion script for bash, zsh or fish", completion},
+};
+
+}  // namespace
+
+std::span<const Verb> verbs() { return kVerbs; }
+
+}  // namespace weft::app

@@ -1,0 +1,84 @@
+// Runs the program with wrong inputs and asserts what it says and the code it ends with. Prints the table.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <regex>
+
+#include "base/text.h"
+
+namespace weft {
+namespace fs = std::filesystem;
+namespace {
+
+struct Case {
+  const char *what, *command;  // run by a shell in a fresh folder; $weft is the program
+  int code;
+  const char* says;  // regular expression in standard error, as long as the message
+};
+
+const Case kCases[] = {
+    {"unknown verb", "$weft trian", 2, "unknown verb 'trian'.*try: weft help"},
+    {"near verb", "$weft docter", 2, "unknown verb 'docter': did you mean doctor\\?"},
+    {"flag before a verb", "$weft --threads 2 doctor", 2, "got flag --threads before a verb"},
+    {"unknown flag", "$weft doctor --theads 2", 2, "doctor: unknown flag --theads: did you mean --threads\\?"},
+    {"stray argument", "$weft version now", 2, "version: unexpected argument 'now'"},
+    {"flag without its value", "$weft doctor --json", 2, "doctor: --json"},
+    {"value of a wrong type", "$weft doctor --threads many", 2, "--threads"},
+    {"value out of range", "$weft doctor --threads -3", 2, "--threads.*-3"},
+    {"unknown device", "$weft doctor --quick --device tpu", 2, "--device: got 'tpu', want auto, cpu, cuda or cuda:N"},
+    {"device that is not there", "$weft doctor --quick --device cuda:77", 69, "--device cuda:77: "},
+    {"missing recipe", "$weft config show none.toml", 65, "none.toml: cannot be read: No such file"},
+    {"recipe is a folder", "$weft config show .", 65, "\\.: cannot be read: Is a directory"},
+    {"recipe is not TOML", "printf 'a = = 1' > r.toml; $weft config show r.toml", 2, "r.toml:1: not TOML"},
+    {"unknown key", "printf '[parallel]\\netpp = 2\\n' > r.toml; $weft config show r.toml", 2, "r.toml:2: parallel.etpp: unknown key; did you mean parallel.etp\\?"},
+    {"several problems at once", "printf '[parallel]\\ntp = \"two\"\\npp = 1.5\\n' > r.toml; $weft config show r.toml --set parallel.ep=0x", 2,
+     "r.toml: 3 problems.*r.toml:2: parallel.tp: got \"two\", want an integer.*r.toml:3: parallel.pp: got 1.5.*--set parallel.ep: got \"0x\""},
+    {"setting out of range", "$weft config show --set parallel.tp=0", 2, "parallel.tp: got 0, want 1 to 1024"},
+    {"--set without a value", "$weft config show --set parallel.tp", 2, "--set parallel.tp: want KEY=VALUE"},
+    {"file is there already", "touch r.toml; $weft init r.toml", 2, "init: r.toml is there already.*try: --force"},
+    {"full disk", "$weft doctor --quick --json /dev/full", 74, "/dev/full"},
+    {"unknown shell", "$weft completion tcsh", 2, "got shell 'tcsh', want bash, zsh or fish"},
+};
+
+struct Result { int code; std::string error; };
+
+Result run(const fs::path& dir, const std::string& command) {
+  fs::create_directories(dir);
+  const std::string full = "cd " + dir.string() + " && weft=" WEFT_BINARY_DIR "/weft && { " + command + "; } >out 2>err </dev/null";
+  const int status = std::system(full.c_str());
+  std::ifstream in(dir / "err");
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status), {std::istreambuf_iterator<char>(in), {}}};
+}
+
+}  // namespace
+
+TEST(WrongInputs, EachHasItsMessageAndItsCode) {
+  const fs::path root = fs::temp_directory_path() / ("weft_wrong_" + std::to_string(::getpid()));
+  printf("%-28s %4s  %s\n", "input", "code", "message");
+  int i = 0;
+  for (const Case& c : kCases) {
+    const Result got = run(root / std::to_string(i++), c.command);
+    std::string flat = got.error;
+    std::replace(flat.begin(), flat.end(), '\n', ' ');
+    printf("%-28s %4d  %s\n", c.what, got.code, flat.c_str());
+    EXPECT_EQ(got.code, c.code) << c.what << ": " << c.command;
+    EXPECT_TRUE(std::regex_search(flat, std::regex(c.says))) << c.what << ": got '" << flat << "', want '" << c.says << "'";
+    EXPECT_LE(std::count(got.error.begin(), got.error.end(), '\n'), 8) << "a message, not a report";
+    EXPECT_EQ(got.error.find("Exception raised from"), std::string::npos);
+  }
+  fs::remove_all(root);
+}
+
+TEST(WrongInputs, AClosedPipeEndsQuietly) {
+  const fs::path dir = fs::temp_directory_path() / ("weft_pipe_" + std::to_string(::getpid()));
+  const Result got = run(dir, "bash -c 'set -o pipefail; for i in 1 2 3 4 5 6 7 8; do $0 help settings; done | true; exit ${PIPESTATUS[0]}' $weft");
+  EXPECT_EQ(got.code, 0);
+  EXPECT_EQ(got.error, "");
+  fs::remove_all(dir);
+}
+
+}  // namespace weft
