@@ -57,8 +57,14 @@ Support supports_conv1d_fwd_sm90(const Conv1dFwd&, const Device&);
 Support supports_conv1d_bwd_sm90(const Conv1dBwd&, const Device&);
 Support supports_conv1d_step_sm90(const Conv1dStep&, const Device&);
 size_t workspace_conv1d_bwd_sm90(const Conv1dBwd&);
+Support supports_conv1d_fwd_cpu(const Conv1dFwd&, const Device&);
+Support supports_conv1d_bwd_cpu(const Conv1dBwd&, const Device&);
+Support supports_conv1d_step_cpu(const Conv1dStep&, const Device&);
 void conv1d_fwd_sm90(const Conv1dFwd&, const Launch&);
 void conv1d_bwd_sm90(const Conv1dBwd&, const Launch&);
 void conv1d_step_sm90(const Conv1dStep&, const Launch&);
+void conv1d_fwd_cpu(const Conv1dFwd&, const Launch&);
+void conv1d_bwd_cpu(const Conv1dBwd&, const Launch&);
+void conv1d_step_cpu(const Conv1dStep&, const Launch&);
 
 }  // namespace weft::kernels

@@ -23,6 +23,8 @@ struct Rope {
 };
 
 Support supports_rope_sm90(const Rope&, const Device&);
+Support supports_rope_cpu(const Rope&, const Device&);
 void rope_sm90(const Rope&, const Launch&);
+void rope_cpu(const Rope&, const Launch&);
 
 }  // namespace weft::kernels

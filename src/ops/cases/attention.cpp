@@ -1,0 +1,117 @@
+#include "ops/aten.h"
+
+#include "ops/attention.h"
+
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "ops/cases/rows.h"
+
+namespace weft::ops::cases {
+namespace {
+
+struct Row {
+  std::string name;
+  std::vector<int32_t> queries, prefix;  // prefix: cached keys before each document's queries; empty: none
+  int64_t heads, groups, dim, dim_v;
+  AttentionOptions options;
+  bool sinks, large;
+};
+
+// As written with matmul and softmax, document by document.
+std::vector<at::Tensor> plain_attention(const Row& r, const std::vector<int32_t>& lens, const std::vector<at::Tensor>& x, const std::vector<at::Tensor>& w) {
+  const double scale = r.options.scale != 0 ? r.options.scale : 1 / std::sqrt(static_cast<double>(r.dim));
+  std::vector<at::Tensor> out;
+  int64_t q0 = 0, k0 = 0;
+  for (size_t d = 0; d < lens.size(); q0 += r.queries[d], k0 += lens[d], ++d) {
+    const int64_t n = r.queries[d], m = lens[d];
+    const auto heads = [&](const at::Tensor& t) { return t.narrow(0, k0, m).repeat_interleave(r.heads / r.groups, 1).transpose(0, 1); };
+    at::Tensor s = at::matmul(x[0].narrow(0, q0, n).transpose(0, 1), heads(x[1]).transpose(1, 2)) * scale;
+    const at::Tensor i = at::arange(n, s.device()).unsqueeze(1) + (m - n), j = at::arange(m, s.device()).unsqueeze(0);
+    at::Tensor hidden = at::zeros({n, m}, s.options().dtype(at::kBool).requires_grad(false));
+    const int32_t right = r.options.causal ? 0 : r.options.window_right;
+    if (right >= 0) hidden = hidden.logical_or(j > i + right);
+    if (r.options.window_left >= 0) hidden = hidden.logical_or(j < i - r.options.window_left);
+    s = s.masked_fill(hidden, -std::numeric_limits<double>::infinity());
+    if (r.sinks) s = at::cat({s, w[0].view({r.heads, 1, 1}).expand({r.heads, n, 1})}, 2);
+    out.push_back(at::matmul(at::softmax(s, -1).narrow(2, 0, m), heads(x[2])).transpose(0, 1));
+  }
+  std::vector<at::Tensor> all{at::cat(out, 0)};
+  return all;
+}
+
+Case attention_row(const Row& r) {
+  Case c{"attention", r.name, {at::kFloat, at::kBFloat16}, [=](const Build& b) {
+           at::manual_seed(b.seed);
+           Packing packing = Packing::of(r.queries, b.device);
+           std::vector<int32_t> lens = r.queries;
+           for (size_t d = 0; d < r.prefix.size(); ++d) lens[d] += r.prefix[d], packing.max_kv = std::max(packing.max_kv, lens[d]);
+           packing.kv_lens = at::tensor(lens, at::kInt).to(b.device);
+           const int64_t T = packing.tokens(), S = std::accumulate(lens.begin(), lens.end(), int64_t{0});
+           const auto options = at::TensorOptions().dtype(b.dtype).device(b.device);
+           Instance i;
+           i.inputs = {at::randn({T, r.heads, r.dim}, options), at::randn({S, r.groups, r.dim}, options), at::randn({S, r.groups, r.dim_v}, options)};
+           if (r.sinks) i.weights.push_back({"sinks", at::randn({r.heads}, options), {}});
+           i.op = [=](const std::vector<at::Tensor>& x, std::deque<Weight>& w, const Policy& p) {
+             AttentionOptions o = r.options;
+             if (r.sinks) o.sinks = &w[0];
+             const AttentionOut out = attention(x[0], x[1], x[2], packing, o, p);
+             std::vector<at::Tensor> all{out.o_THV};
+             if (o.max_logit) all.push_back(out.max_logit_H);
+             return all;
+           };
+           if (r.options.dropout == 0 && !r.options.max_logit)
+             i.plain = [=](const std::vector<at::Tensor>& x, const std::vector<at::Tensor>& w) { return plain_attention(r, lens, x, w); };
+           double pairs = 0;
+           for (size_t d = 0; d < lens.size(); ++d) {
+             const double q = r.queries[d], k = lens[d];
+             pairs += r.options.causal ? q * (k - q) + q * (q + 1) / 2 : q * k;
+           }
+           const double work = pairs * static_cast<double>(r.heads * (r.dim + r.dim_v)), bytes = static_cast<double>(i.inputs[0].element_size());
+           const double moved = bytes * static_cast<double>(T * r.heads * (r.dim + r.dim_v) + S * r.groups * (r.dim + r.dim_v));
+           i.cost = {2 * work, moved, 5 * work, 2 * moved};
+           return i;
+         }};
+  c.grad = !r.large, c.perf = r.large, c.check = !r.large;
+  c.atol = 2e-5;
+  if (r.options.dropout > 0) c.dtypes = {at::kFloat};  // the mask is ours: no plain expression to measure bf16 against
+  if (r.options.max_logit) c.grad = false, c.grad_why_not = "the maximum logit is a statistic: no gradient flows through it";
+  return c;
+}
+
+}  // namespace
+
+std::vector<Case> attention_cases() {
+  AttentionOptions causal, full, window, scaled, dropped;
+  full.causal = false;
+  window.window_left = 3;
+  scaled.scale = 0.3, scaled.max_logit = true;
+  dropped.dropout = 0.25, dropped.seed = 17;
+  AttentionOptions band = full;
+  band.window_left = 2, band.window_right = 1;
+  AttentionOptions wide_window;
+  wide_window.window_left = 100;
+  return {attention_row({"packed 1+9+5", {1, 9, 5}, {}, 4, 2, 6, 6, causal, false, false}),
+          attention_row({"one token", {1}, {}, 1, 1, 1, 1, causal, false, false}),
+          attention_row({"no token", {0}, {}, 2, 1, 4, 4, causal, false, false}),
+          attention_row({"empty document", {3, 0, 2}, {}, 2, 2, 4, 3, causal, false, false}),
+          attention_row({"full 5+3", {5, 3}, {}, 3, 1, 5, 7, full, false, false}),
+          attention_row({"band 9", {9}, {}, 2, 1, 4, 4, band, false, false}),
+          attention_row({"window 3 sinks", {11, 4}, {}, 4, 2, 6, 6, window, true, false}),
+          attention_row({"prefix", {1, 4}, {6, 3}, 2, 1, 6, 6, causal, false, false}),
+          attention_row({"prefix window sinks", {2, 10}, {12, 3}, 4, 2, 6, 6, window, true, false}),
+          attention_row({"scale max logit", {7, 2}, {}, 2, 2, 6, 6, scaled, false, false}),
+          attention_row({"dropout", {12, 9}, {}, 2, 1, 6, 6, dropped, false, false}),
+          attention_row({"64+65+130 d64", {64, 65, 130}, {}, 4, 2, 64, 64, causal, false, false}),
+          attention_row({"300 d40/24 window 100", {300}, {}, 2, 1, 40, 24, wide_window, true, false}),
+          attention_row({"mla 192/128", {70, 33}, {}, 2, 2, 192, 128, causal, false, false}),
+          attention_row({"nam56r 128/64", {97}, {}, 2, 2, 128, 64, causal, false, false}),
+          attention_row({"4096 h32/8 d128", {4096}, {}, 32, 8, 128, 128, causal, false, true}),
+          attention_row({"1024 h12 d64", {1024}, {}, 12, 12, 64, 64, causal, false, true}),
+          attention_row({"4x256 h12 d64", {256, 256, 256, 256}, {}, 12, 12, 64, 64, causal, false, true}),
+          attention_row({"8x4096 h32 192/128", std::vector<int32_t>(8, 4096), {}, 32, 32, 192, 128, causal, false, true}),
+          attention_row({"8x4096 h32 128/64", std::vector<int32_t>(8, 4096), {}, 32, 32, 128, 64, causal, false, true})};
+}
+
+}  // namespace weft::ops::cases

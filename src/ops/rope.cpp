@@ -1,0 +1,149 @@
+#include "ops/aten.h"
+
+#include "ops/rope.h"
+
+#include "ops/node.h"
+#include "ops/run.h"
+#include "ops/tensors.h"
+
+namespace weft::ops {
+
+namespace reference {
+
+at::Tensor rope(const at::Tensor& x_THR, const at::Tensor& positions_T, const RopeTable& table, const RopeOptions& o) {
+  const int64_t half = table.cos_PF.size(1), rotated = 2 * half;
+  const at::Tensor p = positions_T.to(at::kLong);
+  const at::Tensor cos = table.cos_PF.index_select(0, p).to(wide(x_THR)).unsqueeze(1);
+  const at::Tensor sin = table.sin_PF.index_select(0, p).to(wide(x_THR)).unsqueeze(1) * (o.inverse ? -1.0 : 1.0);
+  const at::Tensor part = x_THR.narrow(2, o.first, rotated).to(wide(x_THR));
+  const bool turns_half = o.pairing == kernels::Rope::kAdjacentToHalf;
+  const bool in_adjacent = o.pairing == kernels::Rope::kAdjacent || (turns_half && !o.inverse);
+  const bool out_adjacent = o.pairing == kernels::Rope::kAdjacent || (turns_half && o.inverse);
+  const at::Tensor u = in_adjacent ? part.slice(2, 0, rotated, 2) : part.narrow(2, 0, half);
+  const at::Tensor w = in_adjacent ? part.slice(2, 1, rotated, 2) : part.narrow(2, half, half);
+  const at::Tensor a = u * cos - w * sin, b = u * sin + w * cos;
+  const at::Tensor turned = out_adjacent ? at::stack({a, b}, 3).flatten(2) : at::cat({a, b}, 2);
+  const int64_t rest = o.first + rotated;
+  return at::cat({x_THR.narrow(2, 0, o.first), turned.to(x_THR.scalar_type()), x_THR.narrow(2, rest, x_THR.size(2) - rest)}, 2);
+}
+
+}  // namespace reference
+
+namespace {
+
+RopeOptions turned_back(RopeOptions o) {
+  o.inverse = !o.inverse;
+  return o;
+}
+
+constexpr Candidate<kernels::Rope> kRope[] = {
+    {"cpu", [](const kernels::Rope& a, const Policy& p) { return kernels::supports_rope_cpu(a, p.device); }, nullptr, kernels::rope_cpu},
+};
+
+// y = rope(x), both [T, heads, dim] with contiguous heads; no autograd.
+void rope_into(const char* op, const at::Tensor& x, const at::Tensor& y, const at::Tensor& positions, const RopeTable& table,
+               const RopeOptions& o, const Policy& policy) {
+  const auto i32 = [](int64_t n) { return static_cast<int32_t>(n); };
+  const kernels::Rope a{x.data_ptr(), y.data_ptr(), table.cos_PF.data_ptr<float>(), table.sin_PF.data_ptr<float>(), positions.data_ptr<int32_t>(),
+                        x.size(0), x.stride(0), x.size(2), y.stride(0), y.size(2),
+                        i32(x.size(1)), i32(x.size(2)), i32(o.first), i32(2 * table.cos_PF.size(1)), i32(table.cos_PF.size(0)),
+                        o.pairing, o.inverse, dtype_of(x)};
+  const auto* c = select<kernels::Rope>(op, kRope, a, policy);
+  if (c == nullptr) y.copy_(reference::rope(x, positions, table, o));
+  else run(*c, a, x);
+}
+
+bool heads_contiguous(const at::Tensor& x) {
+  return x.dim() == 3 && (x.size(2) <= 1 || x.stride(2) == 1) && (x.size(1) <= 1 || x.stride(1) == x.size(2));
+}
+
+void check_table(const char* op, int64_t tokens, int64_t dim, const at::Tensor& positions_T, const RopeTable& table, const RopeOptions& o) {
+  check_shape(o.first >= 0 && o.first + 2 * table.cos_PF.size(1) <= dim, op, "dims that turn",
+              std::to_string(o.first) + ".." + std::to_string(o.first + 2 * table.cos_PF.size(1)), "at most " + std::to_string(dim));
+  check_shape(positions_T.dim() == 1 && positions_T.size(0) == tokens && positions_T.scalar_type() == at::kInt && positions_T.is_contiguous(), op,
+              "positions", describe(positions_T), "[" + std::to_string(tokens) + "] i32");
+  if (positions_T.is_cpu() && tokens > 0) {
+    const int64_t low = positions_T.min().item<int32_t>(), high = positions_T.max().item<int32_t>();
+    check_shape(low >= 0 && high < table.cos_PF.size(0), op, "positions", std::to_string(low) + ".." + std::to_string(high),
+                "within 0.." + std::to_string(table.cos_PF.size(0) - 1));
+  }
+}
+
+struct RopeNode final : Node {
+  at::Tensor positions;
+  RopeTable table;
+  RopeOptions back;
+  variable_list apply(variable_list&& grads) override {
+    const at::Tensor dy = grads[0].contiguous();
+    at::Tensor dx = at::empty_like(dy);
+    rope_into("rope_bwd", dy, dx, positions, table, back, policy);
+    return {dx};
+  }
+};
+
+struct SplitRopeNode final : Node {
+  at::Tensor positions;
+  RopeTable table;
+  RopeOptions back;
+  QkvShape s;
+  at::Tensor like;  // zero elements: dtype and device
+  variable_list apply(variable_list&& grads) override {
+    const int64_t T = positions.size(0), nq = s.heads * s.dim, nk = s.groups * s.dim, nv = s.groups * s.dim_v;
+    at::Tensor d = at::empty({T, nq + nk + nv}, like.options());
+    const at::Tensor part[3] = {d.narrow(1, 0, nq).view({T, s.heads, s.dim}), d.narrow(1, nq, nk).view({T, s.groups, s.dim}),
+                                d.narrow(1, nq + nk, nv).view({T, s.groups, s.dim_v})};
+    for (int i = 0; i < 3; ++i) {
+      if (!grads[i].defined()) part[i].zero_();
+      else if (i == 2 || !table.defined()) part[i].copy_(grads[i]);
+      else rope_into("rope_bwd", heads_contiguous(grads[i]) ? grads[i] : grads[i].contiguous(), part[i], positions, table, back, policy);
+    }
+    return {d};
+  }
+};
+
+}  // namespace
+
+at::Tensor rope(const at::Tensor& x, const at::Tensor& positions_T, const RopeTable& table, const RopeOptions& o, const Policy& policy) {
+  check_shape(heads_contiguous(x), "rope", "layout of x", describe(x), "[tokens, heads, dim] with contiguous heads");
+  check_table("rope", x.size(0), x.size(2), positions_T, table, o);
+  auto node = make_node<RopeNode>(policy, {x}, false);
+  at::Tensor y = at::empty(x.sizes(), x.options().requires_grad(false));
+  {
+    at::AutoDispatchBelowADInplaceOrView below;
+    rope_into("rope", x, y, positions_T, table, o, policy);
+  }
+  if (node) node->positions = positions_T, node->table = table, node->back = turned_back(o);
+  return attach(node, y);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> split_rope(const at::Tensor& qkv, const QkvShape& s, const at::Tensor& positions_T,
+                                                          const RopeTable& table, const RopeOptions& o, const Policy& policy) {
+  const int64_t nq = s.heads * s.dim, nk = s.groups * s.dim, nv = s.groups * s.dim_v;
+  check_shape(qkv.dim() == 2 && qkv.size(1) == nq + nk + nv && qkv.is_contiguous(), "split_rope", "qkv", describe(qkv),
+              "[tokens, " + std::to_string(nq + nk + nv) + "] contiguous");
+  const int64_t T = qkv.size(0);
+  if (table.defined()) check_table("split_rope", T, s.dim, positions_T, table, o);
+  auto node = make_node<SplitRopeNode>(policy, {qkv}, false);
+  at::Tensor q, k, v;
+  {
+    at::AutoDispatchBelowADInplaceOrView below;
+    const at::Tensor whole = qkv.detach();
+    const at::Tensor q0 = whole.narrow(1, 0, nq).view({T, s.heads, s.dim}), k0 = whole.narrow(1, nq, nk).view({T, s.groups, s.dim});
+    v = whole.narrow(1, nq + nk, nv).view({T, s.groups, s.dim_v});
+    if (table.defined()) {
+      q = at::empty(q0.sizes(), q0.options()), k = at::empty(k0.sizes(), k0.options());
+      rope_into("rope", q0, q, positions_T, table, o, policy);
+      rope_into("rope", k0, k, positions_T, table, o, policy);
+    } else {
+      q = q0, k = k0;
+    }
+  }
+  if (node) {
+    node->positions = positions_T.defined() ? positions_T : at::empty({T}, at::kInt);
+    node->table = table, node->back = turned_back(o), node->s = s, node->like = at::empty({0}, qkv.options().requires_grad(false));
+    q = attach(node, q), k = attach(node, k), v = attach(node, v);
+  }
+  return {q, k, v};
+}
+
+}  // namespace weft::ops
