@@ -1,0 +1,316 @@
+#include "text/bpe_train.h"
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "base/error.h"
+#include "text/byte_level.h"
+#include "text/json_read.h"
+#include "text/regex.h"
+#include "text/unicode.h"
+#include "text/vocab.h"
+#include "text/word_count.h"
+
+namespace weft::text {
+
+const char* const kDefaultPattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+namespace {
+
+constexpr int64_t kMergeEvery = 64 << 20;  // bytes of text between two looks at the memory
+
+// Counts of pairs of symbols. A pair waits in `words` for the queue after the step that made it.
+class PairTable {
+ public:
+  struct Pair {
+    uint64_t key;
+    int64_t count;
+    std::vector<uint32_t> words;
+  };
+  Pair& at(uint64_t key) {
+    if (table_.size() < 2 * (pairs_.size() + 1)) grow();
+    const size_t mask = table_.size() - 1;
+    size_t slot = mix(key) & mask;
+    for (; table_[slot] != 0; slot = (slot + 1) & mask) {
+      if (pairs_[table_[slot] - 1].key == key) return pairs_[table_[slot] - 1];
+    }
+    pairs_.push_back({key, 0, {}});
+    table_[slot] = static_cast<uint32_t>(pairs_.size());
+    return pairs_.back();
+  }
+  std::vector<Pair>& all() { return pairs_; }
+
+ private:
+  static size_t mix(uint64_t key) { return static_cast<size_t>(key * 0x9E3779B97F4A7C15u >> 28); }
+  void grow() {
+    table_.assign(table_.empty() ? 1 << 16 : table_.size() * 2, 0);
+    for (size_t i = 0; i < pairs_.size(); ++i) {
+      size_t slot = mix(pairs_[i].key) & (table_.size() - 1);
+      while (table_[slot] != 0) slot = (slot + 1) & (table_.size() - 1);
+      table_[slot] = static_cast<uint32_t>(i + 1);
+    }
+  }
+  std::vector<Pair> pairs_;
+  std::vector<uint32_t> table_;
+};
+
+uint64_t pair_key(int32_t left, int32_t right) {
+  return uint64_t{static_cast<uint32_t>(left)} << 32 | static_cast<uint32_t>(right);
+}
+
+struct QueueEntry {
+  int64_t count;
+  uint64_t key;
+  uint64_t order;  // of entries for one pair the older comes first
+  uint32_t words;  // index of its list
+};
+bool later(const QueueEntry& a, const QueueEntry& b) {
+  if (a.count != b.count) return a.count < b.count;
+  return a.key != b.key ? a.key > b.key : a.order > b.order;
+}
+
+}  // namespace
+
+struct BpeTrainer::State {
+  BpeTrainOptions options;
+  Regex regex;
+  WordCount words;                   // of all texts but the latest
+  std::vector<WordCount> latest;     // one a thread
+  int64_t since_merge = 0;
+  Stats stats;
+
+  explicit State(BpeTrainOptions o)
+      : options(std::move(o)), regex(options.pattern.empty() ? kDefaultPattern : options.pattern, "tokenizer pattern") {}
+
+  void count(std::string_view text, Matcher& matcher, WordCount& out) const {
+    matcher.start(text);
+    size_t done = 0, begin = 0, end = 0;
+    while (matcher.next(begin, end)) {
+      if (begin > done) out.add(text.substr(done, begin - done));
+      if (end > begin) out.add(text.substr(begin, end - begin));
+      done = end;
+    }
+    if (done < text.size()) out.add(text.substr(done));
+  }
+
+  void join_latest() {
+    for (WordCount& w : latest) {
+      for (const auto& word : w.words()) words.add(w.text(word), word.count);
+      w.clear();
+    }
+    since_merge = 0;
+    // Training needs about four times the words' own memory: symbols, pairs and where they occur.
+    const size_t limit = static_cast<size_t>(options.memory_bytes) / 5;
+    if (words.memory_bytes() > limit) {
+      const auto [dropped, bytes] = words.drop_rarest(limit / 2);
+      stats.dropped_words += dropped, stats.dropped_bytes += bytes;
+    }
+  }
+};
+
+BpeTrainer::BpeTrainer(BpeTrainOptions options) {
+  const int64_t least = 256 + static_cast<int64_t>(options.special_tokens.size());
+  if (options.vocab_size < least || options.vocab_size > (1 << 24)) {
+    throw ConfigError("train tokenizer: vocab_size: got " + std::to_string(options.vocab_size) + ", want " + std::to_string(least) +
+                      " (bytes and special tokens) to 16777216");
+  }
+  if (options.memory_bytes < (16 << 20)) {
+    throw ConfigError("train tokenizer: memory: got " + std::to_string(options.memory_bytes) + " bytes, want at least 16 MiB");
+  }
+  state_ = std::make_unique<State>(std::move(options));
+}
+BpeTrainer::~BpeTrainer() = default;
+const BpeTrainer::Stats& BpeTrainer::stats() const { return state_->stats; }
+
+void BpeTrainer::add(std::span<const std::string_view> texts) {
+  State& s = *state_;
+  size_t threads = s.options.threads > 0 ? static_cast<size_t>(s.options.threads) : std::max(1u, std::thread::hardware_concurrency());
+  threads = std::clamp<size_t>(threads, 1, std::max<size_t>(1, texts.size()));
+  if (s.latest.size() < threads) s.latest.resize(threads);
+  for (size_t begin = 0; begin < texts.size();) {
+    // Groups end where enough text has been seen, whatever the calls and threads are.
+    size_t end = begin;
+    while (end < texts.size() && s.since_merge < kMergeEvery) {
+      s.since_merge += static_cast<int64_t>(texts[end].size());
+      s.stats.bytes += static_cast<int64_t>(texts[end].size());
+      ++end;
+    }
+    s.stats.texts += static_cast<int64_t>(end - begin);
+    std::atomic<size_t> next{begin};
+    std::exception_ptr error;
+    std::mutex error_mutex;
+    const auto work = [&](size_t me) {
+      try {
+        Matcher matcher(s.regex);
+        for (size_t i; (i = next.fetch_add(1)) < end;) s.count(texts[i], matcher, s.latest[me]);
+      } catch (...) {
+        const std::lock_guard lock(error_mutex);
+        if (!error) error = std::current_exception();
+        next = end;
+      }
+    };
+    std::vector<std::thread> others;
+    for (size_t t = 1; t < threads && t < end - begin; ++t) others.emplace_back(work, t);
+    work(0);
+    for (std::thread& t : others) t.join();
+    if (error) std::rethrow_exception(error);
+    if (s.since_merge >= kMergeEvery) s.join_latest();
+    begin = end;
+  }
+}
+
+Tokenizer BpeTrainer::train(const std::function<void(int32_t, int32_t)>& progress) {
+  State& s = *state_;
+  s.join_latest();
+  const BpeTrainOptions& o = s.options;
+  s.stats.words = static_cast<int64_t>(s.words.words().size());
+
+  // Ids: special tokens, then the byte alphabet in the order of its characters, then merges.
+  Vocab vocab;
+  for (const std::string& token : o.special_tokens) {
+    if (token.empty()) throw ConfigError("train tokenizer: special_tokens: got an empty string");
+    if (vocab.id_of(token) < 0) vocab.add(token, vocab.size());
+  }
+  const int32_t num_special = vocab.size();
+  int32_t byte_id[256];
+  for (uint32_t c = 0; c < 512; ++c) {
+    if (char_to_byte(c) < 0) continue;
+    std::string symbol;
+    append_utf8(symbol, c);
+    if (vocab.id_of(symbol) < 0) vocab.add(symbol, vocab.size());
+    byte_id[char_to_byte(c)] = vocab.id_of(symbol);
+  }
+  std::vector<uint32_t> symbols_of_id(static_cast<size_t>(vocab.size()), 1);  // length in symbols
+
+  // Words in the order of their bytes, so that nothing depends on the order of the texts.
+  std::vector<WordCount::Word> words = s.words.words();
+  std::sort(words.begin(), words.end(), [&](const auto& a, const auto& b) { return s.words.text(a) < s.words.text(b); });
+  std::vector<int32_t> symbols;
+  std::vector<uint64_t> starts(words.size() + 1);
+  std::vector<uint32_t> lengths(words.size());
+  for (size_t w = 0; w < words.size(); ++w) {
+    starts[w] = symbols.size();
+    for (const char c : s.words.text(words[w])) symbols.push_back(byte_id[static_cast<uint8_t>(c)]);
+    lengths[w] = words[w].length;
+  }
+
+  PairTable table;
+  const auto seen = [&](uint64_t key, int64_t count, uint32_t word) {
+    PairTable::Pair& p = table.at(key);
+    p.count += count;
+    if (p.words.empty() || p.words.back() != word) p.words.push_back(word);
+  };
+  for (uint32_t w = 0; w < words.size(); ++w) {
+    const int32_t* sym = symbols.data() + starts[w];
+    for (uint32_t i = 0; i + 1 < lengths[w]; ++i) seen(pair_key(sym[i], sym[i + 1]), words[w].count, w);
+  }
+  std::vector<QueueEntry> queue;
+  std::vector<std::vector<uint32_t>> lists;
+  std::vector<uint32_t> free_lists;
+  uint64_t order = 0;
+  const auto enqueue = [&](PairTable::Pair& p) {
+    if (p.count <= 0) return void(p.words.clear());
+    if (free_lists.empty()) free_lists.push_back(static_cast<uint32_t>(lists.size())), lists.emplace_back();
+    const uint32_t list = free_lists.back();
+    free_lists.pop_back();
+    lists[list] = std::move(p.words);
+    p.words = {};
+    queue.push_back({p.count, p.key, order++, list});
+    std::push_heap(queue.begin(), queue.end(), later);
+  };
+  for (auto& p : table.all()) enqueue(p);
+
+  Json merges = Json::array();
+  const int32_t wanted = o.vocab_size - vocab.size();
+  std::vector<std::pair<int32_t, int32_t>> found;
+  std::vector<uint64_t> touched;
+  const uint32_t longest = o.max_token_bytes > 0 ? static_cast<uint32_t>(o.max_token_bytes) : UINT32_MAX;
+  while (vocab.size() < o.vocab_size && !queue.empty()) {
+    std::pop_heap(queue.begin(), queue.end(), later);
+    QueueEntry top = queue.back();
+    queue.pop_back();
+    const int64_t count = table.at(top.key).count;
+    if (count != top.count) {
+      top.count = count;
+      queue.push_back(top);
+      std::push_heap(queue.begin(), queue.end(), later);
+      continue;
+    }
+    if (count < 1 || o.min_frequency > count) break;
+    const int32_t left = static_cast<int32_t>(top.key >> 32), right = static_cast<int32_t>(top.key & 0xFFFFFFFF);
+    const std::string joined = std::string(vocab.token(left)) + std::string(vocab.token(right));
+    int32_t id = vocab.id_of(joined);
+    if (id < 0) {
+      id = vocab.size();
+      vocab.add(joined, id);
+      symbols_of_id.push_back(symbols_of_id[static_cast<size_t>(left)] + symbols_of_id[static_cast<size_t>(right)]);
+    }
+    found.emplace_back(left, right);
+    const uint64_t length = uint64_t{symbols_of_id[static_cast<size_t>(left)]} + symbols_of_id[static_cast<size_t>(right)];
+    touched.clear();
+    const auto change = [&](int32_t a, int32_t b, int64_t by, uint32_t word) {
+      PairTable::Pair& p = table.at(pair_key(a, b));
+      p.count += by;
+      if (by < 0) return;
+      if (p.words.empty()) touched.push_back(p.key);
+      if (p.words.empty() || p.words.back() != word) p.words.push_back(word);
+    };
+    for (const uint32_t w : lists[top.words]) {
+      int32_t* sym = symbols.data() + starts[w];
+      const uint32_t n = lengths[w];
+      const int64_t times = words[w].count;
+      uint32_t out = 0;
+      for (uint32_t i = 0; i < n; ++out) {
+        if (sym[i] != left || i + 1 >= n || sym[i + 1] != right) {
+          sym[out] = sym[i++];
+          continue;
+        }
+        if (out > 0) {
+          const int32_t before = sym[out - 1];
+          change(before, left, -times, w);
+          if (symbols_of_id[static_cast<size_t>(before)] + length < longest) change(before, id, times, w);
+        }
+        sym[out] = id;
+        i += 2;
+        if (i < n) {
+          const int32_t after = sym[i];
+          change(right, after, -times, w);
+          if (symbols_of_id[static_cast<size_t>(after)] + length < longest) change(id, after, times, w);
+        }
+      }
+      lengths[w] = out;
+    }
+    lists[top.words] = {};
+    free_lists.push_back(top.words);
+    for (const uint64_t key : touched) enqueue(table.at(key));
+    if (progress && found.size() % 256 == 0) progress(static_cast<int32_t>(found.size()), wanted);
+  }
+  s.stats.merges = static_cast<int32_t>(found.size());
+  if (progress) progress(s.stats.merges, wanted);
+
+  Json root = {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}, {"normalizer", nullptr}, {"post_processor", nullptr}};
+  Json& added = root["added_tokens"] = Json::array();
+  for (int32_t id = 0; id < num_special; ++id) {
+    added.push_back({{"id", id}, {"content", std::string(vocab.token(id))}, {"single_word", false}, {"lstrip", false}, {"rstrip", false},
+                     {"normalized", false}, {"special", true}});
+  }
+  const Json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
+  root["pre_tokenizer"] = {{"type", "Sequence"},
+                           {"pretokenizers", {{{"type", "Split"}, {"pattern", {{"Regex", s.regex.pattern()}}}, {"behavior", "Isolated"}, {"invert", false}},
+                                              byte_level}}};
+  root["decoder"] = {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}};
+  Json& model = root["model"] = {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", nullptr}, {"continuing_subword_prefix", nullptr},
+                                 {"end_of_word_suffix", nullptr}, {"fuse_unk", false}, {"byte_fallback", false}, {"ignore_merges", false}};
+  Json& ids = model["vocab"] = Json::object();
+  for (int32_t id = 0; id < vocab.size(); ++id) ids[std::string(vocab.token(id))] = id;
+  for (const auto& [left, right] : found) merges.push_back({std::string(vocab.token(left)), std::string(vocab.token(right))});
+  model["merges"] = std::move(merges);
+  return Tokenizer::from_json(root.dump(), "trained tokenizer");
+}
+
+}  // namespace weft::text

@@ -1,0 +1,65 @@
+// What a Tokenizer holds: the rules in the order in which they run. Built once by a reader, then never changed.
+#pragma once
+#include <memory>
+#include <mutex>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "text/added.h"
+#include "text/bpe.h"
+#include "text/decode.h"
+#include "text/json_read.h"
+#include "text/pretokenize.h"
+#include "text/tokenizer.h"
+#include "text/vocab.h"
+#include "text/word_cache.h"
+
+namespace weft::text {
+
+struct PostRule {  // what a post-processor does to one text
+  enum Kind : uint8_t { kTemplate, kTrimOffsets } kind;
+  std::vector<int32_t> ids;       // kTemplate: -1 is the text
+  bool add_prefix_space = false;  // kTrimOffsets
+};
+
+struct Scratch {  // buffers of one thread
+  Pieces pieces, next;
+  PreTokenizeScratch cuts;
+  Bpe::Scratch bpe;
+  WordCache cache;
+  std::vector<uint32_t> ends;
+};
+
+struct Tokenizer::State {
+  Vocab vocab;        // of the model, as the file writes it
+  Vocab bytes_vocab;  // byte-level: the same ids by their bytes
+  bool byte_level = false;  // the model works on bytes
+  std::unique_ptr<Bpe> model;
+  std::vector<PreTokenizer> pre_tokenizers;
+  std::vector<DecodeRule> decoders;
+  bool has_decoder = false;
+  std::vector<PostRule> post;
+  std::vector<AddedToken> added;           // by id
+  std::vector<int32_t> added_of_id;        // [vocab_size] index in `added`, or -1
+  AddedMatcher plain_matcher;              // added tokens that are looked for in the text as it is
+  AddedMatcher normalized_matcher;         // and in the normalized text
+  std::vector<std::string> bytes_of_id;    // [vocab_size] what an id stands for in a text
+  int32_t vocab_size = 0;
+  int32_t bos = -1, eos = -1, pad = -1, unknown = -1;
+  std::string where = "tokenizer";
+  Json normalizer_json, pre_tokenizer_json, post_processor_json, decoder_json, model_json;  // model without vocab and merges
+  bool one_regex = false;                  // byte-level and one pattern whose matches and gaps are the words: no pieces are built
+
+  // Derives everything below the rules (matchers, tables, roles). Called once by a reader, last.
+  void finish();
+
+  std::unique_ptr<Scratch> borrow() const;
+  void give_back(std::unique_ptr<Scratch>) const;
+
+ private:
+  mutable std::mutex mutex_;
+  mutable std::vector<std::unique_ptr<Scratch>> free_;
+};
+
+}  // namespace weft::text

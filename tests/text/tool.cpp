@@ -1,0 +1,134 @@
+// A small command line over the tokenizer library for the oracle tests. Lines in and out are JSON.
+//   encode FILE [--special] [--add] [--offsets]   JSON string -> list of ids (with --offsets: [ids, [[begin, end], ...]] in bytes)
+//   decode FILE [--skip-special]                  list of ids -> JSON string, whole and streamed (they must agree)
+//   train OUT SIZE TEXTS [--pattern P] [--min N]        JSON strings, one a text; writes a tokenizer.json
+//   rewrite IN OUT                                any vocabulary file -> tokenizer.json
+//   bench FILE TEXT SECONDS                       MB/s of encode on one thread, TEXT's lines of JSON strings
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "base/files.h"
+#include "text/bpe_train.h"
+#include "text/tokenizer.h"
+
+namespace weft::text {
+namespace {
+
+using nlohmann::json;
+
+std::vector<std::string> lines_of(const std::string& file) {
+  std::vector<std::string> out;
+  const std::string all = read_file(file);
+  for (size_t at = 0; at < all.size();) {
+    const size_t end = std::min(all.find('\n', at), all.size());
+    out.push_back(json::parse(all.begin() + static_cast<std::ptrdiff_t>(at), all.begin() + static_cast<std::ptrdiff_t>(end)).get<std::string>());
+    at = end + 1;
+  }
+  return out;
+}
+
+int encode(const Tokenizer& t, EncodeOptions options, bool offsets) {
+  std::string line;
+  while (std::getline(std::cin, line)) {
+    const std::string text = json::parse(line).get<std::string>();
+    const std::vector<int32_t> ids = t.encode(text, options);
+    if (!offsets) {
+      std::cout << json(ids).dump() << '\n';
+      continue;
+    }
+    const Encoding e = t.encode_with_offsets(text, options);
+    if (e.ids != ids) throw std::runtime_error("ids with and without offsets differ for " + line);
+    json ranges = json::array();
+    for (const ByteRange& r : e.offsets) ranges.push_back({r.begin, r.end});
+    std::cout << json{e.ids, ranges}.dump() << '\n';
+  }
+  return 0;
+}
+
+int decode(const Tokenizer& t, bool skip) {
+  std::string line;
+  while (std::getline(std::cin, line)) {
+    const std::vector<int32_t> ids = json::parse(line).get<std::vector<int32_t>>();
+    const std::string whole = t.decode(ids, skip);
+    StreamDecoder stream(t, skip);
+    std::string parts;
+    for (const int32_t id : ids) {
+      const std::string part = stream.push(id);
+      json(part).dump();  // throws where a part is not UTF-8
+      parts += part;
+    }
+    parts += stream.finish();
+    if (parts != whole) throw std::runtime_error("streamed and whole decoding differ for " + line + ": " + json(parts).dump() + " " + json(whole).dump());
+    std::cout << json(whole).dump() << '\n';
+  }
+  return 0;
+}
+
+int bench(const Tokenizer& t, const std::string& file, double seconds) {
+  const std::vector<std::string> texts = lines_of(file);
+  size_t bytes = 0, ids = 0;
+  std::vector<int32_t> out;
+  const auto start = std::chrono::steady_clock::now();
+  double took = 0;
+  int rounds = 0;
+  while (took < seconds) {
+    for (const std::string& text : texts) {
+      out.clear();
+      t.encode_append(text, {}, out);
+      bytes += text.size(), ids += out.size();
+    }
+    ++rounds;
+    took = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+  std::cout << json{{"mb_per_s", static_cast<double>(bytes) / took / 1e6}, {"ids", ids / static_cast<size_t>(rounds)}}.dump() << '\n';
+  return 0;
+}
+
+int run(int argc, char** argv) {
+  const std::vector<std::string> args(argv + 1, argv + argc);
+  const auto has = [&](const char* flag) { return std::find(args.begin(), args.end(), flag) != args.end(); };
+  const auto value = [&](const char* flag, const std::string& fallback) {
+    const auto it = std::find(args.begin(), args.end(), flag);
+    return it != args.end() && it + 1 != args.end() ? *(it + 1) : fallback;
+  };
+  const std::string verb = args.empty() ? "" : args[0];
+  if (verb == "encode" && args.size() >= 2) return encode(Tokenizer::load(args[1]), {has("--special"), has("--add")}, has("--offsets"));
+  if (verb == "decode" && args.size() >= 2) return decode(Tokenizer::load(args[1]), has("--skip-special"));
+  if (verb == "rewrite" && args.size() >= 3) return Tokenizer::load(args[1]).save(args[2]), 0;
+  if (verb == "bench" && args.size() >= 4) return bench(Tokenizer::load(args[1]), args[2], std::stod(args[3]));
+  if (verb == "train" && args.size() >= 4) {
+    BpeTrainOptions options;
+    options.vocab_size = std::stoi(args[2]);
+    options.pattern = value("--pattern", "");
+    options.min_frequency = std::stoi(value("--min", "0"));
+    options.max_token_bytes = std::stoi(value("--longest", "0"));
+    options.threads = std::stoi(value("--threads", "1"));
+    BpeTrainer trainer(options);
+    const std::vector<std::string> texts = lines_of(args[3]);
+    const std::vector<std::string_view> views(texts.begin(), texts.end());
+    const auto start = std::chrono::steady_clock::now();
+    trainer.add(views);
+    const auto counted = std::chrono::steady_clock::now();
+    const Tokenizer t = trainer.train();
+    const auto end = std::chrono::steady_clock::now();
+    t.save(args[1]);
+    std::cout << json{{"count_s", std::chrono::duration<double>(counted - start).count()}, {"train_s", std::chrono::duration<double>(end - counted).count()}, {"words", trainer.stats().words}, {"merges", trainer.stats().merges}}.dump() << '\n';
+    return 0;
+  }
+  std::cerr << "usage: text_tool encode|decode|train|rewrite|bench ...\n";
+  return 2;
+}
+
+}  // namespace
+}  // namespace weft::text
+
+int main(int argc, char** argv) {
+  try {
+    return weft::text::run(argc, argv);
+  } catch (const std::exception& e) {
+    std::cerr << e.what() << '\n';
+    return 65;
+  }
+}
