@@ -6,6 +6,8 @@
 namespace weft::check {
 void check_ssd(bool small);
 void perf_ssd();
+void check_grouped_gemm(bool small);
+void perf_grouped_gemm();
 }  // namespace weft::check
 
 int main(int argc, char** argv) {
@@ -17,6 +19,9 @@ int main(int argc, char** argv) {
   };
   const Entry all[] = {
       {"ssd", check_ssd, perf_ssd},
+#if !defined(WEFT_EMULATE)
+      {"grouped_gemm", check_grouped_gemm, perf_grouped_gemm},
+#endif
   };
   bool small = false, perf = false;
   std::vector<std::string> names;

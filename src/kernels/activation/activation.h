@@ -35,5 +35,9 @@ Support supports_act_fwd_sm90(const ActFwd&, const Device&);
 Support supports_act_bwd_sm90(const ActBwd&, const Device&);
 void act_fwd_sm90(const ActFwd&, const Launch&);
 void act_bwd_sm90(const ActBwd&, const Launch&);
+Support supports_act_fwd_cpu(const ActFwd&, const Device&);
+Support supports_act_bwd_cpu(const ActBwd&, const Device&);
+void act_fwd_cpu(const ActFwd&, const Launch&);
+void act_bwd_cpu(const ActBwd&, const Launch&);
 
 }  // namespace weft::kernels

@@ -24,7 +24,7 @@ struct AdamW {
   bool decoupled;      // true: AdamW; false: L2 in the gradient
   bool stochastic;     // bf16 param without master or remainder (and bf16 moments) round stochastically, else to nearest even
   uint64_t seed, step;  // of stochastic rounding
-  int64_t first_index;  // global index of element 0: any cut of a buffer gives the same bits
+  int64_t first_index;  // global index of element 0, a multiple of 8 when stochastic: any cut of a buffer gives the same bits
   DType param_dtype, grad_dtype, moment_dtype;
 };
 

@@ -39,5 +39,10 @@ Support supports_add_rms_norm_bwd_sm90(const AddRmsNormBwd&, const Device&);
 size_t workspace_add_rms_norm_bwd_sm90(const AddRmsNormBwd&);
 void add_rms_norm_fwd_sm90(const AddRmsNormFwd&, const Launch&);
 void add_rms_norm_bwd_sm90(const AddRmsNormBwd&, const Launch&);
+Support supports_add_rms_norm_fwd_cpu(const AddRmsNormFwd&, const Device&);
+Support supports_add_rms_norm_bwd_cpu(const AddRmsNormBwd&, const Device&);
+size_t workspace_add_rms_norm_bwd_cpu(const AddRmsNormBwd&);
+void add_rms_norm_fwd_cpu(const AddRmsNormFwd&, const Launch&);
+void add_rms_norm_bwd_cpu(const AddRmsNormBwd&, const Launch&);
 
 }  // namespace weft::kernels

@@ -1,12 +1,12 @@
 // What memory-bound kernels share: eight elements a thread at a time (16 or 32 bytes), fp32 math, reductions in a fixed order.
 #pragma once
-#include <cuda_bf16.h>
-#include <cuda_runtime.h>
-
 #include <cstdint>
 
-#include "kernels/cuda_check.h"
+#include "kernels/common/grid.cuh"
 #include "kernels/launch.h"
+#if defined(WEFT_EMULATE)
+#include "emulate_math.h"
+#endif
 
 namespace weft::kernels::dev {
 
@@ -17,9 +17,13 @@ __device__ __forceinline__ float to_f32(bf16 v) { return __bfloat162float(v); }
 template <class T>
 __device__ __forceinline__ T from_f32(float v);
 template <>
-__device__ __forceinline__ float from_f32<float>(float v) { return v; }
+__device__ __forceinline__ float from_f32<float>(float v) {
+  return v;
+}
 template <>
-__device__ __forceinline__ bf16 from_f32<bf16>(float v) { return __float2bfloat16_rn(v); }
+__device__ __forceinline__ bf16 from_f32<bf16>(float v) {
+  return __float2bfloat16_rn(v);
+}
 
 // Eight neighbouring elements as they lie in memory.
 template <class T>
@@ -71,9 +75,13 @@ __device__ __forceinline__ Vec8<float> pack<float>(const float (&f)[8]) {
 }
 
 template <class T>
-__device__ __forceinline__ void load8(const T* p, float (&f)[8]) { unpack(load8(p), f); }
+__device__ __forceinline__ void load8(const T* p, float (&f)[8]) {
+  unpack(load8(p), f);
+}
 template <class T>
-__device__ __forceinline__ void store8(T* p, const float (&f)[8]) { store8(p, pack<T>(f)); }
+__device__ __forceinline__ void store8(T* p, const float (&f)[8]) {
+  store8(p, pack<T>(f));
+}
 
 // Up to eight elements: all of them as one vector when `full`, else the first `count` one by one (the others read as 0).
 template <class T>
@@ -117,7 +125,7 @@ __device__ __forceinline__ float block_reduce(float v, float* scratch, float ide
   return lanes_reduce(v, 32, op);
 }
 
-__device__ __forceinline__ float sigmoid(float v) { return 1.0f / (1.0f + __expf(-v)); }
+__device__ __forceinline__ float sigmoid(float v) { return __fdividef(1.0f, 1.0f + expf(-v)); }
 
 }  // namespace weft::kernels::dev
 
@@ -136,22 +144,25 @@ inline Support on_sm90(const Device& d, DType t) {
   return on_sm90(d);
 }
 
-inline int sm_count() {
-  int device = 0, count = 0;
-  if (cudaGetDevice(&device) != cudaSuccess || cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
-    check_launch("sm_count");
-  return count;
+#if defined(WEFT_EMULATE)
+// Few, so that every block of a persistent grid goes round more than once.
+template <class Kernel>
+int persistent_grid(Kernel, int, size_t, int64_t wanted) {
+  return static_cast<int>(wanted < 3 ? (wanted > 0 ? wanted : 1) : 3);
 }
-
+#else
 // Blocks that fill the device once, at most `wanted`.
 template <class Kernel>
 int persistent_grid(Kernel kernel, int threads, size_t smem, int64_t wanted) {
-  int per_sm = 0;
-  if (const cudaError_t e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, threads, smem); e != cudaSuccess)
-    throw_cuda("persistent_grid", e);
-  const int64_t most = static_cast<int64_t>(sm_count()) * (per_sm > 0 ? per_sm : 1);
+  int device = 0, sms = 0, per_sm = 0;
+  cudaError_t e = cudaGetDevice(&device);
+  if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+  if (e == cudaSuccess) e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_sm, kernel, threads, smem);
+  if (e != cudaSuccess) throw_cuda("persistent_grid", e);
+  const int64_t most = static_cast<int64_t>(sms) * (per_sm > 0 ? per_sm : 1);
   return static_cast<int>(wanted < most ? (wanted > 0 ? wanted : 1) : most);
 }
+#endif
 
 template <class T>
 struct Type {

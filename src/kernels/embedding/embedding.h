@@ -30,5 +30,9 @@ Support supports_embedding_bwd_sm90(const EmbeddingBwd&, const Device&);
 size_t workspace_embedding_bwd_sm90(const EmbeddingBwd&);
 void embedding_fwd_sm90(const EmbeddingFwd&, const Launch&);
 void embedding_bwd_sm90(const EmbeddingBwd&, const Launch&);
+Support supports_embedding_fwd_cpu(const EmbeddingFwd&, const Device&);
+Support supports_embedding_bwd_cpu(const EmbeddingBwd&, const Device&);
+void embedding_fwd_cpu(const EmbeddingFwd&, const Launch&);
+void embedding_bwd_cpu(const EmbeddingBwd&, const Launch&);
 
 }  // namespace weft::kernels

@@ -42,5 +42,10 @@ Support supports_gated_norm_bwd_sm90(const GatedNormBwd&, const Device&);
 size_t workspace_gated_norm_bwd_sm90(const GatedNormBwd&);
 void gated_norm_fwd_sm90(const GatedNormFwd&, const Launch&);
 void gated_norm_bwd_sm90(const GatedNormBwd&, const Launch&);
+Support supports_gated_norm_fwd_cpu(const GatedNormFwd&, const Device&);
+Support supports_gated_norm_bwd_cpu(const GatedNormBwd&, const Device&);
+size_t workspace_gated_norm_bwd_cpu(const GatedNormBwd&);
+void gated_norm_fwd_cpu(const GatedNormFwd&, const Launch&);
+void gated_norm_bwd_cpu(const GatedNormBwd&, const Launch&);
 
 }  // namespace weft::kernels

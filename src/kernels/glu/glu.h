@@ -42,5 +42,9 @@ Support supports_glu_fwd_sm90(const GluFwd&, const Device&);
 Support supports_glu_bwd_sm90(const GluBwd&, const Device&);
 void glu_fwd_sm90(const GluFwd&, const Launch&);
 void glu_bwd_sm90(const GluBwd&, const Launch&);
+Support supports_glu_fwd_cpu(const GluFwd&, const Device&);
+Support supports_glu_bwd_cpu(const GluBwd&, const Device&);
+void glu_fwd_cpu(const GluFwd&, const Launch&);
+void glu_bwd_cpu(const GluBwd&, const Launch&);
 
 }  // namespace weft::kernels

@@ -63,4 +63,13 @@ void unpermute_fwd_sm90(const UnpermuteFwd&, const Launch&);
 Support supports_unpermute_bwd_sm90(const UnpermuteBwd&, const Device&);
 void unpermute_bwd_sm90(const UnpermuteBwd&, const Launch&);
 
+Support supports_permute_plan_cpu(const PermutePlan&, const Device&);
+Support supports_permute_fwd_cpu(const PermuteFwd&, const Device&);
+Support supports_unpermute_fwd_cpu(const UnpermuteFwd&, const Device&);
+Support supports_unpermute_bwd_cpu(const UnpermuteBwd&, const Device&);
+void permute_plan_cpu(const PermutePlan&, const Launch&);
+void permute_fwd_cpu(const PermuteFwd&, const Launch&);
+void unpermute_fwd_cpu(const UnpermuteFwd&, const Launch&);
+void unpermute_bwd_cpu(const UnpermuteBwd&, const Launch&);
+
 }  // namespace weft::kernels

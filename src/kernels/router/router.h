@@ -48,4 +48,9 @@ Support supports_router_bwd_sm90(const RouterBwd&, const Device&);
 void router_fwd_sm90(const RouterFwd&, const Launch&);
 void router_bwd_sm90(const RouterBwd&, const Launch&);
 
+Support supports_router_fwd_cpu(const RouterFwd&, const Device&);
+Support supports_router_bwd_cpu(const RouterBwd&, const Device&);
+void router_fwd_cpu(const RouterFwd&, const Launch&);
+void router_bwd_cpu(const RouterBwd&, const Launch&);
+
 }  // namespace weft::kernels

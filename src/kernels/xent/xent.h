@@ -52,5 +52,11 @@ Support supports_xent_grad_sm90(const XentGrad&, const Device&);
 void xent_tile_sm90(const XentTile&, const Launch&);
 void xent_loss_sm90(const XentLoss&, const Launch&);
 void xent_grad_sm90(const XentGrad&, const Launch&);
+Support supports_xent_tile_cpu(const XentTile&, const Device&);
+Support supports_xent_loss_cpu(const XentLoss&, const Device&);
+Support supports_xent_grad_cpu(const XentGrad&, const Device&);
+void xent_tile_cpu(const XentTile&, const Launch&);
+void xent_loss_cpu(const XentLoss&, const Launch&);
+void xent_grad_cpu(const XentGrad&, const Launch&);
 
 }  // namespace weft::kernels

@@ -12,6 +12,7 @@ std::vector<Case> gated_rmsnorm_cases();
 std::vector<Case> linear_cases();
 std::vector<Case> attention_cases();
 std::vector<Case> conv1d_cases();
+std::vector<Case> moe_cases();
 std::vector<Case> rmsnorm_cases();
 std::vector<Case> rope_cases();
 

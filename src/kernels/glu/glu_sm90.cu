@@ -1,0 +1,195 @@
+// One vector of eight columns a thread and step; with dprob a group of threads owns a row, so that its sum has one order.
+#include "kernels/common/flat.cuh"
+#include "kernels/glu/glu.h"
+
+namespace weft::kernels {
+namespace {
+
+using namespace dev;
+
+constexpr float kSqrt2OverPi = 0.7978845608028654f, kSqrt1Over2 = 0.7071067811865476f, kSqrt1Over2Pi = 0.3989422804014327f;
+
+// act(g) and act'(g).
+template <Glu kind>
+__device__ __forceinline__ void act_and_slope(float g, float& act, float& slope) {
+  if constexpr (kind == Glu::kSwiglu) {
+    const float s = sigmoid(g);
+    act = g * s, slope = s * (1 + g * (1 - s));
+  } else if constexpr (kind == Glu::kQuickGeglu) {
+    const float s = sigmoid(1.702f * g);
+    act = g * s, slope = s * (1 + 1.702f * g * (1 - s));
+  } else if constexpr (kind == Glu::kGegluExact) {
+    const float cdf = 0.5f * (1 + erff(g * kSqrt1Over2));
+    act = g * cdf, slope = cdf + g * kSqrt1Over2Pi * expf(-0.5f * g * g);
+  } else if constexpr (kind == Glu::kGegluTanh) {
+    const float t = tanhf(kSqrt2OverPi * (g + 0.044715f * g * g * g));
+    act = 0.5f * g * (1 + t), slope = 0.5f * (1 + t) + 0.5f * g * (1 - t * t) * kSqrt2OverPi * (1 + 3 * 0.044715f * g * g);
+  } else {
+    act = g > 0 ? g : (g != g ? g : 0.0f), slope = g > 0 ? 1.0f : 0.0f;
+  }
+}
+
+// NaN passes through the clamps: comparisons, not fminf.
+__device__ __forceinline__ float clamp_gate(float g, float c) { return c > 0 && g > c ? c : g; }
+__device__ __forceinline__ float clamp_up(float u, float c) { return c > 0 && u > c ? c : (c > 0 && u < -c ? -c : u); }
+
+template <class T, Glu kind>
+__global__ void __launch_bounds__(kFlatThreads) glu_fwd(GluFwd a, FastDiv vecs, uint32_t total, bool aligned) {
+  constexpr int kUnroll = 2;
+  const T *gate = static_cast<const T*>(a.gate), *up = static_cast<const T*>(a.up);
+  T* y = static_cast<T*>(a.y);
+  float g[kUnroll][8], u[kUnroll][8];
+  int64_t row[kUnroll];
+  int col[kUnroll];
+#pragma unroll
+  for (int k = 0; k < kUnroll; ++k) {
+    const uint32_t i = (blockIdx.x * kUnroll + k) * kFlatThreads + threadIdx.x;
+    if (i >= total) continue;
+    row[k] = vecs.div(i), col[k] = (i - static_cast<uint32_t>(row[k]) * vecs.d) * 8;
+    const int count = a.cols - col[k];
+    const bool full = aligned && count >= 8;
+    load_some(gate + row[k] * a.in_stride + col[k], count, full, g[k]);
+    load_some(up + row[k] * a.in_stride + col[k], count, full, u[k]);
+  }
+#pragma unroll
+  for (int k = 0; k < kUnroll; ++k) {
+    const uint32_t i = (blockIdx.x * kUnroll + k) * kFlatThreads + threadIdx.x;
+    if (i >= total) continue;
+    const float prob = a.prob == nullptr ? 1.0f : a.prob[row[k]];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      float act, slope;
+      act_and_slope<kind>(clamp_gate(g[k][j], a.clamp), act, slope);
+      g[k][j] = act * (clamp_up(u[k][j], a.clamp) + a.offset) * prob;
+    }
+    const int count = a.cols - col[k];
+    store_some(y + row[k] * a.cols + col[k], count, aligned && count >= 8, g[k]);
+  }
+}
+
+// Gradients of one vector; returns its part of sum(dy * act * (u + offset)).
+template <class T, Glu kind>
+__device__ __forceinline__ float bwd_vector(const GluBwd& a, int64_t row, int col, bool aligned) {
+  const int count = a.cols - col;
+  const bool full = aligned && count >= 8;
+  float g[8], u[8], d[8];
+  load_some(static_cast<const T*>(a.gate) + row * a.in_stride + col, count, full, g);
+  load_some(static_cast<const T*>(a.up) + row * a.in_stride + col, count, full, u);
+  load_some(static_cast<const T*>(a.dy) + row * a.cols + col, count, full, d);
+  const float prob = a.prob == nullptr ? 1.0f : a.prob[row];
+  float sum = 0;
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    float act, slope;
+    const float gc = clamp_gate(g[j], a.clamp), uc = clamp_up(u[j], a.clamp) + a.offset;
+    act_and_slope<kind>(gc, act, slope);
+    sum += j < count ? d[j] * act * uc : 0.0f;
+    const bool gate_free = !(a.clamp > 0 && g[j] > a.clamp), up_free = !(a.clamp > 0 && (u[j] > a.clamp || u[j] < -a.clamp));
+    g[j] = gate_free ? d[j] * prob * slope * uc : 0.0f;
+    u[j] = up_free ? d[j] * prob * act : 0.0f;
+  }
+  store_some(static_cast<T*>(a.dgate) + row * a.dx_stride + col, count, full, g);
+  store_some(static_cast<T*>(a.dup) + row * a.dx_stride + col, count, full, u);
+  return sum;
+}
+
+template <class T, Glu kind>
+__global__ void __launch_bounds__(kFlatThreads) glu_bwd_flat(GluBwd a, FastDiv vecs, uint32_t total, bool aligned) {
+  const uint32_t i = blockIdx.x * kFlatThreads + threadIdx.x;
+  if (i >= total) return;
+  const uint32_t row = vecs.div(i);
+  bwd_vector<T, kind>(a, row, static_cast<int>(i - row * vecs.d) * 8, aligned);
+}
+
+template <class T, Glu kind>
+__global__ void __launch_bounds__(kFlatThreads) glu_bwd_rows(GluBwd a, int lanes, bool aligned) {
+  __shared__ float scratch[33];
+  const int rows_per_block = kFlatThreads / lanes, lane = threadIdx.x % lanes;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * rows_per_block + threadIdx.x / lanes;
+  float sum = 0;
+  if (row < a.rows)
+    for (int col = lane * 8; col < a.cols; col += lanes * 8) sum += bwd_vector<T, kind>(a, row, col, aligned);
+  sum = lanes <= 32 ? lanes_reduce(sum, lanes) : block_reduce(sum, scratch);
+  if (lane == 0 && row < a.rows) a.dprob[row] = sum;
+}
+
+template <class F>
+void with_kind(Glu kind, F&& f) {
+  switch (kind) {
+    case Glu::kSwiglu:
+      return f(std::integral_constant<Glu, Glu::kSwiglu>{});
+    case Glu::kQuickGeglu:
+      return f(std::integral_constant<Glu, Glu::kQuickGeglu>{});
+    case Glu::kGegluExact:
+      return f(std::integral_constant<Glu, Glu::kGegluExact>{});
+    case Glu::kGegluTanh:
+      return f(std::integral_constant<Glu, Glu::kGegluTanh>{});
+    case Glu::kReglu:
+      return f(std::integral_constant<Glu, Glu::kReglu>{});
+  }
+}
+
+}  // namespace
+
+Support supports_glu_fwd_sm90(const GluFwd& a, const Device& d) { return on_sm90(d, a.dtype); }
+Support supports_glu_bwd_sm90(const GluBwd& a, const Device& d) { return on_sm90(d, a.dtype); }
+
+void glu_fwd_sm90(const GluFwd& all, const Launch& launch) {
+  if (all.cols == 0) return;
+  const int64_t vecs = ceil_div(all.cols, 8), step = kFlatMost / vecs, size = bits(all.dtype) / 8;
+  for (int64_t first = 0; first < all.rows; first += step) {
+    GluFwd a = all;
+    a.rows = all.rows - first < step ? all.rows - first : step;
+    a.gate = static_cast<const char*>(all.gate) + first * all.in_stride * size;
+    a.up = static_cast<const char*>(all.up) + first * all.in_stride * size;
+    a.y = static_cast<char*>(all.y) + first * all.cols * size;
+    if (all.prob != nullptr) a.prob = all.prob + first;
+    const bool aligned =
+        all.cols % 8 == 0 && all.in_stride % 8 == 0 && is_aligned(a.gate, 16) && is_aligned(a.up, 16) && is_aligned(a.y, 16);
+    with_float_type(a.dtype, [&](auto type) {
+      with_kind(a.kind, [&](auto kind) {
+        using T = typename decltype(type)::type;
+        const int64_t total = a.rows * vecs;
+        launch_grid(glu_fwd<T, decltype(kind)::value>, dim3(flat_grid(total, 2)), dim3(kFlatThreads), 0, launch.stream, a,
+                    FastDiv(static_cast<uint32_t>(vecs)), static_cast<uint32_t>(total), aligned);
+      });
+    });
+  }
+}
+
+void glu_bwd_sm90(const GluBwd& all, const Launch& launch) {
+  if (all.rows == 0) return;
+  const int64_t vecs = ceil_div(all.cols > 0 ? all.cols : 1, 8), step = kFlatMost / vecs, size = bits(all.dtype) / 8;
+  for (int64_t first = 0; first < all.rows; first += step) {
+    GluBwd a = all;
+    a.rows = all.rows - first < step ? all.rows - first : step;
+    a.dy = static_cast<const char*>(all.dy) + first * all.cols * size;
+    a.gate = static_cast<const char*>(all.gate) + first * all.in_stride * size;
+    a.up = static_cast<const char*>(all.up) + first * all.in_stride * size;
+    a.dgate = static_cast<char*>(all.dgate) + first * all.dx_stride * size;
+    a.dup = static_cast<char*>(all.dup) + first * all.dx_stride * size;
+    if (all.prob != nullptr) a.prob = all.prob + first;
+    if (all.dprob != nullptr) a.dprob = all.dprob + first;
+    bool aligned = all.cols % 8 == 0 && all.in_stride % 8 == 0 && all.dx_stride % 8 == 0;
+    for (const void* p : {a.dy, a.gate, a.up, static_cast<const void*>(a.dgate), static_cast<const void*>(a.dup)})
+      aligned = aligned && is_aligned(p, 16);
+    with_float_type(a.dtype, [&](auto type) {
+      with_kind(a.kind, [&](auto kind) {
+        using T = typename decltype(type)::type;
+        constexpr Glu k = decltype(kind)::value;
+        if (a.dprob == nullptr) {
+          const int64_t total = a.rows * vecs;
+          if (a.cols > 0)
+            launch_grid(glu_bwd_flat<T, k>, dim3(flat_grid(total, 1)), dim3(kFlatThreads), 0, launch.stream, a,
+                        FastDiv(static_cast<uint32_t>(vecs)), static_cast<uint32_t>(total), aligned);
+        } else {
+          const int lanes = vecs >= 192 ? kFlatThreads : 32;
+          launch_grid(glu_bwd_rows<T, k>, dim3(static_cast<unsigned>(ceil_div(a.rows, kFlatThreads / lanes))), dim3(kFlatThreads),
+                      0, launch.stream, a, lanes, aligned);
+        }
+      });
+    });
+  }
+}
+
+}  // namespace weft::kernels

@@ -1,0 +1,95 @@
+#include "ops/aten.h"
+
+#include "ops/embedding.h"
+
+#include "kernels/embedding/embedding.h"
+#include "ops/node.h"
+#include "ops/run.h"
+#include "ops/tensors.h"
+
+namespace weft::ops {
+namespace reference {
+
+at::Tensor embedding(const at::Tensor& tokens, const at::Tensor& w, int64_t begin) {
+  const at::Tensor row = tokens - begin, mine = (row >= 0).logical_and(row < w.size(0));
+  std::vector<int64_t> shape = tokens.sizes().vec();
+  shape.push_back(w.size(1));
+  if (w.size(0) == 0) return at::zeros(shape, w.options());
+  const at::Tensor y = w.index_select(0, row.clamp(0, w.size(0) - 1).reshape({-1})).view(shape);
+  return at::where(mine.unsqueeze(-1), y, at::zeros_like(y));
+}
+
+at::Tensor embedding_bwd(const at::Tensor& dy, const at::Tensor& tokens, const at::Tensor& w, int64_t begin) {
+  const at::Tensor row = (tokens - begin).reshape({-1}), mine = (row >= 0).logical_and(row < w.size(0));
+  const at::Tensor dw = at::zeros(w.sizes(), w.options().dtype(wide(w)));
+  return dw.index_add_(0, row.masked_select(mine), dy.reshape({-1, w.size(1)}).index({mine}).to(wide(w)));
+}
+
+}  // namespace reference
+
+namespace {
+
+using kernels::EmbeddingBwd;
+using kernels::EmbeddingFwd;
+
+constexpr Candidate<EmbeddingFwd> kFwd[] = {
+    {"cpu", [](const EmbeddingFwd& a, const Policy& p) { return kernels::supports_embedding_fwd_cpu(a, p.device); }, nullptr,
+     kernels::embedding_fwd_cpu},
+};
+constexpr Candidate<EmbeddingBwd> kBwd[] = {
+    {"cpu", [](const EmbeddingBwd& a, const Policy& p) { return kernels::supports_embedding_bwd_cpu(a, p.device); }, nullptr,
+     kernels::embedding_bwd_cpu},
+};
+
+struct EmbeddingNode final : Node {
+  at::Tensor tokens;  // not differentiable: kept as it is
+  Weight* w = nullptr;
+  int64_t begin = 0;
+
+  variable_list apply(variable_list&& grads) override {
+    const at::Tensor dy = grads[0].contiguous();
+    EmbeddingBwd a{dy.data_ptr(), tokens.data_ptr<int64_t>(), nullptr, tokens.numel(), begin, w->value.size(0),
+                   static_cast<int32_t>(w->value.size(1)), dtype_of(dy)};
+    const auto* c = select<EmbeddingBwd>("embedding_bwd", kBwd, a, policy);
+    if (c == nullptr) {
+      w->accumulate(reference::embedding_bwd(dy, tokens, w->value, begin));
+    } else {
+      a.dtable = w->main_grad.data_ptr<float>();
+      run(*c, a, dy);
+      w->done();
+    }
+    return {};
+  }
+};
+
+}  // namespace
+
+at::Tensor embedding(const at::Tensor& tokens, Weight& w, const Policy& policy, VocabCut cut) {
+  check_shape(tokens.scalar_type() == at::kLong && tokens.is_contiguous(), "embedding", "tokens", describe(tokens), "contiguous i64");
+  check_shape(w.value.dim() == 2 && w.value.is_contiguous(), "embedding", "table", describe(w.value), "[V, D] contiguous");
+  const int64_t total = cut.total == 0 ? w.value.size(0) : cut.total;
+  if (tokens.is_cpu() && tokens.numel() > 0) {
+    const auto [low, high] = tokens.aminmax();
+    const int64_t bad = low.item<int64_t>() < 0 ? low.item<int64_t>() : high.item<int64_t>();
+    check_shape(bad >= 0 && bad < total, "embedding", "token id", std::to_string(bad), "0 to " + std::to_string(total - 1));
+  }
+  auto node = make_node<EmbeddingNode>(policy, {}, w.wants_grad());
+  at::AutoDispatchBelowADInplaceOrView below;
+  std::vector<int64_t> shape = tokens.sizes().vec();
+  shape.push_back(w.value.size(1));
+  EmbeddingFwd a{w.value.data_ptr(), tokens.data_ptr<int64_t>(), nullptr, tokens.numel(), cut.begin, w.value.size(0),
+                 static_cast<int32_t>(w.value.size(1)), dtype_of(w.value)};
+  const auto* c = select<EmbeddingFwd>("embedding", kFwd, a, policy);
+  at::Tensor y;
+  if (c == nullptr) {
+    y = reference::embedding(tokens, w.value, cut.begin);
+  } else {
+    y = at::empty(shape, w.value.options());
+    a.y = y.data_ptr();
+    run(*c, a, w.value);
+  }
+  if (node) node->tokens = tokens, node->w = &w, node->begin = cut.begin;
+  return attach(node, y);
+}
+
+}  // namespace weft::ops

@@ -1,0 +1,21 @@
+// Rows of a table. The gradient is deterministic and goes straight into main_grad: there is no dense dW.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include "ops/policy.h"
+#include "ops/weight.h"
+
+namespace weft::ops {
+
+struct VocabCut {  // a table cut over ranks holds the rows [begin, begin + V) of `total`; ids of other ranks give zeros
+  int64_t begin = 0, total = 0;  // total 0: not cut
+};
+
+// tokens int64 of any shape, w [V, D]. Returns [shape of tokens, D] in w's dtype. On the CPU ids outside [0, total) are a ShapeError.
+at::Tensor embedding(const at::Tensor& tokens, Weight& w, const Policy&, VocabCut = {});
+
+namespace reference {
+at::Tensor embedding(const at::Tensor& tokens, const at::Tensor& w, int64_t begin);
+at::Tensor embedding_bwd(const at::Tensor& dy, const at::Tensor& tokens, const at::Tensor& w, int64_t begin);  // dw, accumulation dtype
+}  // namespace reference
+}  // namespace weft::ops
