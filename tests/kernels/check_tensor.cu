@@ -6,6 +6,8 @@
 namespace weft::check {
 void check_ssd(bool small);
 void perf_ssd();
+void check_mamba3(bool small);
+void perf_mamba3();
 void check_grouped_gemm(bool small);
 void perf_grouped_gemm();
 }  // namespace weft::check
@@ -19,6 +21,7 @@ int main(int argc, char** argv) {
   };
   const Entry all[] = {
       {"ssd", check_ssd, perf_ssd},
+      {"mamba3", check_mamba3, perf_mamba3},
 #if !defined(WEFT_EMULATE)
       {"grouped_gemm", check_grouped_gemm, perf_grouped_gemm},
 #endif

@@ -54,7 +54,7 @@ struct Copy {
   void* to;
   const void* from;
   bool valid;
-  int group;
+  int group, bytes;
 };
 struct Thread {
   ucontext_t context;
@@ -221,10 +221,14 @@ inline void stmatrix_x4_trans(void* row, uint32_t r0, uint32_t r1, uint32_t r2, 
     for (int i = 0; i < 2; ++i) reinterpret_cast<uint16_t*>(w.slot[m * 8 + 2 * r + i][0])[q] = static_cast<uint16_t>(v[m] >> (16 * i));
   warp_barrier();
 }
-inline void cp_async16(void* to, const void* from, bool valid) {
+inline void cp_async(void* to, const void* from, bool valid, int bytes) {
+  if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0) std::fprintf(stderr, "emulate: cp.async address is not aligned\n"), std::abort();
   Thread& t = *block()->now;
-  t.copies.push_back({to, from, valid, t.group});
+  t.copies.push_back({to, from, valid, t.group, bytes});
 }
+inline void cp_async16(void* to, const void* from, bool valid) { cp_async(to, from, valid, 16); }
+inline void cp_async4(void* to, const void* from, bool valid) { cp_async(to, from, valid, 4); }
+inline void group_barrier(int id, int threads) { block_barrier(id, threads); }
 inline void cp_async_commit() { ++block()->now->group; }
 template <int pending>
 void cp_async_wait() {
@@ -234,9 +238,9 @@ void cp_async_wait() {
     if (c.group >= t.group - pending) {
       left.push_back(c);
     } else if (c.valid) {
-      std::memcpy(c.to, c.from, 16);
+      std::memcpy(c.to, c.from, c.bytes);
     } else {
-      std::memset(c.to, 0, 16);
+      std::memset(c.to, 0, c.bytes);
     }
   }
   t.copies = left;

@@ -90,7 +90,7 @@ struct GemmTile {
       reinterpret_cast<uint4*>(base + first * 64)[in] = uint4{0, 0, 0, 0};
     }
     fence_async_proxy();
-    named_barrier<1>(256);
+    group_barrier(1, 256);
   }
 };
 

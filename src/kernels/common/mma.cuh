@@ -17,8 +17,10 @@ __device__ __forceinline__ float2 unpack_bf16(uint32_t v) { return __bfloat1622f
 
 #if defined(WEFT_EMULATE)
 using emulate::cp_async16;
+using emulate::cp_async4;
 using emulate::cp_async_commit;
 using emulate::cp_async_wait;
+using emulate::group_barrier;
 using emulate::ldmatrix_x4;
 using emulate::ldmatrix_x4_trans;
 using emulate::mma_bf16;
@@ -49,7 +51,12 @@ __device__ __forceinline__ void stmatrix_x4_trans(void* row, uint32_t r0, uint32
 __device__ __forceinline__ void cp_async16(void* smem, const void* global, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(smem_address(smem)), "l"(global), "r"(valid ? 16 : 0) : "memory");
 }
+__device__ __forceinline__ void cp_async4(void* smem, const void* global, bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(smem_address(smem)), "l"(global), "r"(valid ? 4 : 0) : "memory");
+}
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
+// Barrier of a part of the block's warps; id 1 to 15.
+__device__ __forceinline__ void group_barrier(int id, int threads) { asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory"); }
 template <int pending>
 __device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_group %0;\n" ::"n"(pending) : "memory"); }
 #endif

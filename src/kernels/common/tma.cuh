@@ -34,8 +34,6 @@ __device__ __forceinline__ void tma_load(void* smem, const CUtensorMap* map, uin
 __device__ __forceinline__ void tma_prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];\n" ::"l"(reinterpret_cast<uint64_t>(map)) : "memory");
 }
-template <int id>
-__device__ __forceinline__ void named_barrier(int threads) { asm volatile("bar.sync %0, %1;\n" ::"n"(id), "r"(threads) : "memory"); }
 
 // Host: a bf16 tensor [batch][rows][cols], contiguous but for row_stride elements, read in boxes [box_rows][64] with the 128-byte swizzle.
 // Parts of a box outside the tensor arrive as zeros. Throws CudaError. cols and row_stride multiples of 8, data 16-byte aligned.

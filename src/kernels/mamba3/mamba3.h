@@ -12,8 +12,9 @@
 
 namespace weft::kernels {
 
-constexpr int kMamba3Rows = 64;  // rows of a chunk: kMamba3Rows / R steps of R rows
-constexpr int64_t mamba3_state_slots(int64_t tokens, int64_t documents, int rank) { return tokens / (kMamba3Rows / rank) + documents; }
+constexpr int kMamba3Span = 64;  // tokens between saved states
+// Span c of document d (first token s) has slot s / kMamba3Span + d + c; slots that no span owns are not written.
+constexpr int64_t mamba3_state_slots(int64_t tokens, int64_t documents) { return tokens / kMamba3Span + documents; }
 
 struct Mamba3Inputs {
   const void* x;             // [T, H, P] dtype, token stride x_stride
@@ -48,8 +49,8 @@ struct Mamba3Fwd {
   Mamba3Inputs in;
   Mamba3State initial;  // read
   void* o;              // [T, H, P] dtype, contiguous
-  void* states;         // [mamba3_state_slots, H, P, N] bf16, S of the chunk form (nam56r.md 2.5) before each chunk; null: no backward
-  float* thetas;        // [mamba3_state_slots, H, A2], angles before each chunk; null with states
+  void* states;         // [mamba3_state_slots, H, P, N] bf16: before each span, h_{t-1} + (1 - lambda_t) dt_t U_{t-1}; null: no backward follows
+  float* thetas;        // [mamba3_state_slots, H, A2], theta_{t-1} before each span; null with states
   Mamba3State last;     // written
 };
 

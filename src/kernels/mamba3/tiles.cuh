@@ -1,0 +1,120 @@
+// What the Mamba-3 kernels share. A chunk is 64 rows: 64 / R steps of R ranks, row = step * R + rank.
+#pragma once
+#include <cuda_fp16.h>
+
+#include "kernels/common/state_tile.cuh"
+#include "kernels/mamba3/mamba3.h"
+
+namespace weft::kernels::mamba3 {
+
+constexpr int kRows = 64, kP = kStateP, kN = kStateN;
+constexpr float kTwoPi = 6.283185307179586f;
+
+__device__ __forceinline__ float wrap_angle(float v) { return v - kTwoPi * floorf(v * (1 / kTwoPi)); }
+// cos and sin of any angle: shifted to [-pi, pi], where the fast functions are accurate to 5e-7.
+__device__ __forceinline__ __half2 cos_sin(float angle) {
+  float s, c;
+  __sincosf(wrap_angle(angle) - kTwoPi / 2, &s, &c);
+  return __floats2half2_rn(-c, -s);
+}
+__device__ __forceinline__ float sigmoid(float v) { return 1 / (1 + __expf(-v)); }
+
+// What the raw dt, a, lambda of a chunk become; one value a row of the chunk.
+struct Decay {
+  float cs[kRows], grow[kRows], w[kRows];  // inclusive sum of a; e^{cs}; scale e^{cs_end - cs}
+  float scale[kRows], gamma[kRows];        // lambda_t dt_t + (1 - lambda_{t+1}) dt_{t+1}, the second 0 at the document's last token; lambda_t dt_t
+};
+
+// One warp. Raw values of step s at [s * stride]; they are 0 past the document's end, and dt, lambda reach one step past the chunk.
+template <int R>
+__device__ __forceinline__ void chunk_decay(Decay& d, const float* a, const float* dt, const float* lambda, int stride) {
+  constexpr int kSteps = kRows / R, kPer = kSteps > 32 ? 2 : 1;
+  const int lane = lane_id(), s0 = lane * kPer;
+  float v[kPer], sum = 0;
+#pragma unroll
+  for (int e = 0; e < kPer; ++e) v[e] = s0 + e < kSteps ? a[(s0 + e) * stride] : 0.f, sum += v[e];
+  const float upto = warp_scan(sum), end = __shfl_sync(0xffffffffu, upto, 31);
+  float cs = upto - sum;
+#pragma unroll
+  for (int e = 0; e < kPer; ++e) {
+    const int s = s0 + e;
+    if (s >= kSteps) break;
+    cs += v[e];
+    const float gamma = lambda[s * stride] * dt[s * stride], scale = gamma + (1 - lambda[(s + 1) * stride]) * dt[(s + 1) * stride];
+    const float grow = __expf(cs), w = scale * __expf(end - cs);
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      const int row = s * R + r;
+      d.cs[row] = cs, d.grow[row] = grow, d.w[row] = w, d.scale[row] = scale, d.gamma[row] = gamma;
+    }
+  }
+}
+
+// Adds the bias to 8 + 8 values (columns 8 u.. and 64 + 8 u..) of one row and turns them by the angles; kTurn -1 turns back (no bias then).
+// cs: cos, sin of the row's step, one pair an angle.
+template <int R>
+__device__ __forceinline__ void rotate(float (&lo)[8], float (&hi)[8], int u, const __half2* cs, int angles, float direction) {
+  if constexpr (R > 1) {
+    if (8 * u < angles) {
+#pragma unroll
+      for (int e = 0; e < 8; ++e) {
+        const float2 t = __half22float2(cs[8 * u + e]);
+        const float x = lo[e], y = hi[e], s = direction * t.y;
+        if (8 * u + e < angles) lo[e] = x * t.x - y * s, hi[e] = x * s + y * t.x;
+      }
+    }
+  } else {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float(&v)[8] = half ? hi : lo;
+#pragma unroll
+      for (int m = 0; m < 4; ++m) {
+        const int i = half * 32 + 4 * u + m;
+        if (i >= angles) continue;
+        const float2 t = __half22float2(cs[i]);
+        const float x = v[2 * m], y = v[2 * m + 1], s = direction * t.y;
+        v[2 * m] = x * t.x - y * s, v[2 * m + 1] = x * s + y * t.x;
+      }
+    }
+  }
+}
+
+__device__ __forceinline__ void unpack8(float (&v)[8], const bf16* from) {
+  const uint4 p = *reinterpret_cast<const uint4*>(from);
+  const uint32_t w[4] = {p.x, p.y, p.z, p.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 f = unpack_bf16(w[i]);
+    v[2 * i] = f.x, v[2 * i + 1] = f.y;
+  }
+}
+__device__ __forceinline__ void pack8(bf16* to, const float (&v)[8]) {
+  *reinterpret_cast<uint4*>(to) = uint4{pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
+}
+
+// 128 threads (t of them): rows of raw (16-byte swizzled tile) + bias, turned, into `to`. cs: [steps][angles].
+template <int R>
+__device__ __forceinline__ void turn_rows(const Tile<kN>& to, const Tile<kN>& raw, const float* bias, const __half2* cs, int angles, int t) {
+  const int u = t & 7, first = t >> 3, rank = first % R;
+  float b_lo[8], b_hi[8];
+#pragma unroll
+  for (int e = 0; e < 8; e += 4) {
+    const float4 l = __ldg(reinterpret_cast<const float4*>(bias + rank * kN + 8 * u + e)), h = __ldg(reinterpret_cast<const float4*>(bias + rank * kN + 64 + 8 * u + e));
+    b_lo[e] = l.x, b_lo[e + 1] = l.y, b_lo[e + 2] = l.z, b_lo[e + 3] = l.w;
+    b_hi[e] = h.x, b_hi[e + 1] = h.y, b_hi[e + 2] = h.z, b_hi[e + 3] = h.w;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int row = first + 16 * i;
+    float lo[8], hi[8];
+    unpack8(lo, raw.unit(row, 8 * u)), unpack8(hi, raw.unit(row, 64 + 8 * u));
+#pragma unroll
+    for (int e = 0; e < 8; ++e) lo[e] += b_lo[e], hi[e] += b_hi[e];
+    rotate<R>(lo, hi, u, cs + row / R * angles, angles, 1.f);
+    pack8(to.unit(row, 8 * u), lo), pack8(to.unit(row, 64 + 8 * u), hi);
+  }
+}
+
+const char* refusal(const Mamba3Inputs&, const Device&);
+
+}  // namespace weft::kernels::mamba3
