@@ -9,12 +9,16 @@ namespace weft::check {
 void check_norms(Checker&);
 void check_elementwise(Checker&);
 void check_optimizer(Checker&);
+void check_group_norms(Checker&);
+void check_embedding(Checker&);
 
 namespace {
 constexpr Suite kSuites[] = {
     {"norms", check_norms},
     {"elementwise", check_elementwise},
     {"optimizer", check_optimizer},
+    {"group_norms", check_group_norms},
+    {"embedding", check_embedding},
 };
 }  // namespace
 }  // namespace weft::check
