@@ -13,6 +13,7 @@ std::vector<Case> linear_cases();
 std::vector<Case> attention_cases();
 std::vector<Case> conv1d_cases();
 std::vector<Case> moe_cases();
+std::vector<Case> qkv_cases();
 std::vector<Case> rmsnorm_cases();
 std::vector<Case> rope_cases();
 

@@ -18,6 +18,7 @@ std::vector<Case> table() {
            attention_cases,
            conv1d_cases,
            moe_cases,
+           qkv_cases,
        })
     for (Case& c : rows()) all.push_back(std::move(c));
   return all;
