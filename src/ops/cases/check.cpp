@@ -54,7 +54,7 @@ std::vector<std::string> candidates_of(const Instance& i, Policy policy) {
   run_row(i, policy, false, {});
   std::vector<std::string> names;
   for (const Choice& c : choices)
-    if (c.refusal.empty() && std::find(names.begin(), names.end(), c.candidate) == names.end()) names.push_back(c.candidate);
+    if (c.op == choices.front().op && c.refusal.empty() && std::find(names.begin(), names.end(), c.candidate) == names.end()) names.push_back(c.candidate);
   return names;
 }
 

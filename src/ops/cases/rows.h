@@ -14,6 +14,7 @@ std::vector<Case> attention_cases();
 std::vector<Case> conv1d_cases();
 std::vector<Case> moe_cases();
 std::vector<Case> qkv_cases();
+std::vector<Case> linear_cross_entropy_cases();
 std::vector<Case> rmsnorm_cases();
 std::vector<Case> rope_cases();
 

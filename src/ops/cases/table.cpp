@@ -19,6 +19,7 @@ std::vector<Case> table() {
            conv1d_cases,
            moe_cases,
            qkv_cases,
+           linear_cross_entropy_cases,
        })
     for (Case& c : rows()) all.push_back(std::move(c));
   return all;

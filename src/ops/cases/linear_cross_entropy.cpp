@@ -1,0 +1,61 @@
+#include "ops/aten.h"
+
+#include "ops/linear_cross_entropy.h"
+
+#include "ops/cases/draw.h"
+#include "ops/cases/rows.h"
+
+namespace weft::ops::cases {
+namespace {
+
+struct Row {
+  std::string name;
+  int64_t tokens, vocab, dim;
+  int64_t ignored = 0;  // of the first rows
+  double z_loss = 0;
+  int64_t chunk = 0;
+  bool large = false;
+};
+
+Case row(const Row& r) {
+  Case c{"linear_cross_entropy", r.name, kFloats, [=](const Build& b) {
+           at::manual_seed(b.seed);
+           Instance i;
+           i.inputs = {normal(b, {r.tokens, r.dim})};
+           i.weights.push_back({"w", 2 * normal(b, {r.vocab, r.dim}) / std::sqrt(static_cast<double>(r.dim)), {}});
+           at::Tensor targets = integers(b, r.vocab, {r.tokens});
+           targets.narrow(0, 0, r.ignored).fill_(-1);
+           LossOptions o;
+           o.z_loss = r.z_loss, o.chunk = r.chunk;
+           i.op = [=](const std::vector<at::Tensor>& x, std::deque<Weight>& w, const Policy& p) {
+             const TokenLoss loss = linear_cross_entropy(x[0], w[0], targets, {}, o, p);
+             // An ignored row's lse has no gradient by contract, so it is left out of the differences.
+             return std::vector<at::Tensor>{loss.loss_T, at::where(targets == -1, loss.lse_T.detach() * 0, loss.lse_T)};
+           };
+           i.plain = [=](const std::vector<at::Tensor>& x, const std::vector<at::Tensor>& w) {
+             const at::Tensor z = at::linear(x[0], w[0]).to(at::kFloat), lse = at::logsumexp(z, -1);
+             const at::Tensor nll = at::cross_entropy_loss(z, targets, {}, at::Reduction::None, -1);
+             return std::vector<at::Tensor>{nll + at::where(targets == -1, at::zeros_like(lse), r.z_loss * lse.square()),
+                                            at::where(targets == -1, lse.detach() * 0, lse)};
+           };
+           const double flops = 2.0 * r.tokens * r.vocab * r.dim;
+           i.cost = {flops, 0, 3 * flops, 0};
+           return i;
+         }};
+  c.grad = !r.large, c.perf = r.large;
+  c.check = !r.large;  // its fp64 logits are too many
+  return c;
+}
+
+}  // namespace
+
+std::vector<Case> linear_cross_entropy_cases() {
+  return {row({"37 of 65 x 24", 37, 65, 24}),
+          row({"150 of 333 x 40, 9 ignored, z-loss, chunks", 150, 333, 40, 9, 0.1, 64 * 70}),
+          row({"all ignored", 5, 7, 3, 5}),
+          row({"1 of 1 x 1", 1, 1, 1}),
+          row({"0 of 5 x 8", 0, 5, 8}),
+          row({"1024 of 50304 x 768", 1024, 50304, 768, 0, 0, 0, true})};
+}
+
+}  // namespace weft::ops::cases

@@ -1,0 +1,235 @@
+#include "ops/aten.h"
+
+#include "ops/linear_cross_entropy.h"
+
+#include "kernels/linear_xent/linear_xent.h"
+#include "kernels/xent/xent.h"
+#include "ops/linear.h"
+#include "ops/node.h"
+#include "ops/run.h"
+#include "ops/tensors.h"
+
+namespace weft::ops {
+namespace reference {
+
+TokenLoss linear_cross_entropy(const at::Tensor& x_TD, const at::Tensor& w_VD, const at::Tensor& targets_T, const LossOptions& o) {
+  const auto t = wide(x_TD);
+  const at::Tensor z_TV = at::mm(x_TD.to(t), w_VD.to(t).t()), kept_T = targets_T != o.ignore_index;
+  const at::Tensor lse_T = at::logsumexp(z_TV, -1);
+  const at::Tensor target_T = z_TV.gather(1, at::where(kept_T, targets_T, 0).unsqueeze(1)).squeeze(1);
+  const at::Tensor loss_T = at::where(kept_T, lse_T - target_T + o.z_loss * lse_T.square(), at::zeros_like(lse_T));
+  if (o.correct_T != nullptr) *o.correct_T = (z_TV.argmax(-1) == targets_T).logical_and(kept_T).to(at::kByte);
+  return {loss_T, lse_T};
+}
+
+std::pair<at::Tensor, at::Tensor> linear_cross_entropy_bwd(const at::Tensor& dloss_T, const at::Tensor& dlse_T, const at::Tensor& x_TD,
+                                                           const at::Tensor& w_VD, const at::Tensor& targets_T, const LossOptions& o) {
+  const auto t = wide(x_TD);
+  const at::Tensor z_TV = at::mm(x_TD.to(t), w_VD.to(t).t()), kept_T = targets_T != o.ignore_index;
+  const at::Tensor lse_T = at::logsumexp(z_TV, -1), zero_T = at::zeros_like(lse_T);
+  const at::Tensor g_T = at::where(kept_T, dloss_T.defined() ? dloss_T.to(t) : zero_T, zero_T);
+  const at::Tensor h_T = (dlse_T.defined() ? at::where(kept_T, dlse_T.to(t), zero_T) : zero_T) + 2 * o.z_loss * g_T * lse_T;
+  at::Tensor dz_TV = (g_T + h_T).unsqueeze(1) * at::exp(z_TV - lse_T.unsqueeze(1));
+  dz_TV.scatter_add_(1, at::where(kept_T, targets_T, 0).unsqueeze(1), -g_T.unsqueeze(1));
+  return {at::mm(dz_TV, w_VD.to(t)).to(x_TD.scalar_type()), at::mm(dz_TV.t(), x_TD.to(t))};
+}
+
+}  // namespace reference
+
+namespace {
+
+using kernels::LinearXentBwd;
+using kernels::LinearXentFwd;
+using kernels::XentGrad;
+using kernels::XentLoss;
+using kernels::XentTile;
+
+constexpr Candidate<XentTile> kTile[] = {
+    {"cpu", [](const XentTile& a, const Policy& p) { return kernels::supports_xent_tile_cpu(a, p.device); }, nullptr, kernels::xent_tile_cpu},
+};
+constexpr Candidate<XentLoss> kLoss[] = {
+    {"cpu", [](const XentLoss& a, const Policy& p) { return kernels::supports_xent_loss_cpu(a, p.device); }, nullptr, kernels::xent_loss_cpu},
+};
+constexpr Candidate<XentGrad> kGrad[] = {
+    {"cpu", [](const XentGrad& a, const Policy& p) { return kernels::supports_xent_grad_cpu(a, p.device); }, nullptr, kernels::xent_grad_cpu},
+};
+
+// "chunked" has no function of its own: it is the loop below over GEMMs and the cross-entropy kernels, each chosen in its turn.
+template <class Args>
+kernels::Support supports_chunked(const Args& a, const Policy&) {
+  if (a.dtype != DType::kF32 && a.dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
+  return {};
+}
+constexpr Candidate<LinearXentFwd> kFwd[] = {{"chunked", supports_chunked<LinearXentFwd>, nullptr, nullptr}};
+constexpr Candidate<LinearXentBwd> kBwd[] = {{"chunked", supports_chunked<LinearXentBwd>, nullptr, nullptr}};
+
+template <class Args>
+void run_part(const char* op, std::span<const Candidate<Args>> all, const Args& a, const at::Tensor& like, const Policy& policy) {
+  const auto* c = select<Args>(op, all, a, policy);
+  if (c == nullptr) throw UnsupportedError(std::string(op) + ": has no reference of its own; allow linear_cross_entropy's instead");
+  run(*c, a, like);
+}
+
+Policy inner(const Policy& policy) {
+  Policy p = policy;
+  p.only.clear(), p.trace = nullptr;
+  return p;
+}
+
+at::TensorOptions f32_like(const at::Tensor& t) { return t.options().dtype(at::kFloat).requires_grad(false); }
+
+struct Problem {  // what forward and backward share
+  at::Tensor x_TD, w_VD, targets_T;
+  LossOptions options;
+
+  int64_t chunk() const { return options.chunk > 0 ? options.chunk : int64_t{1} << 25; }
+  int64_t rows_at_once() const { return std::clamp<int64_t>(chunk() / std::max<int64_t>(w_VD.size(0), 1) / 64 * 64, 64, std::max<int64_t>(x_TD.size(0), 64)); }
+  int64_t cols_at_once() const { return std::clamp<int64_t>(chunk() / std::max<int64_t>(x_TD.size(0), 1) / 64 * 64, 64, std::max<int64_t>(w_VD.size(0), 64)); }
+};
+
+// dlogits of a tile in place; `first_col` is the vocabulary index of its column 0.
+void to_dlogits(const at::Tensor& tile, int64_t first_row, int64_t first_col, const Problem& p, const at::Tensor& lse_T, const at::Tensor& g_T,
+                const at::Tensor& h_T, const Policy& policy) {
+  const XentGrad a{tile.data_ptr(), p.targets_T.data_ptr<int64_t>() + first_row, lse_T.data_ptr<float>() + first_row,
+                   g_T.data_ptr<float>() + first_row, h_T.defined() ? h_T.data_ptr<float>() + first_row : nullptr, tile.data_ptr(), tile.size(0),
+                   tile.stride(0), first_col, p.w_VD.size(0), p.options.ignore_index, static_cast<int32_t>(tile.size(1)), 0.0f, dtype_of(tile)};
+  run_part<XentGrad>("xent_grad", kGrad, a, tile, policy);
+}
+
+// g (1 + 2 z_loss lse) + h - g: what reaches the logits through lse.
+at::Tensor through_lse(const at::Tensor& g_T, const at::Tensor& dlse_T, const at::Tensor& lse_T, double z_loss) {
+  at::Tensor h_T = dlse_T.defined() ? dlse_T.to(at::kFloat).contiguous() : at::Tensor();
+  if (z_loss != 0) h_T = h_T.defined() ? h_T + 2 * z_loss * g_T * lse_T : 2 * z_loss * g_T * lse_T;
+  return h_T;
+}
+
+struct Forward {
+  TokenLoss loss;
+  at::Tensor dx_TD;  // weights_are_cotangents only
+};
+
+Forward forward_chunked(const Problem& p, Weight& w, const at::Tensor& cotangent_T, const Policy& policy) {
+  const int64_t T = p.x_TD.size(0), V = p.w_VD.size(0), at_once = p.rows_at_once();
+  const auto f32 = f32_like(p.x_TD);
+  at::Tensor max_T = at::empty({T}, f32), sum_T = at::empty({T}, f32), target_T = at::empty({T}, f32);
+  at::Tensor best_T = p.options.correct_T != nullptr ? at::empty({T}, f32.dtype(at::kInt)) : at::Tensor();
+  const at::Tensor buffer = at::empty({std::min(at_once, T), V}, p.x_TD.options().requires_grad(false));
+  Forward out;
+  if (cotangent_T.defined()) out.dx_TD = at::empty_like(p.x_TD);
+  for (int64_t r = 0; r < T; r += at_once) {
+    const int64_t rows = std::min(at_once, T - r);
+    const at::Tensor x = p.x_TD.narrow(0, r, rows), z = buffer.narrow(0, 0, rows);
+    gemm("linear_cross_entropy_logits", x, false, p.w_VD, true, z, false, policy);
+    const XentTile tile{z.data_ptr(), p.targets_T.data_ptr<int64_t>() + r, max_T.data_ptr<float>() + r, sum_T.data_ptr<float>() + r,
+                        target_T.data_ptr<float>() + r, nullptr, best_T.defined() ? best_T.data_ptr<int32_t>() + r : nullptr, rows, V, 0,
+                        static_cast<int32_t>(V), true, dtype_of(z)};
+    run_part<XentTile>("xent_tile", kTile, tile, z, policy);
+    const XentLoss loss{p.targets_T.data_ptr<int64_t>() + r, tile.max, tile.sum, tile.target, nullptr, tile.max, tile.target, rows, V,
+                        p.options.ignore_index, 0.0f};
+    run_part<XentLoss>("xent_loss", kLoss, loss, z, policy);
+    if (!cotangent_T.defined()) continue;
+    const at::Tensor h_T = through_lse(cotangent_T, {}, max_T, p.options.z_loss);
+    to_dlogits(z, r, 0, p, max_T, cotangent_T, h_T, policy);
+    gemm("linear_cross_entropy_dx", z, false, p.w_VD, false, out.dx_TD.narrow(0, r, rows), false, policy);
+    if (w.wants_grad()) gemm("linear_cross_entropy_dw", z, true, x, false, w.main_grad.view({V, p.w_VD.size(1)}), true, policy);
+  }
+  const at::Tensor lse_T = max_T, loss_T = target_T;  // written in place by xent_loss
+  out.loss = {p.options.z_loss == 0 ? loss_T : at::where(p.targets_T != p.options.ignore_index, loss_T + p.options.z_loss * lse_T.square(), loss_T), lse_T};
+  if (best_T.defined()) *p.options.correct_T = (best_T == p.targets_T).to(at::kByte);
+  return out;
+}
+
+// By tiles of the vocabulary: each row of dw is touched once, and dx is summed in fp32.
+at::Tensor backward_chunked(const Problem& p, Weight& w, const at::Tensor& lse_T, const at::Tensor& g_T, const at::Tensor& h_T, bool wants_dx,
+                            const Policy& policy) {
+  const int64_t T = p.x_TD.size(0), V = p.w_VD.size(0), D = p.w_VD.size(1), at_once = p.cols_at_once();
+  const at::Tensor buffer = at::empty({T * std::min(at_once, V)}, p.x_TD.options().requires_grad(false));
+  const at::Tensor dx_TD = wants_dx ? at::zeros({T, D}, f32_like(p.x_TD)) : at::Tensor();
+  for (int64_t v = 0; v < V; v += at_once) {
+    const int64_t cols = std::min(at_once, V - v);
+    const at::Tensor z = buffer.narrow(0, 0, T * cols).view({T, cols}), w_tile = p.w_VD.narrow(0, v, cols);
+    gemm("linear_cross_entropy_logits", p.x_TD, false, w_tile, true, z, false, policy);
+    to_dlogits(z, 0, v, p, lse_T, g_T, h_T, policy);
+    if (wants_dx) gemm("linear_cross_entropy_dx", z, false, w_tile, false, dx_TD, true, policy);
+    if (w.wants_grad()) gemm("linear_cross_entropy_dw", z, true, p.x_TD, false, w.main_grad.view({V, D}).narrow(0, v, cols), true, policy);
+  }
+  return wants_dx ? dx_TD.to(p.x_TD.scalar_type()) : at::Tensor();
+}
+
+struct LossNode final : Node {  // outputs: loss, lse
+  SavedTensor x, lse, made_dx;
+  at::Tensor targets, promised;  // promised: the cotangents that the forward already used
+  Weight* w = nullptr;
+  LossOptions options;
+  bool wants_dx = false;
+
+  variable_list apply(variable_list&& grads) override {
+    at::Tensor g = grads[0], h = grads[1];
+    if (promised.defined()) {
+      const bool kept = g.defined() && !h.defined() && at::allclose(g.to(at::kFloat), promised, 1e-5, 0);
+      WEFT_CHECK(kept, "linear_cross_entropy was told the gradient of its loss (weights_are_cotangents) and is given another");
+      if (w->trainable) w->done();
+      return {unpack(made_dx)};
+    }
+    const at::Tensor x = unpack(this->x), lse = unpack(this->lse);
+    const Problem p{x, w->value, targets, options};
+    LinearXentBwd a{};
+    a.tokens = x.size(0), a.vocab = w->value.size(0), a.dim = static_cast<int32_t>(x.size(1)), a.dtype = dtype_of(x);
+    const auto* c = select<LinearXentBwd>("linear_cross_entropy_bwd", kBwd, a, policy);
+    if (c == nullptr) {
+      auto [dx, dw] = reference::linear_cross_entropy_bwd(g, h, x, w->value, targets, options);
+      w->accumulate(dw);
+      return {dx};
+    }
+    g = g.defined() ? g.to(at::kFloat).contiguous() : at::zeros_like(lse);
+    const at::Tensor dx = backward_chunked(p, *w, lse, g, through_lse(g, h, lse, options.z_loss), wants_dx, inner(policy));
+    if (w->trainable) w->done();
+    return {dx};
+  }
+};
+
+}  // namespace
+
+TokenLoss linear_cross_entropy(const at::Tensor& x_TD, Weight& w, const at::Tensor& targets_T, const at::Tensor& loss_weights_T,
+                               const LossOptions& options, const Policy& policy) {
+  const char* op = "linear_cross_entropy";
+  check_shape(x_TD.dim() == 2 && w.value.dim() == 2 && x_TD.size(1) == w.value.size(1) && w.value.size(0) > 0 && x_TD.size(1) > 0, op, "x",
+              describe(x_TD), "[T, D] for w " + describe(w.value) + " = [V, D]");
+  check_shape(x_TD.is_contiguous() && w.value.is_contiguous(), op, "layout", describe(x_TD) + " and " + describe(w.value), "contiguous");
+  check_shape(x_TD.scalar_type() == w.value.scalar_type(), op, "dtype of w", describe(w.value), name(dtype_of(x_TD)));
+  check_shape(targets_T.dim() == 1 && targets_T.size(0) == x_TD.size(0) && targets_T.scalar_type() == at::kLong && targets_T.is_contiguous(), op,
+              "targets", describe(targets_T), "[" + std::to_string(x_TD.size(0)) + "] i64 contiguous");
+  const bool at_once = options.weights_are_cotangents;
+  check_shape(!(at_once || loss_weights_T.defined()) || (loss_weights_T.defined() && loss_weights_T.sizes() == targets_T.sizes()), op,
+              "loss weights", describe(loss_weights_T), "[" + std::to_string(x_TD.size(0)) + "] f32");
+  if (targets_T.is_cpu() && targets_T.numel() > 0) {
+    const at::Tensor kept = at::where(targets_T == options.ignore_index, 0, targets_T);
+    const auto [low, high] = kept.aminmax();
+    const int64_t bad = low.item<int64_t>() < 0 ? low.item<int64_t>() : high.item<int64_t>();
+    check_shape(bad >= 0 && bad < w.value.size(0), op, "target", std::to_string(bad),
+                "0 to " + std::to_string(w.value.size(0) - 1) + ", or " + std::to_string(options.ignore_index));
+  }
+  auto node = make_node<LossNode>(policy, {x_TD}, w.wants_grad());
+  at::AutoDispatchBelowADInplaceOrView below;
+  LinearXentFwd a{};
+  a.tokens = x_TD.size(0), a.vocab = w.value.size(0), a.dim = static_cast<int32_t>(x_TD.size(1)), a.dtype = dtype_of(x_TD);
+  const auto* c = select<LinearXentFwd>(op, kFwd, a, policy);
+  TokenLoss loss;
+  at::Tensor made_dx, promised;
+  if (c == nullptr) {
+    loss = reference::linear_cross_entropy(x_TD, w.value, targets_T, options);
+  } else {
+    if (at_once && node) promised = loss_weights_T.detach().to(at::kFloat).contiguous();
+    Forward f = forward_chunked({x_TD.detach(), w.value, targets_T, options}, w, promised, inner(policy));
+    loss = f.loss, made_dx = f.dx_TD;
+  }
+  if (node) {
+    node->targets = targets_T, node->w = &w, node->options = options, node->options.correct_T = nullptr, node->wants_dx = x_TD.requires_grad();
+    node->promised = promised, node->made_dx = save(made_dx);
+    // The alias breaks the circle node -> saved output -> node.
+    if (!promised.defined()) node->x = save(x_TD), node->lse = save(loss.lse_T.detach());
+  }
+  return {attach(node, loss.loss_T), attach(node, loss.lse_T)};
+}
+
+}  // namespace weft::ops

@@ -1,0 +1,39 @@
+// Cross-entropy of a linear head that never holds the logits (nam56r.md 6.2), with z = x w^T, y the targets:
+//   lse_i = log sum_v exp z_iv      loss_i = lse_i - z_{i,y_i} + z_loss * lse_i^2, 0 where y_i is ignore_index
+// Backward takes any gradient g_i of each loss and h_i of each lse; ignored rows give none:
+//   dz_iv = (g_i (1 + 2 z_loss lse_i) + h_i) exp(z_iv - lse_i) - g_i [v = y_i]      dx = dz w      dw += dz^T x into main_grad
+// Logits are made again in backward, a tile of the vocabulary at a time; only lse is kept.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include "ops/policy.h"
+#include "ops/weight.h"
+
+namespace weft::ops {
+
+struct LossOptions {
+  int64_t ignore_index = -1;
+  double z_loss = 0;
+  int64_t chunk = 0;  // logits held at once, in elements; 0: 2^25
+  // True: backward will be given exactly loss_weights_T as the gradient of loss_T (and none of lse_T). Forward then makes dx and
+  // dw at once from the logits it has, which saves one of four products. Backward throws InternalError if it is given others.
+  bool weights_are_cotangents = false;
+  at::Tensor* correct_T = nullptr;  // out: [T] u8, 1 where the highest logit is the target's (ties to the lower index)
+};
+
+struct TokenLoss {
+  at::Tensor loss_T, lse_T;  // [T] fp32 (fp64 for fp64 x); the log-prob of a target is -loss_T when z_loss is 0
+};
+
+// x_TD [T, D], w_VD [V, D], contiguous, one dtype; targets_T [T] int64 in [0, V) or ignore_index; loss_weights_T [T] fp32, read only
+// for weights_are_cotangents (else may be undefined). The loss returned is not weighted. ShapeError, UnsupportedError.
+TokenLoss linear_cross_entropy(const at::Tensor& x_TD, Weight& w_VD, const at::Tensor& targets_T, const at::Tensor& loss_weights_T,
+                               const LossOptions&, const Policy&);
+
+namespace reference {
+TokenLoss linear_cross_entropy(const at::Tensor& x_TD, const at::Tensor& w_VD, const at::Tensor& targets_T, const LossOptions&);
+// dloss_T or dlse_T may be undefined (zero). Returns (dx in x's dtype, dw in the accumulation dtype).
+std::pair<at::Tensor, at::Tensor> linear_cross_entropy_bwd(const at::Tensor& dloss_T, const at::Tensor& dlse_T, const at::Tensor& x_TD,
+                                                           const at::Tensor& w_VD, const at::Tensor& targets_T, const LossOptions&);
+}  // namespace reference
+}  // namespace weft::ops
