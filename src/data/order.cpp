@@ -1,9 +1,11 @@
 #include "data/order.h"
 
 #include <bit>
+#include <string>
 
 #include "base/error.h"
 #include "base/rng.h"
+#include "data/numpy_random.h"
 
 namespace weft::data {
 namespace {
@@ -37,6 +39,23 @@ int64_t permute(int64_t index, int64_t n, uint64_t key) {
 int64_t EpochOrder::at(int64_t place) const {
   const int64_t epoch = place / size_, inside = place % size_;
   return shuffle_ ? permute(inside, size_, rng::mix(rng::mix(seed_, "data.order"), static_cast<uint64_t>(epoch))) : inside;
+}
+
+CyclicOrder::CyclicOrder(int64_t size, int64_t micro_batch, int64_t ranks, bool sharded)
+    : size_(size), micro_batch_(micro_batch), ranks_(ranks), sharded_(sharded) {
+  if (size < micro_batch * ranks) throw ConfigError("cyclic order: too few samples for one batch: got " + std::to_string(size) + ", want at least " + std::to_string(micro_batch * ranks));
+}
+
+int64_t CyclicOrder::at(int64_t place) const {
+  const int64_t batch = micro_batch_ * ranks_;
+  const int64_t per_epoch = size_ / batch * batch;
+  const int64_t epoch = place / per_epoch, inside = place % per_epoch;
+  const int64_t rank = inside % batch / micro_batch_;
+  const int64_t nth = inside / batch * micro_batch_ + inside % micro_batch_;  // of this rank
+  const int64_t bucket = sharded_ ? per_epoch / ranks_ : size_ / micro_batch_ * micro_batch_;
+  std::lock_guard lock(mutex_);
+  if (epoch_ != epoch) shuffle_ = torch_randperm(bucket, static_cast<uint64_t>(epoch)), epoch_ = epoch;
+  return sharded_ ? rank * bucket + shuffle_[static_cast<size_t>(nth)] : shuffle_[static_cast<size_t>(nth * ranks_ + rank)];
 }
 
 }  // namespace weft::data

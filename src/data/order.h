@@ -1,6 +1,8 @@
 // Which sample comes at which place of a run: a function of (seed, place), with no list kept and no state to save.
 #pragma once
 #include <cstdint>
+#include <mutex>
+#include <vector>
 
 namespace weft::data {
 
@@ -32,6 +34,22 @@ class OnceOrder final : public SampleOrder {  // 0, 1, 2 ... and then nothing: o
 
  private:
   int64_t size_;
+};
+
+// Megatron's "cyclic" sampler: each epoch is shuffled by torch.randperm seeded with the epoch's number. The places that one
+// epoch leaves over after whole batches are dropped. Its "single" sampler is OnceOrder.
+class CyclicOrder final : public SampleOrder {
+ public:
+  // `sharded`: every data-parallel rank shuffles a range of its own (Megatron's default); else all share one shuffle.
+  CyclicOrder(int64_t size, int64_t micro_batch, int64_t ranks, bool sharded);
+  int64_t at(int64_t place) const override;
+
+ private:
+  int64_t size_, micro_batch_, ranks_;
+  bool sharded_;
+  mutable std::mutex mutex_;  // the shuffle of the latest epoch is kept: it is read place by place
+  mutable int64_t epoch_ = -1;
+  mutable std::vector<int64_t> shuffle_;
 };
 
 }  // namespace weft::data

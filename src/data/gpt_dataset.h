@@ -1,0 +1,73 @@
+// Megatron's GPT samples: pieces of shuffled documents, seq_len + 1 tokens each, and blends of several such sets.
+#pragma once
+#include <array>
+#include <memory>
+
+#include "data/dataset.h"
+#include "data/gpt_index.h"
+
+namespace weft::data {
+
+struct GptSampleConfig {
+  int32_t pad = -1;               // the tokenizer's pad id; -1 when it has none or it is also eod (nothing is masked then)
+  int32_t eod = -1;
+  bool eod_mask_loss = false;     // no loss where the input is eod
+  bool isolate_documents = true;  // documents of a sample never see each other, and none predicts the next one's first token;
+                                  // off: one run of tokens, as Megatron trains without its reset options
+};
+
+class GptDataset final : public Dataset {
+ public:
+  GptDataset(std::shared_ptr<const IndexedTokens> tokens, GptIndex index, int64_t seq_len, const GptSampleConfig& config);
+  int64_t size() const override { return index_.samples(); }
+  void read(int64_t index, Sample& out) const override;
+  const GptIndex& index() const { return index_; }
+
+ private:
+  std::shared_ptr<const IndexedTokens> tokens_;
+  GptIndex index_;
+  int64_t seq_len_;
+  GptSampleConfig config_;
+};
+
+struct BlendIndex {
+  std::vector<int16_t> dataset;
+  std::vector<int64_t> sample;
+};
+// At step i the set that is furthest behind: argmax of w_d * max(i, 1) - count_d, the lowest number among equals.
+BlendIndex blend_by_weights(const std::vector<double>& weights, int64_t size);
+BlendIndex blend_exhaustively(const std::vector<int64_t>& sizes);  // the same rule with w = size / sum until each set is used up
+
+class BlendedDataset final : public Dataset {
+ public:
+  BlendedDataset(std::vector<std::shared_ptr<const Dataset>> parts, BlendIndex index);  // ConfigError when it asks for more than a part has
+  int64_t size() const override { return static_cast<int64_t>(index_.dataset.size()); }
+  void read(int64_t index, Sample& out) const override;
+  const BlendIndex& index() const { return index_; }
+
+ private:
+  std::vector<std::shared_ptr<const Dataset>> parts_;
+  BlendIndex index_;
+};
+
+struct GptDataConfig {
+  std::optional<Blend> blend;                          // one blend for all splits, cut by `split` ...
+  std::string split = "99,1,0";
+  std::array<std::optional<Blend>, 3> blend_per_split;  // ... or one each; then `blend` is empty
+  std::array<std::optional<int64_t>, 3> sizes;         // samples asked for; none: one epoch
+  int64_t seq_len = 0;
+  uint32_t seed = 1234;
+  double surplus = 0.005;                              // mid_level_dataset_surplus
+  bool drop_last_partial_validation = true;
+  std::string cache_folder;                            // empty: beside each .bin, and no cache for blends
+  Json tokenizer;                                      // unique_identifiers, part of the cache's name
+  GptSampleConfig samples;
+  IndexCheck check = IndexCheck::kStamped;
+};
+// Null when the configuration has nothing for this split.
+std::shared_ptr<const Dataset> open_gpt(const GptDataConfig&, Split);
+
+// Samples that Megatron asks for: train, then validation at every interval and at the end, then test.
+std::array<std::optional<int64_t>, 3> gpt_sample_counts(int64_t train_iterations, int64_t global_batch, int64_t eval_interval, int64_t eval_iterations);
+
+}  // namespace weft::data
