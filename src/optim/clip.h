@@ -4,7 +4,6 @@
 
 #include <string>
 
-#include "comm/comm.h"
 #include "dist/grad_arena.h"
 #include "ops/policy.h"
 
