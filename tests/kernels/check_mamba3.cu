@@ -218,7 +218,7 @@ void check(const Case& c) {
   for (size_t i = 0; i < turned.size(); ++i) sines.push_back(std::sin(turned[i])), want_sines.push_back(std::sin(want.theta[i]));
   compare(name + "sin of state theta", sines, want_sines, 1e-4, 1e-4);
 
-#if defined(WEFT_MAMBA3_BWD)
+  if (c.state) return;  // the backward takes no initial state
   Buffer<bf16> gdo(d_o), dx(T * c.H * P), dz(T * c.H * P), dB(T * c.R * c.G * N), dC(T * c.R * c.G * N);
   Buffer<float> d_dt(T * c.H), d_a(T * c.H), d_lambda(T * c.H), d_omega(T * c.angles), dB_bias(c.H * c.R * N), dC_bias(c.H * c.R * N), dmx(c.H * c.R * P), dmz(c.H * c.R * P), dmo(c.H * c.R * P),
       dD(c.H);
@@ -239,8 +239,7 @@ void check(const Case& c) {
   compare(name + "dB_bias", dB_bias.host(), grad.B_bias), compare(name + "dC_bias", dC_bias.host(), grad.C_bias);
   if (mimo) compare(name + "d_mimo_x", dmx.host(), grad.mimo_x), compare(name + "d_mimo_o", dmo.host(), grad.mimo_o);
   if (mimo && c.gate) compare(name + "d_mimo_z", dmz.host(), grad.mimo_z);
-  if (c.skip) compare(name + "dD", dD.host(), grad.D);
-#endif
+  if (c.skip) compare(name + "dD", dD.host(), grad.D, 3e-2);  // dY is rounded, its sum cancels
 }
 
 }  // namespace
@@ -250,10 +249,14 @@ void check_mamba3(bool small) {
   check({"mimo 15 16 0 40", {15, 16, 0, 40}, 4, 1, 4, 32, true, true, true});
   check({"mimo 130, two groups", {130}, 8, 2, 4, 32, false, true, true});
   check({"mimo G = H, no gate", {70}, 2, 2, 4, 64, true, false, false});
+  check({"mimo 1 15 16 0 40", {1, 15, 16, 0, 40}, 4, 1, 4, 32, false, true, true});
+  check({"mimo 64 angles, no gate", {70}, 2, 1, 4, 64, false, false, false});
   check({"rank 2", {90}, 2, 1, 2, 32, true, true, true});
+  check({"rank 2 1 33", {1, 33}, 2, 1, 2, 32, false, true, true});
+  check({"siso 66 64", {66, 64}, 4, 2, 1, 32, false, true, true});
   check({"siso 1 63 65", {1, 63, 65}, 2, 1, 1, 32, true, true, true});
   check({"siso no gate", {150}, 1, 1, 1, 16, false, false, true});
-  if (!small) check({"mimo, NAM56R heads", {200, 333}, 128, 8, 4, 32, true, true, true}), check({"siso, NAM56R heads", {200, 333}, 128, 8, 1, 32, true, true, true});
+  if (!small) check({"mimo, NAM56R heads", {200, 333}, 128, 8, 4, 32, false, true, true}), check({"siso, NAM56R heads", {200, 333}, 128, 8, 1, 32, false, true, true});
 }
 
 void perf_mamba3() {
@@ -278,7 +281,6 @@ void perf_mamba3() {
     f.states = states.data, f.thetas = thetas.data;
     report("mamba3 fwd, states saved " + row, time_ms([&] { kernels::mamba3_fwd_sm90(f, {}); }), 3.0, bytes + T / 64.0 * c.H * P * N * 2, chunks * 3.15e6);
     device_wait("mamba3 perf");
-#if defined(WEFT_MAMBA3_BWD)
     Buffer<bf16> dx(T * c.H * P), dz(T * c.H * P), dB(T * R * c.G * N), dC(T * R * c.G * N);
     Buffer<float> d_dt(T * c.H), d_a(T * c.H), d_lambda(T * c.H), d_omega(T * 32), dB_bias(c.H * R * N), dC_bias(c.H * R * N), dmx(c.H * R * P), dmz(c.H * R * P), dmo(c.H * R * P), dD(c.H);
     const bool mimo = R > 1;
@@ -287,7 +289,6 @@ void perf_mamba3() {
     Buffer<uint8_t> workspace(kernels::workspace_mamba3_bwd_sm90(b));
     report("mamba3 bwd " + row, time_ms([&] { kernels::mamba3_bwd_sm90(b, {nullptr, workspace.data}); }, 10), 12.0, 2 * bytes, chunks * 7.3e6);
     device_wait("mamba3 perf");
-#endif
   }
 }
 

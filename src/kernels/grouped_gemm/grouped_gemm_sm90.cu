@@ -74,24 +74,29 @@ __global__ void __launch_bounds__(kGemmThreads, 1) grouped_kernel(const __grid_c
       }
       const int64_t limit = kWgrad ? shape.out_rows : walk.end - walk.start;
       const int64_t first = kWgrad ? static_cast<int64_t>(walk.group) * shape.out_rows : walk.start;
-      const int r0 = row + role * 64 + warp * 16 + lane / 4, c0 = col + lane % 4 * 2;
+      const int r0 = row + role * 64 + warp * 16 + lane / 4;
       auto store = [&](auto value) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int r = r0 + half * 8;
-          if (r >= limit) continue;
           Out* line = out + (first + r) * shape.cols;
 #pragma unroll
-          for (int i = 0; i < kN / 8; ++i) {
-            const int c = c0 + i * 8;
-            if (c >= shape.cols) continue;
-            const float v0 = value(i * 4 + half * 2), v1 = value(i * 4 + half * 2 + 1);
+          for (int i = 0; i < kN / 8; i += 4) {
             if constexpr (sizeof(Out) == 2) {
-              *reinterpret_cast<uint32_t*>(line + c) = pack_bf16(v0, v1);
+              uint32_t v[4];
+#pragma unroll
+              for (int j = 0; j < 4; ++j) v[j] = pack_bf16(value((i + j) * 4 + half * 2), value((i + j) * 4 + half * 2 + 1));
+              transpose_quad(v);
+              const int c = col + (i + lane % 4) * 8;
+              if (r < limit && c < shape.cols) *reinterpret_cast<uint4*>(line + c) = uint4{v[0], v[1], v[2], v[3]};
             } else {
-              float2* p = reinterpret_cast<float2*>(line + c);
-              const float2 old = accumulate ? *p : float2{0, 0};
-              *p = {old.x + v0, old.y + v1};
+#pragma unroll
+              for (int j = 0; j < 4; ++j) {
+                const int c = col + (i + j) * 8 + lane % 4 * 2;
+                if (r >= limit || c >= shape.cols) continue;
+                const float v0 = value((i + j) * 4 + half * 2), v1 = value((i + j) * 4 + half * 2 + 1);
+                if (accumulate) add_pair(line + c, v0, v1); else *reinterpret_cast<float2*>(line + c) = {v0, v1};
+              }
             }
           }
         }

@@ -54,6 +54,7 @@ struct Mamba3Fwd {
   Mamba3State last;     // written
 };
 
+// The forward had no initial state: its gradient does not reach one.
 struct Mamba3Bwd {
   Mamba3Inputs in;
   const void* d_o;      // [T, H, P] dtype, contiguous

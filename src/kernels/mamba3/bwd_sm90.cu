@@ -1,0 +1,156 @@
+// Mamba-3 backward: its order, its workspace, and the two last passes.
+// Angles: phi_t = sum of d_theta over the steps from t to the document's end; d_omega_t = sum_heads phi_t dt_t; the look-ahead of scale:
+//   d_dt_t = d_gamma_t lambda_t + d_scale_{t-1} (1 - lambda_t) + sum_i phi_{t,i} omega_{t,i}      d_lambda_t = (d_gamma_t - d_scale_{t-1}) dt_t
+#include "kernels/mamba3/bwd.cuh"
+
+namespace weft::kernels {
+namespace mamba3 {
+
+BwdWorkspace cut(const Mamba3Bwd& a, void* base) {
+  const Mamba3Inputs& in = a.in;
+  const int64_t slots = chunk_slots(in), H = in.heads, R = in.rank;
+  BwdWorkspace w{};
+  auto take = [&](int64_t bytes) {
+    void* p = static_cast<uint8_t*>(base) + w.bytes;
+    w.bytes += static_cast<size_t>((bytes + 255) / 256 * 256);
+    return p;
+  };
+  auto floats = [&](int64_t n) { return static_cast<float*>(take(n * 4)); };
+  if (R > 1) {
+    w.S = static_cast<const bf16*>(take(slots * H * kP * kN * 2));
+    w.thetas = floats(slots * H * in.angles);
+  } else {
+    w.S = static_cast<const bf16*>(a.states), w.thetas = a.thetas;
+  }
+  w.dS = static_cast<bf16*>(take(slots * H * kP * kN * 2));
+  w.d_theta = floats(in.tokens * H * in.angles);
+  w.d_theta_sums = floats(slots * H * in.angles);
+  w.d_gamma = floats(in.tokens * H), w.d_scale = floats(in.tokens * H);
+  w.bias_parts = floats(parts(in) * 2 * H * R * kN);
+  w.mimo_parts = floats(parts(in) * 3 * H * R * kP);
+  w.D_parts = floats(parts(in) * H);
+  return w;
+}
+
+namespace {
+
+// sums[chunk] = sum over the document's later chunks; a thread a (head, angle).
+__global__ void __launch_bounds__(128) suffix_kernel(const int32_t* cu, float* sums, int steps, int64_t row) {
+  const int64_t i = static_cast<int64_t>(blockIdx.y) * 128 + threadIdx.x, start = cu[blockIdx.x], length = cu[blockIdx.x + 1] - start;
+  if (i >= row) return;
+  float* p = sums + first_slot(start, blockIdx.x, steps) * row + i;
+  float later = 0;
+#pragma unroll 8
+  for (int64_t c = (length + steps - 1) / steps - 1; c >= 0; --c) {
+    const float v = p[c * row];
+    p[c * row] = later;
+    later += v;
+  }
+}
+
+// One block a chunk, 16 steps at a time from its end; a warp takes every eighth head, a lane angles `lane` and `lane + 32`.
+__global__ void __launch_bounds__(256) angles_kernel(const Mamba3Bwd args, const BwdWorkspace w, int steps) {
+  __shared__ float sum[8][16][64];
+  const Mamba3Inputs& a = args.in;
+  const int64_t slot = blockIdx.x, H = a.heads;
+  const ChunkPlace at = place_of_slot(a.cu_seqlens, a.documents, slot, steps);
+  if (at.count == 0) return;
+  const int64_t start = a.cu_seqlens[at.document];
+  const int lane = lane_id(), warp = warp_id();
+  for (int block = (at.count - 1) / 16; block >= 0; --block) {
+    const int64_t first = at.first + block * 16;
+    const int count = at.count - block * 16 < 16 ? at.count - block * 16 : 16;
+    float d_omega[16][2] = {};
+    for (int head = warp; head < a.heads; head += 8) {
+      float* carry = w.d_theta_sums + (slot * H + head) * a.angles;
+      float phi[2] = {lane < a.angles ? carry[lane] : 0.f, lane + 32 < a.angles ? carry[lane + 32] : 0.f};
+#pragma unroll
+      for (int s = 15; s >= 0; --s) {
+        if (s >= count) continue;
+        const int64_t token = first + s, i = token * H + head;
+        const float dt = a.dt[i];
+        float along = 0;
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int angle = lane + 32 * e;
+          if (angle >= a.angles) continue;
+          phi[e] += w.d_theta[i * a.angles + angle];
+          d_omega[s][e] += phi[e] * dt;
+          along += phi[e] * a.omega[token * a.angles + angle];
+        }
+        along = warp_sum(along);
+        if (lane == 0) {
+          const float before = token > start ? w.d_scale[i - H] : 0.f, lambda = a.lambda[i];
+          args.d_dt[i] = w.d_gamma[i] * lambda + before * (1 - lambda) + along;
+          args.d_lambda[i] = (w.d_gamma[i] - before) * dt;
+        }
+      }
+#pragma unroll
+      for (int e = 0; e < 2; ++e)
+        if (lane + 32 * e < a.angles) carry[lane + 32 * e] = phi[e];
+    }
+#pragma unroll
+    for (int s = 0; s < 16; ++s) sum[warp][s][lane] = d_omega[s][0], sum[warp][s][lane + 32] = d_omega[s][1];
+    __syncthreads();
+    for (int i = threadIdx.x; i < count * a.angles; i += 256) {
+      const int s = i / a.angles, angle = i % a.angles;
+      float v = 0;
+#pragma unroll
+      for (int k = 0; k < 8; ++k) v += sum[k][s][angle];
+      args.d_omega[(first + s) * a.angles + angle] = v;
+    }
+    __syncthreads();
+  }
+}
+
+__global__ void __launch_bounds__(256) add_parts_kernel(const float* parts_of, int64_t parts, int64_t stride, int64_t size, float* out) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
+  if (i >= size) return;
+  float sum = 0;
+#pragma unroll 8
+  for (int64_t p = 0; p < parts; ++p) sum += parts_of[p * stride + i];
+  out[i] += sum;
+}
+
+}  // namespace
+
+void bwd_angles(const Mamba3Bwd& a, const BwdWorkspace& w, cudaStream_t stream) {
+  const int64_t row = static_cast<int64_t>(a.in.heads) * a.in.angles;
+  launch_grid(suffix_kernel, dim3(static_cast<unsigned>(a.in.documents), static_cast<unsigned>((row + 127) / 128)), dim3(128), 0, stream, a.in.cu_seqlens, w.d_theta_sums, steps_of(a.in), row);
+  launch_grid(angles_kernel, dim3(static_cast<unsigned>(chunk_slots(a.in))), dim3(256), 0, stream, a, w, steps_of(a.in));
+}
+
+void bwd_parameters(const Mamba3Bwd& a, const BwdWorkspace& w, cudaStream_t stream) {
+  const int64_t n = parts(a.in), H = a.in.heads, bias = H * a.in.rank * kN, mimo = H * a.in.rank * kP;
+  auto add = [&](const float* from, int64_t stride, int64_t size, float* out) {
+    if (out != nullptr) launch_grid(add_parts_kernel, dim3(static_cast<unsigned>((size + 255) / 256)), dim3(256), 0, stream, from, n, stride, size, out);
+  };
+  add(w.bias_parts, 2 * bias, bias, a.dB_bias);
+  add(w.bias_parts + bias, 2 * bias, bias, a.dC_bias);
+  add(w.mimo_parts, 3 * mimo, mimo, a.d_mimo_x);
+  add(w.mimo_parts + mimo, 3 * mimo, mimo, a.d_mimo_z);
+  add(w.mimo_parts + 2 * mimo, 3 * mimo, mimo, a.d_mimo_o);
+  add(w.D_parts, H, H, a.dD);
+}
+
+}  // namespace mamba3
+
+Support supports_mamba3_bwd_sm90(const Mamba3Bwd& a, const Device& device) {
+  if (a.states == nullptr || a.thetas == nullptr) return {"the forward's states were not saved"};
+  if (reinterpret_cast<uintptr_t>(a.d_o) % 16 != 0 || reinterpret_cast<uintptr_t>(a.states) % 16 != 0) return {"d_o or states is not 16-byte aligned"};
+  return {mamba3::refusal(a.in, device)};
+}
+
+size_t workspace_mamba3_bwd_sm90(const Mamba3Bwd& a) { return mamba3::cut(a, nullptr).bytes; }
+
+void mamba3_bwd_sm90(const Mamba3Bwd& a, const Launch& l) {
+  if (a.in.tokens == 0) return;
+  const mamba3::BwdWorkspace w = mamba3::cut(a, l.workspace);
+  mamba3::bwd_states(a, w, l.stream);
+  mamba3::bwd_reverse(a, w, l.stream);
+  mamba3::bwd_chunks(a, w, l.stream);
+  mamba3::bwd_angles(a, w, l.stream);
+  mamba3::bwd_parameters(a, w, l.stream);
+}
+
+}  // namespace weft::kernels
