@@ -1,0 +1,91 @@
+// Linear cross-entropy against fp64: per-token weights of both signs and zero, ignored labels, d_lse, vocabularies off the tile.
+#include "harness.h"
+#include "kernels/linear_xent/linear_xent.h"
+
+namespace weft::check {
+namespace {
+
+void check(const char* label, int T, int D, int V, bool ignore_all = false) {
+  const std::string name = std::string("linear_xent ") + label + " ";
+  Random random(T + V);
+  auto x = random.normal<bf16>(static_cast<size_t>(T) * D), w = random.normal<bf16>(static_cast<size_t>(V) * D, 2 / std::sqrt(static_cast<float>(D)));
+  std::vector<int64_t> y(T);
+  for (auto& v : y) v = ignore_all || random.uniform(0, 1) < 0.15f ? -100 : static_cast<int64_t>(random.engine() % V);
+  auto g = random.fill<float>(T, [](Random& r) { return r.uniform(0, 1) < 0.2f ? 0.f : r.normal(); }), gl = random.normal<float>(T, 0.1f);
+  g[0] = 0;
+  const auto hx = wide(x), hw = wide(w);
+  std::vector<double> loss(T), lse(T), dx(hx.size()), dw(hw.size()), z(V);
+  std::vector<int> top(T);
+  for (int t = 0; t < T; ++t) {
+    double m = -1e300, s = 0;
+    for (int v = 0; v < V; ++v) {
+      double d = 0;
+      for (int k = 0; k < D; ++k) d += hx[static_cast<size_t>(t) * D + k] * hw[static_cast<size_t>(v) * D + k];
+      z[v] = d;
+      if (d > m) m = d, top[t] = v;
+    }
+    for (int v = 0; v < V; ++v) s += std::exp(z[v] - m);
+    lse[t] = m + std::log(s), loss[t] = y[t] < 0 ? 0 : lse[t] - z[y[t]];
+    const double gt = y[t] < 0 ? 0 : g[t];
+    for (int v = 0; v < V; ++v) {
+      const double d = (gt + gl[t]) * std::exp(z[v] - lse[t]) - (v == y[t] ? gt : 0);
+      if (d == 0) continue;
+      for (int k = 0; k < D; ++k) dx[static_cast<size_t>(t) * D + k] += d * hw[static_cast<size_t>(v) * D + k], dw[static_cast<size_t>(v) * D + k] += d * hx[static_cast<size_t>(t) * D + k];
+    }
+  }
+  Buffer<bf16> gx(x), gw(w), gdx(x.size());
+  Buffer<int64_t> gy(y);
+  Buffer<float> gloss(T), glse(T), gg(g), ggl(gl), gdw(w.size());
+  Buffer<int32_t> gtop(T);
+  kernels::LinearXentFwd f{gx.data, gw.data, gy.data, gloss.data, glse.data, gtop.data, T, V, D, DType::kBf16};
+  const auto s = kernels::supports_linear_xent_fwd_sm90(f, device());
+  if (!s) return expect(name, false, s.refusal);
+  Buffer<uint8_t> fw(kernels::workspace_linear_xent_fwd_sm90(f));
+  kernels::linear_xent_fwd_sm90(f, {nullptr, fw.data});
+  device_wait("linear_xent_fwd");
+  compare(name + "lse", glse.host(), lse, 1e-5, 1e-5);
+  compare(name + "loss", gloss.host(), loss, 1e-5, 1e-5);
+  const auto got = gtop.host();
+  int wrong = 0;
+  for (int t = 0; t < T; ++t) wrong += got[t] != top[t];
+  expect(name + "top1", wrong <= T / 500, std::to_string(wrong) + " differ (near ties)");
+  gdw.zero();
+  kernels::LinearXentBwd b{gx.data, gw.data, gy.data, glse.data, gg.data, ggl.data, gdx.data, gdw.data, T, V, D, DType::kBf16};
+  Buffer<uint8_t> bw(kernels::workspace_linear_xent_bwd_sm90(b));
+  kernels::linear_xent_bwd_sm90(b, {nullptr, bw.data});
+  device_wait("linear_xent_bwd");
+  compare(name + "dx", gdx.host(), dx);
+  compare(name + "dw", gdw.host(), dw);
+}
+
+}  // namespace
+
+void check_linear_xent(bool small) {
+  check("one token", 1, 64, 10);
+  check("T 200 D 136 V 1001", 200, 136, 1001);
+  check("all ignored", 64, 64, 300, true);
+  if (!small) check("two pieces of vocabulary", 130, 64, 8192 + 777), check("two pieces of tokens", 4100, 64, 600), check("D 2048", 256, 2048, 2048);
+}
+
+void perf_linear_xent() {
+  for (int V : {65536, 131072}) {
+    const size_t T = 32768, D = 4096;
+    Random random(1);
+    Buffer<bf16> x(random.bulk<bf16>(T * D)), w(random.bulk<bf16>(V * D, 0.02f)), dx(T * D);
+    std::vector<int64_t> labels(T);
+    for (auto& v : labels) v = static_cast<int64_t>(random.engine() % V);
+    Buffer<int64_t> y(labels);
+    Buffer<float> loss(T), lse(T), g(std::vector<float>(T, 1.f / T)), dw(V * D);
+    dw.zero();
+    kernels::LinearXentFwd f{x.data, w.data, y.data, loss.data, lse.data, nullptr, static_cast<int64_t>(T), V, static_cast<int>(D), DType::kBf16};
+    kernels::LinearXentBwd b{x.data, w.data, y.data, lse.data, g.data, nullptr, dx.data, dw.data, f.tokens, V, f.dim, DType::kBf16};
+    Buffer<uint8_t> fw(kernels::workspace_linear_xent_fwd_sm90(f)), bw(kernels::workspace_linear_xent_bwd_sm90(b));
+    const double work = 2.0 * T * D * V;
+    const std::string row = "T32768 D4096 V" + std::to_string(V);
+    report("linear_xent fwd " + row, time_ms([&] { kernels::linear_xent_fwd_sm90(f, {nullptr, fw.data}); }, 5), V / 65536 * 25., 2.0 * D * (T + V), work);
+    report("linear_xent bwd " + row, time_ms([&] { kernels::linear_xent_bwd_sm90(b, {nullptr, bw.data}); }, 5), V / 65536 * 75., 2.0 * D * (2 * T + V) + 8.0 * D * V, 3 * work);
+    device_wait("linear_xent perf");
+  }
+}
+
+}  // namespace weft::check
