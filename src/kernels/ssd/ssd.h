@@ -52,6 +52,7 @@ struct SsdBwd {
   int64_t x_stride, B_stride, C_stride;
   int32_t heads, groups, head_dim, state_dim;
   DType dtype;
+  const float* initial_state;   // as in SsdFwd (the sm90 kernel finds it in `states`)
 };
 
 // One token for each of `rows` sequences; state rows are picked by slot. y may alias x.
@@ -75,8 +76,16 @@ Support supports_ssd_fwd_sm90(const SsdFwd&, const Device&);
 Support supports_ssd_bwd_sm90(const SsdBwd&, const Device&);
 Support supports_ssd_step_sm90(const SsdStep&, const Device&);
 size_t workspace_ssd_bwd_sm90(const SsdBwd&);
+Support supports_ssd_fwd_cpu(const SsdFwd&, const Device&);
+Support supports_ssd_bwd_cpu(const SsdBwd&, const Device&);
+Support supports_ssd_step_cpu(const SsdStep&, const Device&);
+size_t workspace_ssd_bwd_cpu(const SsdBwd&);
 void ssd_fwd_sm90(const SsdFwd&, const Launch&);
 void ssd_bwd_sm90(const SsdBwd&, const Launch&);
 void ssd_step_sm90(const SsdStep&, const Launch&);
+// The CPU's backward recomputes the states: `states` is neither written nor read.
+void ssd_fwd_cpu(const SsdFwd&, const Launch&);
+void ssd_bwd_cpu(const SsdBwd&, const Launch&);
+void ssd_step_cpu(const SsdStep&, const Launch&);
 
 }  // namespace weft::kernels

@@ -4,6 +4,10 @@
 
 namespace weft::ops::cases {
 
+// Each row once for fp32 and once for bf16 with its own absolute bound: for ops whose small gradients are long sums of rounded products,
+// where the plain expression's error in one element is luck.
+std::vector<Case> by_dtype(const std::vector<Case>& rows, double atol_bf16);
+
 std::vector<Case> activation_cases();
 std::vector<Case> add_rmsnorm_cases();
 std::vector<Case> bias_cases();
@@ -17,5 +21,6 @@ std::vector<Case> qkv_cases();
 std::vector<Case> linear_cross_entropy_cases();
 std::vector<Case> rmsnorm_cases();
 std::vector<Case> rope_cases();
+std::vector<Case> ssd_cases();
 
 }  // namespace weft::ops::cases

@@ -4,6 +4,17 @@
 
 namespace weft::ops::cases {
 
+std::vector<Case> by_dtype(const std::vector<Case>& rows, double atol_bf16) {
+  std::vector<Case> all;
+  for (const Case& row : rows) {
+    Case f32 = row, bf16 = row;
+    f32.dtypes = {at::kFloat}, bf16.dtypes = {at::kBFloat16};
+    bf16.row += " bf16", bf16.grad = false, bf16.grad_why_not.clear(), bf16.atol = atol_bf16;
+    all.push_back(f32), all.push_back(bf16);
+  }
+  return all;
+}
+
 std::vector<Case> table() {
   std::vector<Case> all;
   for (auto rows : {
@@ -17,6 +28,7 @@ std::vector<Case> table() {
            rope_cases,
            attention_cases,
            conv1d_cases,
+           ssd_cases,
            moe_cases,
            qkv_cases,
            linear_cross_entropy_cases,
