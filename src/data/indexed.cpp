@@ -16,6 +16,7 @@ constexpr int64_t kHead = 34;
 
 template <class T>
 void widen(const char* from, int64_t count, int32_t* out) {
+#pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
     T value;
     std::memcpy(&value, from + i * static_cast<int64_t>(sizeof(T)), sizeof value);
@@ -67,6 +68,7 @@ IndexedTokens IndexedTokens::open(const std::string& prefix, IndexCheck check) {
   set.idx_ = set.idx_file_->bytes();
   set.bin_ = set.bin_file_->bytes();
   set.check_header();
+  set.hashes_ = BlockHashes::open(prefix, set.idx_, set.bin_);
   if (check == IndexCheck::kHeader) return set;
   const std::string stamp_path = prefix + ".idx.checked";
   std::string stamp;
@@ -119,6 +121,7 @@ void IndexedTokens::check_header() {
 }
 
 void IndexedTokens::check_entries() const {
+  if (hashes_) hashes_->check_idx();
   int64_t sum = 0;
   for (int64_t i = 0; i < sequences_; ++i) {
     const int32_t n = length(i);
@@ -156,6 +159,7 @@ void IndexedTokens::read_flat(int64_t token, int64_t count, int32_t* out) const 
     throw InputError("bin '" + prefix_ + ".bin': read outside the data: got tokens [" + std::to_string(token) + ", " + std::to_string(token + count) +
                      "), want at most " + std::to_string(tokens_));
   }
+  if (hashes_) hashes_->check_bin(static_cast<size_t>(token * width_), static_cast<size_t>((token + count) * width_));
   const char* from = reinterpret_cast<const char*>(bin_.data()) + token * width_;
   switch (type_) {
     case TokenType::kU8: return widen<uint8_t>(from, count, out);

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/files.h"
+#include "data/block_hashes.h"
 #include "data/part_file.h"
 
 namespace weft::data {
@@ -43,6 +44,7 @@ class IndexedTokens {
   int64_t documents() const { return boundaries_ - 1; }
   int64_t tokens() const { return tokens_; }
   bool has_modes() const { return has_modes_; }
+  bool has_hashes() const { return hashes_ != nullptr; }  // PREFIX.hashes is there: each block of .bin is checked when first read
 
   int32_t length(int64_t sequence) const { return load<int32_t>(34 + 4 * sequence); }
   int64_t pointer(int64_t sequence) const { return load<int64_t>(34 + 4 * sequences_ + 8 * sequence); }  // bytes
@@ -55,7 +57,7 @@ class IndexedTokens {
   void read(int64_t sequence, int64_t offset, int64_t count, int32_t* out) const;
   void read_flat(int64_t token, int64_t count, int32_t* out) const;
   int64_t max_token() const;  // walks the whole .bin; -1 when it is empty
-  void check_entries() const;  // the rules over every entry; what kFull does after the header
+  void check_entries() const;  // the rules over every entry and, with a side file, the hashes of .idx; what kFull does after the header
 
   std::span<const std::byte> bin() const { return bin_; }
   std::span<const std::byte> raw_lengths() const { return idx_.subspan(34, static_cast<size_t>(4 * sequences_)); }
@@ -72,6 +74,7 @@ class IndexedTokens {
 
   std::string prefix_;
   std::shared_ptr<const MappedFile> idx_file_, bin_file_;
+  std::shared_ptr<const BlockHashes> hashes_;  // null without a side file
   std::span<const std::byte> idx_, bin_;
   TokenType type_ = TokenType::kI32;
   int width_ = 4;

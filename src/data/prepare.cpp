@@ -334,7 +334,8 @@ class Run {
     if (r.val.documents == 0 && options_.hold_out_every > 0) r.warnings.push_back("the corpus is too small for a validation set");
     if (r.replaced_utf8 > 0) r.warnings.push_back(fmt::format("{} ill-formed UTF-8 sequences in {} documents became U+FFFD", r.replaced_utf8, r.documents_with_replacements));
     train_->finish();
-    if (r.val.documents > 0) val_->finish();
+    write_block_hashes(in_output(kTrainName));
+    if (r.val.documents > 0) val_->finish(), write_block_hashes(in_output(kValName));
     else val_->discard();
     if (options_.dedup) hashes_.discard();
     const ManifestFacts facts{state_.identity, encoder_->vocab_size(), encoder_->eod(), hex_hash(encoder_->file()), name_of(type_), hold_out_};

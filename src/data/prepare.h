@@ -1,5 +1,5 @@
 // From text to token files: reads a corpus, makes or takes a tokenizer, writes into one folder
-//   train_text_document.bin .idx   val_text_document.bin .idx   tokenizer.json   manifest.json
+//   train_text_document.bin .idx .hashes   val_text_document.bin .idx .hashes   tokenizer.json   manifest.json
 // The same bytes for any number of workers. A stopped run goes on where it was when started again.
 #pragma once
 #include <atomic>

@@ -1,6 +1,6 @@
 """Index arrays, cache names and samples of Weft against megatron-core's GPTDataset, and cyclic order against torch.
 
-Usage: gpt_oracle.py GPT_TOOL [CASES]. Exit 0 when everything is equal, 77 when megatron-core is not installed.
+Usage: gpt_oracle.py DATA_TOOL [CASES]. Exit 0 when everything is equal, 77 when megatron-core is not installed.
 """
 import json
 import os
@@ -55,7 +55,7 @@ def make_case(i, folder, prefixes, rng):
         weighted = rng.random() < 0.5 if force_weights is None else force_weights
         return [chosen, [rng.choice([0.1, 1.0, 2.5, 30.0, rng.random() + 0.01]) for _ in chosen] if weighted else None]
 
-    sizes = [rng.choice([None, rng.randint(1, 40), rng.randint(40, 3000)]) for _ in range(3)]
+    sizes = [rng.choice([None, rng.randint(1, 40), rng.randint(40, 1000)]) for _ in range(3)]
     if rng.random() < 0.7:
         case["blend"] = blend()
         case["split"] = rng.choice(["99,1,0", "90,5,5", "1", "70,30", "0,1,1", "969, 30, 1", "0.5,0.25,0.25", "98,1.5,0.5"])
@@ -70,7 +70,7 @@ def make_case(i, folder, prefixes, rng):
     pad = rng.choice([None, None, 5])
     case.update(
         sizes=sizes, seq_len=rng.choice([2, 7, 32, 128, 555]), seed=rng.choice([0, 1, 42, 1234, 4294967295]),
-        drop_last=rng.random() < 0.6, cache=os.path.join(folder, f"cache{i}"), show=25,
+        drop_last=rng.random() < 0.6, cache=os.path.join(folder, f"cache{i}"), show=12,
         tokenizer=OrderedDict([("class", "HuggingFaceTokenizer"), ("tokenizer_path", ["a/b", "c\u20ac\U0001f600\"\\"]),
                                ("extra", {"x": [], "y": {}, "f": rng.choice([1.0, 0.1, 1e-5, 1e16, 123456.789]), "b": True, "n": None})]),
         eod=rng.choice([0, 17]), pad=-1 if pad is None else pad, eod_mask_loss=rng.random() < 0.3)
@@ -100,6 +100,9 @@ def run_megatron(case):
         if dataset is None:
             out.append(None)
             continue
+        # Upstream keeps the first sample's loss mask and writes that sample's pads into it: every later sample inherits them.
+        for part in getattr(dataset, "datasets", [dataset]):
+            part.masks_and_position_ids_are_cacheable = False
         samples = []
         for i in range(min(len(dataset), case["show"])):
             s = dataset[len(dataset) - 1 - i]
@@ -133,15 +136,16 @@ def cyclic(total, micro, ranks, sharded, places):
 
 
 def main():
-    tool, count = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 140
+    tool, count = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 200
     rng = random.Random(20)
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)  # blends ask for a rank
     with tempfile.TemporaryDirectory() as folder:
         prefixes = make_sets(folder, rng)
         cases = [make_case(i, folder, prefixes, rng) for i in range(count)]
         orders = [(100, 4, 2, True, 300), (101, 3, 4, True, 250), (100, 4, 2, False, 300), (57, 5, 3, False, 160), (1000, 1, 1, True, 2500)]
         with open(os.path.join(folder, "cases.json"), "w") as f:
             json.dump({"cases": cases, "cyclic": orders}, f)
-        subprocess.run([tool, os.path.join(folder, "cases.json"), os.path.join(folder, "out.json")], check=True)
+        subprocess.run([tool, "gpt", os.path.join(folder, "cases.json"), os.path.join(folder, "out.json")], check=True)
         with open(os.path.join(folder, "out.json")) as f:
             ours = json.load(f)
         compared, files, refused, samples = 0, 0, 0, 0
@@ -149,14 +153,14 @@ def main():
             try:
                 want = run_megatron(case)
             except Exception as error:  # both must refuse
-                assert any(g and "error" in g for g in got), (i, case, repr(error), got)
+                assert any(g and "error" in g for g in got), (i, repr(error)[:300], [g and ("error" in g) for g in got])
                 refused += 1
                 continue
             for s in range(3):
                 if want[s] is None:
                     assert got[s] is None, (i, s)
                     continue
-                assert got[s] is not None and "error" not in got[s], (i, s, case, got[s])
+                assert got[s] is not None and "error" not in got[s], (i, s, str(got[s])[:300])
                 assert got[s]["size"] == want[s][0], (i, s, got[s]["size"], want[s][0])
                 assert [list(x) for x in got[s]["samples"]] == want[s][1], (i, s, "samples")
                 samples += len(want[s][1])
@@ -164,13 +168,13 @@ def main():
             assert theirs == sorted(os.listdir(case["cache"])), (i, theirs, sorted(os.listdir(case["cache"])))
             for name in theirs:
                 a, b = (open(os.path.join(d, name), "rb").read() for d in (case["cache"], case["cache"] + ".megatron"))
-                assert a == b, (i, name, case)
+                assert a == b, (i, name)
                 files += 1
             compared += 1
         for order, got in zip(orders, ours["cyclic"]):
             assert got == cyclic(*order), order
         print(f"configurations equal: {compared}, refused by both: {refused}; cache files equal: {files}; samples equal: {samples}; cyclic orders equal: {len(orders)}")
-        assert compared >= min(100, count * 2 // 3)
+        assert compared >= min(100, count // 2)
 
 
 main()

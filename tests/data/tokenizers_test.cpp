@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "data/indexed.h"
+#include "data/inspect.h"
 #include "folder.h"
 
 namespace weft::data {
@@ -40,6 +41,12 @@ TEST(Tokenizers, TrainsEncodesAndDecodesToTheSameText) {
     set.read(i, 0, set.length(i), ids.data());
     EXPECT_EQ(tokenizer.decode(ids), prose(i == 0 ? 19 : 39, 400) + "<|endoftext|>");
   }
+  const Json seen = inspect_data(folder / "out");
+  EXPECT_EQ(seen["manifest"], "agrees");
+  EXPECT_EQ(seen["sets"][0]["documents"], 38);
+  EXPECT_EQ(seen["sets"][1]["hashes"], "all right");
+  EXPECT_EQ(seen["sets"][0]["first"][1]["text"], prose(1, 400).substr(0, 200));
+  EXPECT_EQ(inspect_data(d.val_prefix + ".idx")["sets"][0]["tokens"], seen["sets"][1]["tokens"]);
   // The tokenizer that was made, taken as it is, gives the same tokens.
   PrepareOptions again = o;
   again.output = folder / "again";
@@ -47,6 +54,8 @@ TEST(Tokenizers, TrainsEncodesAndDecodesToTheSameText) {
   for (const char* name : {"train_text_document.bin", "train_text_document.idx", "val_text_document.bin", "tokenizer.json"}) {
     EXPECT_EQ(slurp(folder / "again/" + std::string(name)), slurp(folder / "out/" + std::string(name))) << name;
   }
+  folder.write("again/tokenizer.json", slurp(d.tokenizer_path) + " ");
+  EXPECT_NE(error_of<InputError>([&] { inspect_data(folder / "again"); }).find("is not the tokenizer that made"), std::string::npos);
   EXPECT_NE(error_of<ConfigError>([&] { given_tokenizer(d.tokenizer_path, "<nowhere>").make({}); }).find("<nowhere>"), std::string::npos);
 }
 

@@ -1,5 +1,6 @@
-// Test program: opens GPT data sets from a list of configurations, so that a script can compare what it leaves in the cache
-// folders, and the samples it prints, with Megatron's. Usage: gpt_tool CASES.json
+// Test program for the scripts that compare with Python packages. Usage:
+//   data_tool gpt CASES.json OUT.json   opens GPT data sets; leaves their caches and prints samples
+//   data_tool write SETS.json           writes indexed files: {prefix, type, documents: [[sequence, ...], ...], merge: [prefix, ...]}
 #include <cstdio>
 #include <exception>
 
@@ -69,19 +70,36 @@ Json permutations(const Json& c) {
   return out;
 }
 
+void write_set(const Json& c) {
+  const int code = c.at("type").get<int>();
+  IndexedWriter writer(c.at("prefix").get<std::string>(), static_cast<TokenType>(code));
+  for (const Json& document : c.at("documents")) {
+    for (const Json& sequence : document) writer.add_sequence(sequence.get<std::vector<int32_t>>());
+    writer.end_document();
+  }
+  for (const Json& other : c.at("merge")) writer.append(IndexedTokens::open(other.get<std::string>()));
+  writer.finish();
+}
+
 }  // namespace
 }  // namespace weft::data
 
 int main(int argc, char** argv) {
   using namespace weft;
   try {
-    if (argc != 3) throw ConfigError("usage: gpt_tool CASES.json OUT.json");
-    const Json in = read_json_file(argv[1]);
-    Json out;
-    out["cases"] = Json::array();
-    for (const Json& c : in.at("cases")) out["cases"].push_back(data::run(c));
-    out["cyclic"] = data::permutations(in.at("cyclic"));
-    write_json_file(argv[2], out);
+    const std::string verb = argc > 2 ? argv[1] : "";
+    if (verb == "gpt" && argc == 4) {
+      const Json in = read_json_file(argv[2]);
+      Json out;
+      out["cases"] = Json::array();
+      for (const Json& c : in.at("cases")) out["cases"].push_back(data::run(c));
+      out["cyclic"] = data::permutations(in.at("cyclic"));
+      write_json_file(argv[3], out);
+    } else if (verb == "write" && argc == 3) {
+      for (const Json& c : read_json_file(argv[2])) data::write_set(c);
+    } else {
+      throw ConfigError("usage: data_tool gpt CASES.json OUT.json | data_tool write SETS.json");
+    }
     return 0;
   } catch (const std::exception& e) {
     std::fprintf(stderr, "%s\n", e.what());
