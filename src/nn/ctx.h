@@ -34,9 +34,10 @@ class StepStats {
   struct Entry { at::Tensor sum; double count = 0; };
   // Adds `value` (any shape, fp32 sums) under `name`; `count` is what the reader divides by, such as tokens or 1 a layer.
   void add(const std::string& name, const at::Tensor& value, double count);
-  std::map<std::string, Entry> take();  // everything so far; starts anew
+  at::Tensor find(const std::string& name) const;  // the sum so far; undefined when there is none
+  std::map<std::string, Entry> take();             // everything so far; starts anew
  private:
-  std::mutex mutex_;  // pipeline stages and the backward's recompute may add at once
+  mutable std::mutex mutex_;  // pipeline stages and the backward's recompute may add at once
   std::map<std::string, Entry> entries_;
 };
 

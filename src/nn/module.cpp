@@ -17,6 +17,12 @@ void StepStats::add(const std::string& name, const at::Tensor& value, double cou
   e.count += count;
 }
 
+at::Tensor StepStats::find(const std::string& name) const {
+  const std::lock_guard lock(mutex_);
+  const auto e = entries_.find(name);
+  return e == entries_.end() ? at::Tensor() : e->second.sum;
+}
+
 std::map<std::string, StepStats::Entry> StepStats::take() {
   const std::lock_guard lock(mutex_);
   return std::exchange(entries_, {});
