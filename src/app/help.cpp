@@ -17,7 +17,8 @@ void print_verbs() {
 }
 
 void print_exit_codes() {
-  fmt::print("  {:>4}  {:<18} {}\n  {:>4}  {:<18} {}\n", "code", "error", "meaning", 0, "", "done");
+  fmt::print("  {:>4}  {:<18} {}\n  {:>4}  {:<18} {}\n  {:>4}  {:<18} {}\n", "code", "error", "meaning", 0, "", "done", 1, "",
+             "a check that was asked for failed (bench, inspect)");
   for (const ExitCode& row : exit_codes()) fmt::print("  {:>4}  {:<18} {}\n", row.code, row.error, row.meaning);
 }
 

@@ -4,6 +4,8 @@ namespace weft::app {
 namespace {
 
 constexpr Verb kVerbs[] = {
+    {"prepare", "turn text into token files, with a tokenizer", prepare},
+    {"bench", "check and time the operators", bench},
     {"doctor", "what is here, how fast it is, what is missing", doctor},
     {"init", "write a commented recipe", init},
     {"config", "show, compare and document settings", config_verb},

@@ -1,9 +1,10 @@
 // SIGINT, SIGTERM and SIGUSR1 as a wish to stop, asked for between steps. A second one ends the process at once with 130.
 #pragma once
+#include <atomic>
 
 namespace weft::signals {
 
-class Guard {  // one at a time; restores what was there before
+class Guard {  // one at a time; restores what was there before. While it stands a closed pipe gives EPIPE and does not kill
  public:
   Guard();
   ~Guard();
@@ -12,7 +13,7 @@ class Guard {  // one at a time; restores what was there before
 };
 
 int requested();          // the signal that came since the guard was made, or 0
-const char* name(int signal);  // "SIGTERM"
-void ignore_broken_pipe();     // writes to a closed pipe fail with EPIPE instead of killing
+const std::atomic<bool>& stop_flag();  // the same as a flag, for loops of other folders
+const char* name(int signal);          // "SIGTERM"
 
 }  // namespace weft::signals

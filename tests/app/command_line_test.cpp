@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <set>
 
 #include "app/exit_codes.h"
@@ -67,6 +68,14 @@ TEST(CommandLine, HelpOfEveryVerbFitsAScreen) {
 
 TEST(CommandLine, DocsOfSettingsAreFresh) {
   EXPECT_EQ(read_file(WEFT_SOURCE_DIR "/docs/config.md"), settings_markdown()) << "try: ./weft config docs > docs/config.md";
+}
+
+TEST(CommandLine, ReadmeNamesEveryFloor) {
+  const std::string readme = read_file(WEFT_SOURCE_DIR "/README.md");
+  for (const auto& entry : std::filesystem::directory_iterator(WEFT_SOURCE_DIR "/src"))
+    if (entry.is_directory()) {
+      EXPECT_NE(readme.find("| `src/" + entry.path().filename().string() + "/` |"), std::string::npos) << entry.path();
+    }
 }
 
 TEST(CommandLine, DefaultsLieWithinTheirRanges) { EXPECT_NO_THROW(load_run_config("", {})); }

@@ -57,8 +57,11 @@ TEST(Signals, TheFirstIsAWishTheSecondEnds) {
   {
     const signals::Guard guard;
     EXPECT_EQ(signals::requested(), 0);
+    EXPECT_FALSE(signals::stop_flag());
+    ::raise(SIGPIPE);
     ::raise(SIGTERM);
     EXPECT_EQ(signals::requested(), SIGTERM);
+    EXPECT_TRUE(signals::stop_flag());
     EXPECT_STREQ(signals::name(SIGTERM), "SIGTERM");
   }
   const pid_t child = ::fork();

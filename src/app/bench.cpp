@@ -1,0 +1,79 @@
+// weft bench ops [--grad | --check | --perf | --support] [NAME]: the case table.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+
+#include "app/all_verbs.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "ops/cases/case.h"
+
+namespace weft::app {
+namespace {
+
+struct Options {
+  std::string what = "ops", name;
+  bool grad = false, check = false, perf = false, support = false, small = false;
+  int seeds = 3;
+};
+
+struct Tally {
+  int rows = 0, failed = 0;
+  Json list = Json::array();
+};
+
+void print_row(const ops::cases::Result& r, const char* mode, Tally& tally) {
+  std::string figures;
+  for (const auto& f : r.figures) figures += fmt::format("  {} {:.4g}", f.key, f.value);
+  fmt::print("{} {:<22} {:<30}{}  {}\n", r.ok ? log::paint("ok  ", log::Colour::kGreen, 1) : log::paint("FAIL", log::Colour::kRed, 1), r.op,
+             r.row, figures, r.detail);
+  std::fflush(stdout);
+  Json row = {{"op", r.op}, {"row", r.row}, {"ok", r.ok}, {"mode", mode}, {"detail", r.detail}};
+  for (const auto& f : r.figures) row[f.key] = f.value;
+  tally.list.push_back(std::move(row));
+  ++tally.rows;
+  tally.failed += !r.ok;
+}
+
+int run(const Options& o, const Common& common) {
+  if (o.what != "ops") throw ConfigError(fmt::format("bench: got '{}', want ops", o.what));
+  ops::cases::Filter filter;
+  filter.name = o.name;
+  filter.device = at::Device(use_device(common));
+  filter.seeds = o.seeds;
+  filter.large = !o.small;
+  using Mode = void (*)(const ops::cases::Filter&, const ops::cases::Sink&);
+  const bool all = !o.grad && !o.check && !o.perf && !o.support;
+  Tally tally;
+  const auto run_mode = [&](bool chosen, const char* name, Mode mode) {
+    if (chosen || all) mode(filter, [&](const ops::cases::Result& r) { print_row(r, name, tally); });
+  };
+  run_mode(o.support, "support", ops::cases::run_support);
+  run_mode(o.grad, "grad", ops::cases::run_grad);
+  run_mode(o.check, "check", ops::cases::run_check);
+  run_mode(o.perf, "perf", ops::cases::run_perf);
+  if (tally.rows == 0) throw ConfigError(fmt::format("bench ops: no row is named '{}'\n  try: weft bench ops --support", o.name));
+  fmt::print("{} rows, {} failed\n", tally.rows, tally.failed);
+  write_figures(common, tally.list);
+  return tally.failed == 0 ? 0 : 1;
+}
+
+}  // namespace
+
+Action bench(CLI::App& app, Common& common) {
+  auto o = std::make_shared<Options>();
+  app.add_option("what", o->what, "ops: the case table of operators.");
+  app.add_option("name", o->name, "Only rows of this name: a glob over OP or OP/ROW.");
+  app.add_flag("--grad", o->grad, "Backward passes against finite differences in fp64.");
+  app.add_flag("--check", o->check, "Every candidate against the fp64 reference.");
+  app.add_flag("--perf", o->perf, "Time, and % of the roofline measured in this run.");
+  app.add_flag("--support", o->support, "Which candidate takes each row, and who refused why.");
+  app.add_flag("--small", o->small, "Leave out the rows that are large enough to time.");
+  app.add_option("--seeds", o->seeds, "Draws of each row in --check.")->check(CLI::Range(1, 1000));
+  add_compute_flags(app, common);
+  add_json_flag(app, common);
+  app.footer("Without a mode all four run. JSON: a list of rows with op, row, ok, mode, detail, then the figures. Code 1: a row failed.");
+  return [o, &common] { return run(*o, common); };
+}
+
+}  // namespace weft::app
