@@ -208,8 +208,8 @@ inline void ldmatrix(uint32_t (&out)[4], const void* row, bool transposed) {
   }
   warp_barrier();
 }
-inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) { ldmatrix(r, row, false); }
-inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) { ldmatrix(r, row, true); }
+inline void ldmatrix_x4(uint32_t (&r)[4], uintptr_t row) { ldmatrix(r, reinterpret_cast<const void*>(row), false); }
+inline void ldmatrix_x4_trans(uint32_t (&r)[4], uintptr_t row) { ldmatrix(r, reinterpret_cast<const void*>(row), true); }
 inline void stmatrix_x4_trans(void* row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
   Warp& w = warp();
   if (reinterpret_cast<uintptr_t>(row) % 16 != 0) std::fprintf(stderr, "emulate: stmatrix address is not 16-byte aligned\n"), std::abort();
@@ -268,6 +268,7 @@ inline int __popc(unsigned v) { return std::popcount(v); }
 inline int __ffs(unsigned v) { return v ? std::countr_zero(v) + 1 : 0; }
 template <class T> T __ldg(const T* p) { return *p; }
 inline float __expf(float v) { return std::exp(v); }
+inline float __log2f(float v) { return std::log2(v); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __int_as_float(int v) { return std::bit_cast<float>(v); }
 inline int __float_as_int(float v) { return std::bit_cast<int>(v); }

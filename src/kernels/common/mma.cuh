@@ -16,6 +16,8 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
 __device__ __forceinline__ float2 unpack_bf16(uint32_t v) { return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&v)); }
 
 #if defined(WEFT_EMULATE)
+using SmemAddress = uintptr_t;
+inline SmemAddress smem_address(const void* p) { return reinterpret_cast<uintptr_t>(p); }
 using emulate::cp_async16;
 using emulate::cp_async4;
 using emulate::cp_async_commit;
@@ -31,16 +33,17 @@ __device__ __forceinline__ void mma_bf16(float (&c)[4], const uint32_t (&a)[4], 
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-__device__ __forceinline__ uint32_t smem_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+using SmemAddress = uint32_t;
+__device__ __forceinline__ SmemAddress smem_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
 // Lane l gives the address of row l % 8 of 8x8 matrix l / 8 (16 bytes, 16-byte aligned).
-__device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
+__device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], SmemAddress row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(smem_address(row)) : "memory");
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(row) : "memory");
 }
-__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row) {
+__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], SmemAddress row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(smem_address(row)) : "memory");
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(row) : "memory");
 }
 // Stores the transposes of four 8x8 matrices held as C fragments (packed pairs): lane l gives the address of row l % 8 of matrix l / 8.
 __device__ __forceinline__ void stmatrix_x4_trans(void* row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
@@ -74,30 +77,48 @@ struct Tile {
   __device__ __forceinline__ bf16* at(int row, int col) const { return unit(row, col & ~7) + (col & 7); }
 };
 
+// Fragments out of a tile; rows and columns are multiples of 16. The swizzle is an XOR of the address bits 4 to 6 with the row's low bits,
+// so that a fragment's address is (lane's part XOR column bits) + constants: tiles are 1024-byte aligned.
+template <class T>
+__device__ __forceinline__ SmemAddress fragment(const T& tile, int lane_row, int lane_unit, int row0, int col0) {
+  const SmemAddress lane = smem_address(tile.data) + lane_row * (T::kStride * 2) + ((lane_unit ^ (lane_row & 7)) << 4);
+  return (lane ^ ((col0 >> 4 & 3) << 5)) + row0 * (T::kStride * 2) + (col0 >> 6) * 128;
+}
 // A fragment (16 x 16) of tile[row0.., col0..].
 template <class T>
 __device__ __forceinline__ void load_a(uint32_t (&a)[4], const T& tile, int row0, int col0) {
   const int l = lane_id();
-  ldmatrix_x4(a, tile.unit(row0 + (l & 15), col0 + (l >> 4) * 8));
+  ldmatrix_x4(a, fragment(tile, l & 15, l >> 4, row0, col0));
 }
 // A fragment of the transpose: A[i, k] = tile[k0 + k, i0 + i].
 template <class T>
 __device__ __forceinline__ void load_a_trans(uint32_t (&a)[4], const T& tile, int i0, int k0) {
   const int l = lane_id();
-  ldmatrix_x4_trans(a, tile.unit(k0 + (l & 7) + (l >> 4) * 8, i0 + ((l >> 3) & 1) * 8));
+  ldmatrix_x4_trans(a, fragment(tile, (l & 7) + (l >> 4) * 8, (l >> 3) & 1, k0, i0));
 }
 // Two B fragments (16 x 8 each) for n0 and n0 + 8, B[k, n] = tile[n0 + n, k0 + k]: b[0], b[1] and b[2], b[3].
 template <class T>
 __device__ __forceinline__ void load_b(uint32_t (&b)[4], const T& tile, int n0, int k0) {
   const int l = lane_id();
-  ldmatrix_x4(b, tile.unit(n0 + (l & 7) + (l >> 4) * 8, k0 + ((l >> 3) & 1) * 8));
+  ldmatrix_x4(b, fragment(tile, (l & 7) + (l >> 4) * 8, (l >> 3) & 1, n0, k0));
 }
 // The same from the transpose: B[k, n] = tile[k0 + k, n0 + n].
 template <class T>
 __device__ __forceinline__ void load_b_trans(uint32_t (&b)[4], const T& tile, int k0, int n0) {
   const int l = lane_id();
-  ldmatrix_x4_trans(b, tile.unit(k0 + (l & 15), n0 + (l >> 4) * 8));
+  ldmatrix_x4_trans(b, fragment(tile, l & 15, l >> 4, k0, n0));
 }
+// 2^v, flushing tiny results to zero.
+__device__ __forceinline__ float exp2_fast(float v) {
+#if defined(WEFT_EMULATE)
+  return std::exp2(v);
+#else
+  float r;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(r) : "f"(v));
+  return r;
+#endif
+}
+constexpr float kLog2E = 1.4426950408889634f;
 
 // Rows [0, kRows) of a global matrix (row stride in elements, kCols used) into a tile by all threads of the block; rows from `valid`
 // on become zeros. The caller commits and waits.

@@ -15,7 +15,7 @@ struct FwdSmem {
   bf16 x[2][kHeads][kL * kP];
   bf16 M[kHeads][kL * kL];
   struct Decay {
-    float cs[kL], dt[kL], grow[kL], w[kL];  // grow = e^{cs}, w = dt e^{cs_63 - cs}
+    float to[kL], from[kL], grow[kL], w[kL];  // log2(e) cs, that less log2(dt): M_ij's factor is 2^{to_i - from_j}; e^{cs}; dt e^{cs_63 - cs}
   } decay[2][kHeads];
 };
 
@@ -62,16 +62,12 @@ __global__ void __launch_bounds__(128 * kHeads, kHeads == 2 ? 2 : 3) fwd_kernel(
     const int64_t first = start + static_cast<int64_t>(c) * kL;
     if ((warp & 3) == 0) {
       auto& d = sm.decay[s][mine];
-      chunk_decay(dt0, dt1, A, d.cs);
-      d.dt[2 * lane] = dt0, d.dt[2 * lane + 1] = dt1;
-      __syncwarp();
-      const float end = d.cs[kL - 1];
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int i = 2 * lane + e;
-        d.grow[i] = __expf(d.cs[i]);
-        d.w[i] = (e ? dt1 : dt0) * __expf(end - d.cs[i]);
-      }
+      const float a0 = dt0 * A, a1 = dt1 * A, cs1 = warp_scan(a0 + a1) * kLog2E, cs0 = cs1 - a1 * kLog2E, end = __shfl_sync(0xffffffffu, cs1, 31);
+      const int i = 2 * lane;
+      *reinterpret_cast<float2*>(&d.to[i]) = {cs0, cs1};
+      *reinterpret_cast<float2*>(&d.from[i]) = {cs0 - __log2f(dt0), cs1 - __log2f(dt1)};
+      *reinterpret_cast<float2*>(&d.grow[i]) = {exp2_fast(cs0), exp2_fast(cs1)};
+      *reinterpret_cast<float2*>(&d.w[i]) = {dt0 * exp2_fast(end - cs0), dt1 * exp2_fast(end - cs1)};
       if (c + 1 < chunks) fetch_dt(c + 1);
     }
     if (a.states) write_state(S, static_cast<bf16*>(a.states) + ((start / kL + document + c) * H + head) * (kP * kN), p0);
@@ -96,17 +92,29 @@ __global__ void __launch_bounds__(128 * kHeads, kHeads == 2 ? 2 : 3) fwd_kernel(
         mma_bf16(cb[1], fa, fb[2], fb[3]);
       }
 #pragma unroll
-      for (int h = 0; h < kHeads; ++h)
+      for (int h = 0; h < kHeads; ++h) {
+        const auto& d = sm.decay[s][h];
+        const Tile<kL> M{sm.M[h]};
+        const int i0 = row0 + (lane >> 2);
+        const float to0 = d.to[i0], to1 = d.to[i0 + 8];
 #pragma unroll
-        for (int n = 0; n < 2; ++n)
-#pragma unroll
-          for (int e = 0; e < 4; e += 2) {
-            const int i = row0 + (lane >> 2) + e * 4, j = block * 16 + n * 8 + (lane & 3) * 2;
-            const float csi = sm.decay[s][h].cs[i];
-            const float m0 = j <= i ? cb[n][e] * __expf(csi - sm.decay[s][h].cs[j]) * sm.decay[s][h].dt[j] : 0.f;
-            const float m1 = j + 1 <= i ? cb[n][e + 1] * __expf(csi - sm.decay[s][h].cs[j + 1]) * sm.decay[s][h].dt[j + 1] : 0.f;
-            *reinterpret_cast<uint32_t*>(Tile<kL>{sm.M[h]}.at(i, j)) = pack_bf16(m0, m1);
+        for (int n = 0; n < 2; ++n) {
+          const int j = block * 16 + n * 8 + (lane & 3) * 2;
+          const float2 from = *reinterpret_cast<const float2*>(&d.from[j]);
+          float f[4] = {exp2_fast(to0 - from.x), exp2_fast(to0 - from.y), exp2_fast(to1 - from.x), exp2_fast(to1 - from.y)};
+          if (block * 16 == row0) {  // on the diagonal
+            if (j > i0) f[0] = 0;
+            if (j + 1 > i0) f[1] = 0;
+            if (j > i0 + 8) f[2] = 0;
+            if (j + 1 > i0 + 8) f[3] = 0;
+            *reinterpret_cast<uint32_t*>(M.at(i0, j)) = pack_bf16(f[0] == 0 ? 0.f : cb[n][0] * f[0], f[1] == 0 ? 0.f : cb[n][1] * f[1]);
+            *reinterpret_cast<uint32_t*>(M.at(i0 + 8, j)) = pack_bf16(f[2] == 0 ? 0.f : cb[n][2] * f[2], f[3] == 0 ? 0.f : cb[n][3] * f[3]);
+          } else {
+            *reinterpret_cast<uint32_t*>(M.at(i0, j)) = pack_bf16(cb[n][0] * f[0], cb[n][1] * f[1]);
+            *reinterpret_cast<uint32_t*>(M.at(i0 + 8, j)) = pack_bf16(cb[n][2] * f[2], cb[n][3] * f[3]);
           }
+        }
+      }
     }
     __syncthreads();
 
@@ -129,15 +137,13 @@ __global__ void __launch_bounds__(128 * kHeads, kHeads == 2 ? 2 : 3) fwd_kernel(
           mma_bf16(y[2 * n + 1], fs, b[2], b[3]);
         }
       }
-      const int q = lane >> 2, r = lane & 3;
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
-        const int i = half * 32 + n * 8 + r * 2;
+        const int i = half * 32 + n * 8 + (lane & 3) * 2;
         const float g0 = sm.decay[s][mine].grow[i], g1 = sm.decay[s][mine].grow[i + 1];
-        y[n][0] = y[n][0] * g0 + D * __bfloat162float(*x.at(i, p0 + q));
-        y[n][1] = y[n][1] * g1 + D * __bfloat162float(*x.at(i + 1, p0 + q));
-        y[n][2] = y[n][2] * g0 + D * __bfloat162float(*x.at(i, p0 + q + 8));
-        y[n][3] = y[n][3] * g1 + D * __bfloat162float(*x.at(i + 1, p0 + q + 8));
+        const float2 lo = unpack_bf16(xt[half * 2 + n / 2][n % 2 * 2]), hi = unpack_bf16(xt[half * 2 + n / 2][n % 2 * 2 + 1]);  // x where y is
+        y[n][0] = y[n][0] * g0 + D * lo.x, y[n][1] = y[n][1] * g1 + D * lo.y;
+        y[n][2] = y[n][2] * g0 + D * hi.x, y[n][3] = y[n][3] * g1 + D * hi.y;
       }
 #pragma unroll
       for (int k = 0; k < 4; ++k)
@@ -155,7 +161,7 @@ __global__ void __launch_bounds__(128 * kHeads, kHeads == 2 ? 2 : 3) fwd_kernel(
         stmatrix_x4_trans(x.unit(half * 32 + n * 16 + (lane & 7) + (lane >> 4) * 8, p0 + ((lane >> 3) & 1) * 8), pack_bf16(y[2 * n][0], y[2 * n][1]),
                           pack_bf16(y[2 * n][2], y[2 * n][3]), pack_bf16(y[2 * n + 1][0], y[2 * n + 1][1]), pack_bf16(y[2 * n + 1][2], y[2 * n + 1][3]));
     }
-    add_outer(S, xt, sm.decay[s][mine].w, B, __expf(sm.decay[s][mine].cs[kL - 1]));
+    add_outer(S, xt, sm.decay[s][mine].w, B, sm.decay[s][mine].grow[kL - 1]);
     __syncwarp();
     bf16* y = static_cast<bf16*>(a.y) + (first * H + head) * kP + p0;
     const int64_t left = length - static_cast<int64_t>(c) * kL;
