@@ -265,6 +265,7 @@ inline unsigned __ballot_sync(unsigned, int p) {
 }
 template <class T> T atomicAdd(T* p, T v) { T old = *p; *p += v; return old; }
 inline int __popc(unsigned v) { return std::popcount(v); }
+inline int __clz(int v) { return std::countl_zero(static_cast<unsigned>(v)); }
 inline int __ffs(unsigned v) { return v ? std::countr_zero(v) + 1 : 0; }
 template <class T> T __ldg(const T* p) { return *p; }
 inline float __expf(float v) { return std::exp(v); }
