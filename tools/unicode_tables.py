@@ -2,12 +2,14 @@
 """Writes src/text/unicode_tables.inc: what every code point is to Hugging Face's regex engine and pre-tokenizers.
 
 The tables are measured, not copied: each property is asked of the `tokenizers` package (the version that the tests pin),
-one code point at a time. Needs `pip install tokenizers==0.23.2`. Usage: unicode_tables.py > src/text/unicode_tables.inc
+one code point at a time. Normalization forms and lower case come from utf8proc; only what differs is put down here.
+Needs `pip install tokenizers==0.23.2` and libutf8proc. Usage: unicode_tables.py > src/text/unicode_tables.inc
 """
+import ctypes
 import sys
 
 import tokenizers
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Regex, normalizers, pre_tokenizers
 
 CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 ALL = "".join(map(chr, CODE_POINTS))
@@ -25,7 +27,44 @@ Osage Osmanya Pahawh_Hmong Palmyrene Pau_Cin_Hau Phags_Pa Phoenician Psalter_Pah
 Siddham SignWriting Sinhala Sogdian Sora_Sompeng Soyombo Sundanese Sunuwar Syloti_Nagri Syriac Tagalog Tagbanwa Tai_Le Tai_Tham Tai_Viet
 Takri Tamil Tangsa Tangut Telugu Thaana Thai Tibetan Tifinagh Tirhuta Todhri Toto Tulu_Tigalari Ugaritic Vai Vithkuqi Wancho Warang_Citi
 Yezidi Yi Zanabazar_Square""".split()
-BITS = ["kAlphabetic", "kOnigWord", "kRegexWord", "kPunctuation", "kNumeric", "kSpace"]
+UTF8PROC = ctypes.CDLL("libutf8proc.so.2")
+UTF8PROC.utf8proc_map.argtypes = [ctypes.c_char_p, ctypes.c_ssize_t, ctypes.POINTER(ctypes.c_void_p), ctypes.c_int]
+UTF8PROC.utf8proc_map.restype = ctypes.c_ssize_t
+STABLE, COMPAT, DECOMPOSE = 2, 4, 16
+LIBC = ctypes.CDLL(None)
+LIBC.free.argtypes = [ctypes.c_void_p]
+
+
+def decomposed(text, flags):
+    data, out = text.encode(), ctypes.c_void_p()
+    size = UTF8PROC.utf8proc_map(data, len(data), ctypes.byref(out), STABLE | DECOMPOSE | flags)
+    result = ctypes.string_at(out, size).decode()
+    LIBC.free(out)
+    return result
+
+
+def unknown_to_normalizers(marks):
+    """Code points that utf8proc decomposes or reorders and the oracle, whose data are older, leaves alone."""
+    nfd, nfkd = normalizers.NFD().normalize_str, normalizers.NFKD().normalize_str
+    out = set()
+    for c in CODE_POINTS:
+        if nfkd(chr(c)) != decomposed(chr(c), COMPAT) or nfd(chr(c)) != decomposed(chr(c), 0):
+            out.add(c)
+            continue
+        for mark in "" if c not in marks else "\u0334\u05b0\u0301\u0345\u3099\u0327":
+            for text in ("a" + chr(c) + mark, "a" + mark + chr(c)):
+                if nfd(text) != decomposed(text, 0):
+                    out.add(c)
+    return out
+
+
+def dropped_by(normalizer):
+    return {c for c in CODE_POINTS if normalizer.normalize_str(chr(c)) == ""}
+
+
+def bert(**on):
+    options = dict(clean_text=False, handle_chinese_chars=False, strip_accents=False, lowercase=False)
+    return normalizers.BertNormalizer(**{**options, **on})
 
 
 def removed_by(pre):
@@ -38,6 +77,30 @@ def removed_by(pre):
 
 def regex_set(pattern):
     return removed_by(pre_tokenizers.Split(Regex(pattern), "removed"))
+
+
+def script_runs():
+    """Runs of code points that the UnicodeScripts pre-tokenizer takes for one script; 0 joins any script."""
+    cut = pre_tokenizers.UnicodeScripts().pre_tokenize_str
+    kinds, kind_of = [], {}
+    for c in CODE_POINTS:
+        x = chr(c)
+        if len(cut("a" + x)) == 1 and len(cut("\u03b1" + x)) == 1:
+            kind_of[c] = 0
+        elif c - 1 in kind_of and kind_of[c - 1] and len(cut(kinds[kind_of[c - 1] - 1] + x)) == 1:
+            kind_of[c] = kind_of[c - 1]
+        else:
+            found = [i for i, k in enumerate(kinds) if len(cut(k + x)) == 1]
+            if not found:
+                kinds.append(x)
+                found = [len(kinds) - 1]
+            kind_of[c] = found[0] + 1
+    out, last = [], None
+    for c in CODE_POINTS:
+        if kind_of[c] != last:
+            out.append(c * 1024 + kind_of[c])
+            last = kind_of[c]
+    return out
 
 
 def main():
@@ -62,7 +125,13 @@ def main():
         removed_by(pre_tokenizers.Punctuation("removed")),
         {ord(s) for s, (b, e) in digits if e - b == 1 and s != "a"},
         regex_set(r"\s"),
+        unknown_to_normalizers(regex_set(r"\p{M}")),
+        dropped_by(normalizers.StripAccents()),
+        dropped_by(bert(strip_accents=True)),
+        dropped_by(bert(clean_text=True)),
     ]
+    lower = normalizers.Lowercase().normalize_str
+    lower_odd = [(c, lower(chr(c))) for c in CODE_POINTS if lower(chr(c)) != chr(UTF8PROC.utf8proc_tolower(c))]
     records, runs, last = {}, [], None
     for c in range(0x110000):
         if c in category:
@@ -78,6 +147,11 @@ def main():
     out.append("constexpr Record kRecords[] = {%s};" % ",".join("{%d,%d,%d}" % k for k in records))
     out.append("// First code point of a run of equal records, times 1024, plus the record.")
     out.append("constexpr uint32_t kRuns[] = {%s};" % ",".join(str(c * 1024 + r) for c, r in runs))
+    pairs = ",".join("{%d,%d,%d}" % (c, ord(t[0]), ord(t[1]) if len(t) > 1 else 0) for c, t in lower_odd)
+    out.append("// Where lower case differs from utf8proc's: code point, one or two others.")
+    out.append("constexpr uint32_t kLower[][3] = {%s};" % pairs)
+    out.append("// As kRuns, of the UnicodeScripts pre-tokenizer's scripts; 0 joins any.")
+    out.append("constexpr uint32_t kScriptRuns[] = {%s};" % ",".join(map(str, script_runs())))
     assert len(records) < 1024
     width = 156
     for line in out:

@@ -50,6 +50,18 @@ void AddedMatcher::add(std::string_view string, int32_t value) {
   value_[node] = value;
 }
 
+bool AddedMatcher::match_at(std::string_view text, size_t at, size_t& length, int32_t& value) const {
+  if (strings_ == 0) return false;
+  uint32_t node = 0;
+  bool found = false;
+  for (size_t i = at; i < text.size(); ++i) {
+    node = child(node, static_cast<uint8_t>(text[i]));
+    if (node == 0) break;
+    if (value_[node] >= 0) found = true, value = value_[node], length = i + 1 - at;
+  }
+  return found;
+}
+
 bool AddedMatcher::find(std::string_view text, size_t from, size_t& begin, size_t& end, int32_t& value) const {
   if (strings_ == 0) return false;
   const uint8_t* bytes = reinterpret_cast<const uint8_t*>(text.data());
@@ -58,15 +70,10 @@ bool AddedMatcher::find(std::string_view text, size_t from, size_t& begin, size_
       const unsigned pair = bytes[at] * 256u + bytes[at + 1];
       if ((starts_[pair / 64] >> (pair % 64) & 1) == 0) continue;
     }
-    uint32_t node = 0;
-    bool found = false;
-    for (size_t i = at; i < text.size(); ++i) {
-      node = child(node, bytes[i]);
-      if (node == 0) break;
-      if (value_[node] >= 0) found = true, value = value_[node], end = i + 1;
-    }
-    if (found) {
+    size_t length = 0;
+    if (match_at(text, at, length, value)) {
       begin = at;
+      end = at + length;
       return true;
     }
   }

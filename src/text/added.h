@@ -26,6 +26,8 @@ class AddedMatcher {
   bool empty() const { return strings_ == 0; }
   // The next match at or after `from`; false when there is none.
   bool find(std::string_view text, size_t from, size_t& begin, size_t& end, int32_t& value) const;
+  // The longest string that stands at text[at].
+  bool match_at(std::string_view text, size_t at, size_t& length, int32_t& value) const;
 
  private:
   struct Edge {

@@ -38,15 +38,18 @@ void Pieces::add_copy(const Pieces& from, const Piece& piece) {
   pieces.push_back({begin, bytes.size(), piece.token});
 }
 
-void Pieces::add_changed(const Pieces& from, const Piece& piece, const std::vector<Change>& changes, size_t dropped) {
+void Pieces::add_changed(const Pieces& from, const Piece& piece, const std::vector<Change>& changes) {
   const size_t begin = bytes.size();
   const std::string_view old = from.view(piece);
   size_t at = 0;  // in the old piece
   const auto skip = [&](size_t characters) {
     for (; characters > 0 && at < old.size(); --characters) at += decode_utf8(old, at).length;
   };
-  if (tracked) skip(dropped);
   for (const Change& c : changes) {
+    if (c.code == kDropped) {
+      if (tracked) skip(static_cast<size_t>(c.change));
+      continue;
+    }
     append_utf8(bytes, c.code);
     if (!tracked) continue;
     Origin o{0, 0};

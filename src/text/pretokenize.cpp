@@ -1,7 +1,6 @@
 #include "text/pretokenize.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "text/byte_level.h"
 #include "text/unicode.h"
@@ -107,27 +106,23 @@ void cut_words(std::string_view text, Cuts& cuts) {
   cuts.finish(text.size());
 }
 
-// A run of one script is a piece; Hiragana, Katakana and the long vowel mark count as Han, and a space as any script.
+// A run of one script is a piece. What stands before the first script is lost, as upstream loses it.
 void cut_scripts(std::string_view text, size_t base, std::vector<Piece>& out) {
-  const char* last = nullptr;
-  const char* const kAny = "";
+  bool begun = false;
+  uint32_t last = 0;
   size_t start = 0;
-  bool first = true;
-  static const char* const kHan = script_of(0x4E00);
   for (size_t at = 0; at < text.size();) {
     const Decoded d = decode_utf8(text, at);
-    const char* script = d.code == ' ' ? kAny : script_of(d.code);
-    if (d.code == 0x30FC || script == script_of(0x3042) || script == script_of(0x30A2)) script = kHan;
-    if (std::strcmp(script, "Unknown") == 0) script = kAny;
-    if (script != kAny && script != last) {
-      if (!first && at > start) out.push_back({base + start, base + at, -1});
-      start = at;  // what comes before the first script is not kept
-      first = false;
+    const uint32_t script = joined_script_of(d.code);
+    if (script != 0 && (!begun || script != last)) {
+      if (begun) out.push_back({base + start, base + at, -1});
+      start = at;
+      begun = true;
     }
-    if (script != kAny) last = script;
+    if (script != 0) last = script;
     at += d.length;
   }
-  if (!first && start < text.size()) out.push_back({base + start, base + text.size(), -1});
+  if (begun && start < text.size()) out.push_back({base + start, base + text.size(), -1});
 }
 
 // Rewrites every open piece into `out` with what `change` fills in; false from it copies the piece.
@@ -136,6 +131,7 @@ void rewrite(Pieces& text, PreTokenizeScratch& s, Fill fill) {
   Pieces& out = s.spare;
   out.clear();
   out.tracked = text.tracked;
+  out.base = text.base;
   for (const Piece& p : text.pieces) {
     s.changes.clear();
     if (p.token < 0 && fill(p, s.changes)) out.add_changed(text, p, s.changes);
@@ -160,7 +156,7 @@ bool starts_with(std::string_view text, uint32_t code) { return !text.empty() &&
 void metaspace(const PreTokenizer& rule, Pieces& text, PreTokenizeScratch& s) {
   rewrite(text, s, [&](const Piece& p, std::vector<Change>& changes) {
     const std::string_view view = text.view(p);
-    const size_t origin = text.tracked ? (p.begin < p.end ? text.origin[p.begin].begin : 1) : p.begin;
+    const size_t origin = text.tracked ? (p.begin < p.end ? text.origin[p.begin].begin : 1) : text.base + p.begin;
     const bool wanted = rule.prepend == PreTokenizer::kAlways || (rule.prepend == PreTokenizer::kFirst && origin == 0);
     const bool there = starts_with(view, rule.character) || starts_with(view, ' ');
     bool first = wanted && !there;

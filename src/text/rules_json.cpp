@@ -38,6 +38,73 @@ SplitBehavior read_behavior(const Node& node, const char* fallback) {
   node.fail("unknown behavior '" + name + "'");
 }
 
+std::string from_base64(const Node& node) {
+  const std::string text = node.as_text();
+  std::string out;
+  uint32_t bits = 0;
+  int have = 0;
+  for (const char c : text) {
+    if (c == '=') break;
+    const int digit = c >= 'A' && c <= 'Z' ? c - 'A' : c >= 'a' && c <= 'z' ? c - 'a' + 26 : c >= '0' && c <= '9' ? c - '0' + 52 : c == '+' ? 62 : c == '/' ? 63 : -1;
+    if (digit < 0) node.fail("is not base64");
+    bits = bits << 6 | static_cast<uint32_t>(digit);
+    if ((have += 6) >= 8) out += static_cast<char>(bits >> (have -= 8) & 255);
+  }
+  return out;
+}
+
+void add_normalizer(const Node& node, int depth, std::vector<Normalizer>& out) {
+  if (depth > 16) node.fail("Sequence nests deeper than 16");
+  const std::string type = node.text("type");
+  if (type == "Sequence") {
+    const Node list = node.at("normalizers");
+    for (size_t i = 0; i < list.size(); ++i) add_normalizer(list.at(i), depth + 1, out);
+    return;
+  }
+  Normalizer rule{};
+  constexpr const char* kForms[] = {"NFC", "NFD", "NFKC", "NFKD"};
+  for (int i = 0; i < 4; ++i) {
+    if (type != kForms[i]) continue;
+    rule.kind = Normalizer::kForm;
+    rule.form = static_cast<Form>(i);
+    return void(out.push_back(std::move(rule)));
+  }
+  if (type == "BertNormalizer" || type == "Bert") {
+    rule.kind = Normalizer::kBert;
+    rule.clean_text = node.flag("clean_text", true);
+    rule.chinese = node.flag("handle_chinese_chars", true);
+    rule.lowercase = node.flag("lowercase", true);
+    rule.strip_accents = node.flag("strip_accents", rule.lowercase);
+  } else if (type == "Strip" || type == "StripNormalizer") {
+    rule.kind = Normalizer::kStrip;
+    rule.left = node.flag("strip_left", true);
+    rule.right = node.flag("strip_right", true);
+  } else if (type == "StripAccents") {
+    rule.kind = Normalizer::kStripAccents;
+  } else if (type == "Lowercase") {
+    rule.kind = Normalizer::kLowercase;
+  } else if (type == "Nmt") {
+    rule.kind = Normalizer::kNmt;
+  } else if (type == "Precompiled") {
+    rule.kind = Normalizer::kPrecompiled;
+    rule.map = std::make_shared<CharMap>(from_base64(node.at("precompiled_charsmap")), node.where());
+  } else if (type == "Replace") {
+    rule.kind = Normalizer::kReplace;
+    bool literal = false;
+    rule.text = read_pattern(node.at("pattern"), literal);
+    if (!literal) rule.regex = std::make_shared<Regex>(rule.text, node.at("pattern").where());
+    rule.content = node.text("content");
+  } else if (type == "Prepend") {
+    rule.kind = Normalizer::kPrepend;
+    rule.text = node.text("prepend");
+  } else if (type == "ByteLevel") {
+    rule.kind = Normalizer::kByteLevel;
+  } else {
+    node.fail("unknown normalizer type '" + type + "'");
+  }
+  out.push_back(std::move(rule));
+}
+
 void add_pre_tokenizer(const Node& node, int depth, std::vector<PreTokenizer>& out) {
   if (depth > 16) node.fail("Sequence nests deeper than 16");
   const std::string type = node.text("type");
@@ -192,6 +259,11 @@ void add_post_rule(const Node& node, int depth, std::vector<PostRule>& out) {
 
 }  // namespace
 
+std::vector<Normalizer> read_normalizers(const Node& node) {
+  std::vector<Normalizer> out;
+  if (!node.json().is_null()) add_normalizer(node, 0, out);
+  return out;
+}
 std::vector<PreTokenizer> read_pre_tokenizers(const Node& node) {
   std::vector<PreTokenizer> out;
   if (!node.json().is_null()) add_pre_tokenizer(node, 0, out);

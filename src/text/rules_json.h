@@ -4,11 +4,13 @@
 
 #include "text/decode.h"
 #include "text/json_read.h"
+#include "text/normalize.h"
 #include "text/pretokenize.h"
 #include "text/state.h"
 
 namespace weft::text {
 
+std::vector<Normalizer> read_normalizers(const Node&);
 std::vector<PreTokenizer> read_pre_tokenizers(const Node&);
 std::vector<DecodeRule> read_decoders(const Node&);
 std::vector<PostRule> read_post_rules(const Node&);

@@ -10,10 +10,13 @@
 #include "text/bpe.h"
 #include "text/decode.h"
 #include "text/json_read.h"
+#include "text/normalize.h"
 #include "text/pretokenize.h"
 #include "text/tokenizer.h"
+#include "text/unigram.h"
 #include "text/vocab.h"
 #include "text/word_cache.h"
+#include "text/wordpiece.h"
 
 namespace weft::text {
 
@@ -24,9 +27,11 @@ struct PostRule {  // what a post-processor does to one text
 };
 
 struct Scratch {  // buffers of one thread
-  Pieces pieces, next;
+  Pieces pieces;
+  NormalizeScratch normal;
   PreTokenizeScratch cuts;
   Bpe::Scratch bpe;
+  Unigram::Scratch unigram;
   WordCache cache;
   std::vector<uint32_t> ends;
 };
@@ -35,13 +40,18 @@ struct Tokenizer::State {
   Vocab vocab;        // of the model, as the file writes it
   Vocab bytes_vocab;  // byte-level: the same ids by their bytes
   bool byte_level = false;  // the model works on bytes
-  std::unique_ptr<Bpe> model;
+  // The model: one of these.
+  std::unique_ptr<Bpe> bpe;
+  std::unique_ptr<Unigram> unigram;
+  std::unique_ptr<WordPiece> word_piece;
+  std::unique_ptr<WordLevel> word_level;
+  std::vector<Normalizer> normalizers;
   std::vector<PreTokenizer> pre_tokenizers;
   std::vector<DecodeRule> decoders;
-  bool has_decoder = false;
   std::vector<PostRule> post;
   std::vector<AddedToken> added;           // by id
   std::vector<int32_t> added_of_id;        // [vocab_size] index in `added`, or -1
+  std::vector<std::string> added_text;     // of each of `added` as a decoder sees it: normalized when it is looked for so
   AddedMatcher plain_matcher;              // added tokens that are looked for in the text as it is
   AddedMatcher normalized_matcher;         // and in the normalized text
   std::vector<std::string> bytes_of_id;    // [vocab_size] what an id stands for in a text
@@ -49,8 +59,10 @@ struct Tokenizer::State {
   int32_t bos = -1, eos = -1, pad = -1, unknown = -1;
   std::string where = "tokenizer";
   Json normalizer_json, pre_tokenizer_json, post_processor_json, decoder_json, model_json;  // model without vocab and merges
+  bool track_origin = false;               // a rule asks where in the text it stands
   bool one_regex = false;                  // byte-level and one pattern whose matches and gaps are the words: no pieces are built
 
+  void encode_piece(std::string_view piece, Scratch&, std::vector<int32_t>& ids, std::vector<uint32_t>* ends) const;
   // Derives everything below the rules (matchers, tables, roles). Called once by a reader, last.
   void finish();
 

@@ -31,7 +31,7 @@ void encode_word(const State& state, std::string_view word, size_t readable, Scr
       return;
     }
     const size_t at = ids.size();
-    state.model->encode(word, s.bpe, ids);
+    state.encode_piece(word, s, ids, nullptr);
     if (ids.size() - at <= 3) {
       row = {key.low, key.high, {0, 0, 0}, static_cast<uint32_t>(ids.size() - at)};
       std::copy(ids.begin() + static_cast<std::ptrdiff_t>(at), ids.end(), row.ids);
@@ -39,11 +39,11 @@ void encode_word(const State& state, std::string_view word, size_t readable, Scr
     }
     ids.resize(at);
   }
-  if (word.size() > WordCache::kLong) return state.model->encode(word, s.bpe, ids);
+  if (word.size() > WordCache::kLong) return state.encode_piece(word, s, ids, nullptr);
   const uint64_t hash = XXH3_64bits(word.data(), word.size());
   if (s.cache.find_long(word, hash, ids)) return;
   const size_t at = ids.size();
-  state.model->encode(word, s.bpe, ids);
+  state.encode_piece(word, s, ids, nullptr);
   s.cache.put_long(word, hash, ids.data() + at, ids.size() - at);
 }
 
@@ -106,46 +106,42 @@ void encode_by_regex(const State& state, std::string_view text, Scratch& s, std:
   if (done < text.size()) encode_word(state, text.substr(done), text.size() - done, s, out);
 }
 
-void to_pieces(const State& state, std::string_view text, EncodeOptions options, Scratch& s, bool tracked) {
+// Runs every rule over one part of the text without plain added tokens, up to the model.
+void to_pieces(const State& state, std::string_view part, size_t at, EncodeOptions options, Scratch& s, bool tracked) {
   Pieces& p = s.pieces;
   p.clear();
-  p.tracked = tracked;
-  for_each_part(state, state.plain_matcher, text, options.parse_special, [&](size_t begin, size_t end, int32_t id) {
-    p.add_original(text.substr(begin, end - begin), begin, id, state.byte_level || id >= 0);
-  });
+  p.base = at;
+  p.tracked = tracked || state.track_origin;
+  p.add_original(part, at, -1, state.byte_level);
+  normalize(state.normalizers, p, s.normal);
   if (!state.normalized_matcher.empty()) {
     std::vector<Piece> cut;
     for (const Piece& piece : p.pieces) {
-      if (piece.token >= 0) {
-        cut.push_back(piece);
-        continue;
-      }
       for_each_part(state, state.normalized_matcher, p.view(piece), options.parse_special, [&](size_t begin, size_t end, int32_t id) {
         cut.push_back({piece.begin + begin, piece.begin + end, id});
       });
     }
     p.pieces = std::move(cut);
   }
+  std::erase_if(p.pieces, [](const Piece& piece) { return piece.begin == piece.end; });
   pre_tokenize(state.pre_tokenizers, p, s.cuts);
 }
 
 void append_text(const State& state, std::string_view text, EncodeOptions options, Scratch& s, std::vector<int32_t>& out) {
-  if (state.one_regex) {
-    for_each_part(state, state.plain_matcher, text, options.parse_special, [&](size_t begin, size_t end, int32_t id) {
-      if (id >= 0) out.push_back(id);
-      else encode_by_regex(state, text.substr(begin, end - begin), s, out);
-    });
-    return;
-  }
-  to_pieces(state, text, options, s, false);
-  for (const Piece& piece : s.pieces.pieces) {
-    if (piece.token >= 0) out.push_back(piece.token);
-    else encode_word(state, s.pieces.view(piece), s.pieces.bytes.size() - piece.begin, s, out);
-  }
+  for_each_part(state, state.plain_matcher, text, options.parse_special, [&](size_t begin, size_t end, int32_t id) {
+    if (id >= 0) return out.push_back(id);
+    const std::string_view part = text.substr(begin, end - begin);
+    if (state.one_regex && surely_normal(state.normalizers, part)) return encode_by_regex(state, part, s, out);
+    to_pieces(state, part, begin, options, s, false);
+    for (const Piece& piece : s.pieces.pieces) {
+      if (piece.token >= 0) out.push_back(piece.token);
+      else encode_word(state, s.pieces.view(piece), s.pieces.bytes.size() - piece.begin, s, out);
+    }
+  });
 }
 
 // Takes white space off the ends of a token's range, as upstream's byte-level post-processor does.
-void trim(const State& state, const PostRule& rule, Encoding& e) {
+void trim(const State& state, std::string_view text, const PostRule& rule, Encoding& e) {
   for (size_t i = 0; i < e.ids.size(); ++i) {
     const std::string_view token = state.vocab.has(e.ids[i]) ? state.vocab.token(e.ids[i]) : std::string_view();
     const std::vector<uint32_t> codes = code_points(token);
@@ -156,9 +152,12 @@ void trim(const State& state, const PostRule& rule, Encoding& e) {
     ByteRange& o = e.offsets[i];
     if (leading > 0) {
       if ((i == 0 || o.begin == 0) && rule.add_prefix_space && leading == 1) leading = 0;
-      o.begin = std::min(o.begin + leading, o.end);
+      for (; leading > 0 && o.begin < o.end; --leading) o.begin += decode_utf8(text, o.begin).length;
     }
-    if (trailing > 0 && o.end >= trailing) o.end = std::max(o.end - trailing, o.begin);
+    for (; trailing > 0 && o.end > o.begin; --trailing) {
+      do --o.end;
+      while (o.end > o.begin && (static_cast<uint8_t>(text[o.end]) & 0xC0) == 0x80);
+    }
   }
 }
 
@@ -195,6 +194,13 @@ void Tokenizer::State::give_back(std::unique_ptr<Scratch> scratch) const {
   free_.push_back(std::move(scratch));
 }
 
+void Tokenizer::State::encode_piece(std::string_view piece, Scratch& s, std::vector<int32_t>& ids, std::vector<uint32_t>* ends) const {
+  if (bpe) bpe->encode(piece, s.bpe, ids, ends);
+  else if (unigram) unigram->encode(piece, s.unigram, ids, ends);
+  else if (word_piece) word_piece->encode(piece, ids, ends);
+  else word_level->encode(piece, ids, ends);
+}
+
 void Tokenizer::encode_append(std::string_view text, EncodeOptions options, std::vector<int32_t>& out) const {
   auto scratch = state_->borrow();
   if (!options.add_special || state_->post.empty()) {
@@ -220,28 +226,35 @@ Encoding Tokenizer::encode_with_offsets(std::string_view text, EncodeOptions opt
   if (text.size() > UINT32_MAX) throw InputError("encode with offsets: got " + std::to_string(text.size()) + " bytes, want less than 4 GiB");
   auto s = state_->borrow();
   Encoding e;
-  to_pieces(*state_, text, options, *s, true);
-  const Pieces& p = s->pieces;
-  for (const Piece& piece : p.pieces) {
-    s->ends.clear();
-    if (piece.token >= 0) {
-      e.ids.push_back(piece.token);
-      s->ends.push_back(static_cast<uint32_t>(piece.end - piece.begin));
-    } else {
-      state_->model->encode(p.view(piece), s->bpe, e.ids, &s->ends);
+  for_each_part(*state_, state_->plain_matcher, text, options.parse_special, [&](size_t from, size_t to, int32_t id) {
+    if (id >= 0) {
+      e.ids.push_back(id);
+      e.offsets.push_back({from, to});
+      return;
     }
-    uint32_t begin = 0;
-    for (const uint32_t end : s->ends) {
-      if (end > begin) e.offsets.push_back({p.origin[piece.begin + begin].begin, p.origin[piece.begin + end - 1].end});
-      else e.offsets.push_back({begin, end});
-      begin = end;
+    to_pieces(*state_, text.substr(from, to - from), from, options, *s, true);
+    const Pieces& p = s->pieces;
+    for (const Piece& piece : p.pieces) {
+      s->ends.clear();
+      if (piece.token >= 0) {
+        e.ids.push_back(piece.token);
+        s->ends.push_back(static_cast<uint32_t>(piece.end - piece.begin));
+      } else {
+        state_->encode_piece(p.view(piece), *s, e.ids, &s->ends);
+      }
+      uint32_t begin = 0, before = 0;
+      for (const uint32_t end : s->ends) {
+        if (end != before) begin = before;  // byte tokens of one character share its range
+        before = end;
+        e.offsets.push_back({p.origin[piece.begin + begin].begin, p.origin[piece.begin + end - 1].end});
+      }
     }
-  }
+  });
   e.from_post.assign(e.ids.size(), 0);
   state_->give_back(std::move(s));
   for (const PostRule& rule : state_->post) {
     if (rule.kind == PostRule::kTrimOffsets) {
-      trim(*state_, rule, e);
+      trim(*state_, text, rule, e);
     } else if (options.add_special) {
       e.offsets = around<ByteRange>(rule, e.offsets, [](int32_t) { return ByteRange{0, 0}; });
       e.from_post = around<uint8_t>(rule, e.from_post, [](int32_t) { return uint8_t{1}; });
@@ -278,12 +291,16 @@ std::vector<std::vector<int32_t>> Tokenizer::encode_batch(std::span<const std::s
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
   std::vector<std::string> tokens;
+  const auto decode_text = [&](int32_t id) {
+    const int32_t added = state_->added_of_id[static_cast<size_t>(id)];
+    return added >= 0 ? state_->added_text[static_cast<size_t>(added)] : std::string(state_->vocab.token(id));
+  };
   const bool bytes = state_->decoders.size() == 1 && state_->decoders[0].kind == DecodeRule::kByteLevel;
   std::string joined;
   for (const int32_t id : ids) {
     if (!has(id) || (skip_special && is_special(id))) continue;
     if (bytes) joined += state_->bytes_of_id[static_cast<size_t>(id)];
-    else tokens.push_back(token_text(id));
+    else tokens.push_back(decode_text(id));
   }
   return bytes ? replace_invalid_utf8(joined) : decode_tokens(state_->decoders, std::move(tokens));
 }

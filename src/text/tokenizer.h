@@ -83,11 +83,11 @@ class StreamDecoder {
   std::string finish();  // what is left; an unfinished character becomes U+FFFD
 
  private:
-  std::shared_ptr<const Tokenizer::State> state_;
-  bool skip_special_;
-  std::vector<int32_t> ids_;  // not yet given out, after one that gives context
-  size_t given_ = 0;          // bytes of decode(ids_) that were given out
+  Tokenizer tokenizer_;  // shares its tables
+  bool skip_special_, bytes_, byte_runs_;
   std::string pending_;       // byte-level: an unfinished character
+  std::vector<int32_t> ids_;  // others: one id of context, then those whose text may still change
+  std::string context_;       // the text of the context alone
 };
 
 }  // namespace weft::text

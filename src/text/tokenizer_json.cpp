@@ -84,7 +84,42 @@ void read_bpe(const Node& node, State& s) {
     s.pre_tokenizers.back().raw = true;
     options.raw_bytes = true;
   }
-  s.model = std::make_unique<Bpe>(s.byte_level ? s.bytes_vocab : s.vocab, std::move(merges), options);
+  s.bpe = std::make_unique<Bpe>(s.byte_level ? s.bytes_vocab : s.vocab, std::move(merges), options);
+}
+
+void read_unigram(const Node& node, State& s) {
+  node.only({"type", "unk_id", "vocab", "byte_fallback"});
+  const Node list = node.at("vocab");
+  std::vector<double> scores;
+  for (size_t i = 0; i < list.size(); ++i) {
+    const Json& entry = list.json()[i];
+    if (!entry.is_array() || entry.size() != 2 || !entry[0].is_string()) list.at(i).fail("want [token, score]");
+    scores.push_back(list.at(i).at(size_t{1}).as_number());
+    s.vocab.add_over(entry[0].get_ref<const std::string&>(), static_cast<int32_t>(i));
+  }
+  UnigramOptions options;
+  options.byte_fallback = node.flag("byte_fallback", false);
+  if (node.has("unk_id")) options.unknown = static_cast<int32_t>(node.at("unk_id").as_integer(0, std::max<int64_t>(0, s.vocab.size() - 1)));
+  if (scores.empty()) list.fail("is empty");
+  s.unknown = options.unknown;
+  s.unigram = std::make_unique<Unigram>(s.vocab, std::move(scores), std::move(options));
+}
+
+void read_word_piece(const Node& node, State& s) {
+  node.only({"type", "unk_token", "continuing_subword_prefix", "max_input_chars_per_word", "vocab"});
+  read_vocab(node.at("vocab"), s.vocab);
+  WordPieceOptions options;
+  options.prefix = node.text("continuing_subword_prefix");
+  options.longest_word = static_cast<size_t>(node.at("max_input_chars_per_word").as_integer(0, INT32_MAX));
+  s.unknown = options.unknown = s.vocab.id_of(node.text("unk_token"));
+  s.word_piece = std::make_unique<WordPiece>(s.vocab, std::move(options));
+}
+
+void read_word_level(const Node& node, State& s) {
+  node.only({"type", "unk_token", "vocab"});
+  read_vocab(node.at("vocab"), s.vocab);
+  s.unknown = s.vocab.id_of(node.text("unk_token"));
+  s.word_level = std::make_unique<WordLevel>(s.vocab, s.unknown);
 }
 
 void add_tokens(const Node& list, State& s) {
@@ -127,7 +162,18 @@ void State::finish() {
   for (size_t i = 0; i < added.size(); ++i) {
     const AddedToken& t = added[i];
     added_of_id[static_cast<size_t>(t.id)] = static_cast<int32_t>(i);
-    (t.normalized ? normalized_matcher : plain_matcher).add(t.content, static_cast<int32_t>(i));
+    std::string text = t.content;
+    if (t.normalized && !normalizers.empty()) {
+      Pieces p;
+      NormalizeScratch scratch;
+      p.add_original(text, 0, -1, false);
+      normalize(normalizers, p, scratch);
+      text = p.bytes;
+    }
+    if (!text.empty() && text.size() <= AddedMatcher::kMaxLength) {
+      (t.normalized ? normalized_matcher : plain_matcher).add(text, static_cast<int32_t>(i));
+    }
+    added_text.push_back(std::move(text));
   }
   const auto with = [&](DecodeRule::Kind kind) {
     return std::any_of(decoders.begin(), decoders.end(), [&](const DecodeRule& r) { return r.kind == kind; });
@@ -137,7 +183,7 @@ void State::finish() {
   for (int32_t id = 0; id < vocab_size; ++id) {
     std::string& out = bytes_of_id[static_cast<size_t>(id)];
     const int32_t at = added_of_id[static_cast<size_t>(id)];
-    const std::string_view token = at >= 0 ? std::string_view(added[static_cast<size_t>(at)].content) : vocab.token(id);
+    const std::string_view token = at >= 0 ? std::string_view(added_text[static_cast<size_t>(at)]) : vocab.token(id);
     if (bytes) {
       out = byte_level_bytes(token);
     } else if (const int byte = fallback ? fallback_byte(token) : -1; byte >= 0) {
@@ -170,6 +216,10 @@ void State::finish() {
              (rule.kind == PreTokenizer::kByteLevel && !rule.add_prefix_space);
   }
   one_regex = plain && patterns == 1;
+  for (const PreTokenizer& rule : pre_tokenizers) {
+    track_origin |= rule.kind == PreTokenizer::kMetaspace && rule.prepend == PreTokenizer::kFirst &&
+                    (!normalizers.empty() || &rule != &pre_tokenizers.front());
+  }
 }
 
 Tokenizer Tokenizer::from_json(std::string_view text, const std::string& where) {
@@ -185,14 +235,18 @@ Tokenizer Tokenizer::from_json(std::string_view text, const std::string& where) 
   s.pre_tokenizer_json = section("pre_tokenizer");
   s.post_processor_json = section("post_processor");
   s.decoder_json = section("decoder");
-  if (!s.normalizer_json.is_null()) node.at("normalizer").fail("is not supported");
+  s.normalizers = read_normalizers(Node(s.normalizer_json, where + ".normalizer"));
   s.pre_tokenizers = read_pre_tokenizers(Node(s.pre_tokenizer_json, where + ".pre_tokenizer"));
   s.decoders = read_decoders(Node(s.decoder_json, where + ".decoder"));
   s.post = read_post_rules(Node(s.post_processor_json, where + ".post_processor"));
   const Node model = node.at("model");
-  const std::string type = model.text("type", "BPE");
-  if (type != "BPE") model.fail("unknown model type '" + type + "'");
-  read_bpe(model, s);
+  // Old files do not say; then the fields tell.
+  const std::string type = model.text("type", model.has("merges") ? "BPE" : model.has("max_input_chars_per_word") ? "WordPiece" : model.has("unk_id") ? "Unigram" : "WordLevel");
+  if (type == "BPE") read_bpe(model, s);
+  else if (type == "Unigram") read_unigram(model, s);
+  else if (type == "WordPiece") read_word_piece(model, s);
+  else if (type == "WordLevel") read_word_level(model, s);
+  else model.fail("unknown model type '" + type + "'");
   for (const auto& [key, value] : model.json().items()) {
     if (key != "vocab" && key != "merges") s.model_json[key] = value;
   }
@@ -218,44 +272,29 @@ std::string Tokenizer::to_json() const {
          ",\n  \"post_processor\": " + s.post_processor_json.dump() + ",\n  \"decoder\": " + s.decoder_json.dump() + ",\n  \"model\": ";
   std::string head = s.model_json.dump();
   head.pop_back();
-  out += head + (s.model_json.empty() ? "" : ",") + "\n    \"vocab\": {";
+  out += head + (s.model_json.empty() ? "" : ",") + "\n    \"vocab\": " + (s.unigram ? "[" : "{");
   bool first = true;
   for (int32_t id = 0; id < s.vocab.size(); ++id) {
     if (!s.vocab.has(id)) continue;
-    out += std::string(first ? "" : ",") + "\n      " + quote(s.vocab.token(id)) + ": " + std::to_string(id);
+    out += first ? "\n      " : ",\n      ";
     first = false;
+    const std::string token = quote(s.vocab.token(id));
+    out += s.unigram ? "[" + token + ", " + Json(s.unigram->scores()[static_cast<size_t>(id)]).dump() + "]" : token + ": " + std::to_string(id);
   }
-  out += "\n    },\n    \"merges\": [";
-  first = true;
-  for (const Merge& m : s.model->merges()) {
-    out += std::string(first ? "" : ",") + "\n      [" + quote(s.vocab.token(m.left)) + ", " + quote(s.vocab.token(m.right)) + "]";
-    first = false;
+  out += s.unigram ? "\n    ]" : "\n    }";
+  if (s.bpe) {
+    out += ",\n    \"merges\": [";
+    first = true;
+    for (const Merge& m : s.bpe->merges()) {
+      out += std::string(first ? "" : ",") + "\n      [" + quote(s.vocab.token(m.left)) + ", " + quote(s.vocab.token(m.right)) + "]";
+      first = false;
+    }
+    out += "\n    ]";
   }
-  out += "\n    ]\n  }\n}\n";
+  out += "\n  }\n}\n";
   return out;
 }
 
 void Tokenizer::save(const std::string& path) const { write_file_atomic(path, to_json()); }
-
-// -- streaming ------------------------------------------------------------------------------------------------------------
-
-StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, bool skip_special) : state_(tokenizer.state_), skip_special_(skip_special) {}
-
-std::string StreamDecoder::push(int32_t id) {
-  if (id < 0 || id >= state_->vocab_size) return {};
-  const int32_t added = state_->added_of_id[static_cast<size_t>(id)];
-  if (skip_special_ && added >= 0 && state_->added[static_cast<size_t>(added)].special) return {};
-  pending_ += state_->bytes_of_id[static_cast<size_t>(id)];
-  const size_t keep = unfinished_utf8_suffix(pending_);
-  std::string out = replace_invalid_utf8(std::string_view(pending_).substr(0, pending_.size() - keep));
-  pending_.erase(0, pending_.size() - keep);
-  return out;
-}
-
-std::string StreamDecoder::finish() {
-  std::string out = replace_invalid_utf8(pending_);
-  pending_.clear();
-  return out;
-}
 
 }  // namespace weft::text

@@ -1,14 +1,19 @@
 #include "text/unicode.h"
 
+#include <utf8proc.h>
+
 #include <algorithm>
 #include <cstring>
-#include <memory>
+
+#include "text/forms.h"
 
 namespace weft::text {
 namespace {
 
 struct Record {
-  uint8_t category, bits, script;
+  uint8_t category;
+  uint16_t bits;
+  uint8_t script;
 };
 #include "text/unicode_tables.inc"
 
@@ -247,7 +252,20 @@ bool named_set(std::string_view name, CodeSet& out) {
   return false;
 }
 
+uint32_t lower_case(uint32_t code, uint32_t& second) {
+  second = 0;
+  if (code < 0x80) return code >= 'A' && code <= 'Z' ? code + 32 : code;
+  const auto* end = std::end(kLower);
+  const auto* it = std::lower_bound(std::begin(kLower), end, code, [](const auto& row, uint32_t c) { return row[0] < c; });
+  if (it != end && (*it)[0] == code) return second = (*it)[2], (*it)[1];
+  return static_cast<uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(code)));
+}
+
 const char* category_of(uint32_t code) { return kCategoryNames[record_of(code).category]; }
-const char* script_of(uint32_t code) { return kScriptNames[record_of(code).script]; }
+
+uint32_t joined_script_of(uint32_t code) {
+  const auto* it = std::upper_bound(std::begin(kScriptRuns), std::end(kScriptRuns), code << 10 | 1023);
+  return it == std::begin(kScriptRuns) ? 0 : *(it - 1) & 1023;
+}
 
 }  // namespace weft::text

@@ -57,6 +57,10 @@ enum class Property : uint8_t {  // bits of the tables, in order
   kPunctuation,  // of the Punctuation and Bert pre-tokenizers
   kNumeric,      // of the Digits pre-tokenizer
   kSpace,        // \s everywhere
+  kNormalizerUnknown,  // newer than the normalization forms' data: they leave it alone
+  kStripMark,          // what StripAccents drops
+  kBertMark,           // what BertNormalizer's strip_accents drops
+  kBertControl,        // what BertNormalizer's clean_text drops, U+FFFD included
 };
 bool has(Property, uint32_t code);
 CodeSet property_set(Property);
@@ -64,7 +68,7 @@ CodeSet property_set(Property);
 // count. False when there is none of that name.
 bool named_set(std::string_view name, CodeSet& out);
 const char* category_of(uint32_t code);  // "Lu"
-const char* script_of(uint32_t code);    // "Latin", "Unknown"
+uint32_t joined_script_of(uint32_t code);  // a number for each script of the UnicodeScripts pre-tokenizer; 0 goes with any
 
 inline bool is_space(uint32_t code) { return has(Property::kSpace, code); }
 

@@ -40,6 +40,13 @@ bool Vocab::add(std::string_view token, int32_t id) {
   return true;
 }
 
+bool Vocab::add_over(std::string_view token, int32_t id) {
+  if (add(token, id)) return true;
+  if (!add_hidden(token, id)) return false;
+  table_[slot_of(token)] = id;
+  return true;
+}
+
 int32_t Vocab::id_of(std::string_view token) const { return table_.empty() ? -1 : table_[slot_of(token)]; }
 
 }  // namespace weft::text

@@ -13,6 +13,8 @@ class Vocab {
   bool add(std::string_view token, int32_t id);
   // As add, but the string is not found by id_of (two ids may then have one string).
   bool add_hidden(std::string_view token, int32_t id);
+  // As add, but when the string is taken, id_of gives this id from now on. False when the id is taken.
+  bool add_over(std::string_view token, int32_t id);
   int32_t id_of(std::string_view token) const;  // -1 when there is none
   bool has(int32_t id) const { return id >= 0 && static_cast<size_t>(id) < spans_.size() && spans_[static_cast<size_t>(id)].used; }
   std::string_view token(int32_t id) const {  // empty for a hole
