@@ -1,10 +1,12 @@
 // Test program for the scripts that compare with Python packages. Usage:
 //   data_tool gpt CASES.json OUT.json   opens GPT data sets; leaves their caches and prints samples
+//   data_tool bench FOLDER [DOCUMENTS]  prints the figures of data/bench.h
 //   data_tool write SETS.json           writes indexed files: {prefix, type, documents: [[sequence, ...], ...], merge: [prefix, ...]}
 #include <cstdio>
 #include <exception>
 
 #include "base/error.h"
+#include "data/bench.h"
 #include "data/gpt_dataset.h"
 #include "data/order.h"
 
@@ -97,8 +99,12 @@ int main(int argc, char** argv) {
       write_json_file(argv[3], out);
     } else if (verb == "write" && argc == 3) {
       for (const Json& c : read_json_file(argv[2])) data::write_set(c);
+    } else if (verb == "bench" && argc >= 3) {
+      data::BenchOptions options{argv[2]};
+      if (argc > 3) options.index_documents = std::stoll(argv[3]);
+      std::printf("%s\n", data::bench_files(options).dump(2).c_str());
     } else {
-      throw ConfigError("usage: data_tool gpt CASES.json OUT.json | data_tool write SETS.json");
+      throw ConfigError("usage: data_tool gpt CASES.json OUT.json | data_tool write SETS.json | data_tool bench FOLDER [DOCUMENTS]");
     }
     return 0;
   } catch (const std::exception& e) {

@@ -1,0 +1,20 @@
+// How fast the data path is, beside the plain algorithms that it replaces, in the same run. For `weft bench data`.
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "base/json.h"
+
+namespace weft::data {
+
+struct BenchOptions {
+  std::string folder;                  // for temporary files; needs about 10 bytes a token
+  int64_t tokens = int64_t{1} << 27;   // of the file that is read
+  int64_t index_documents = 4000000;   // of the index that is built
+  int64_t seq_len = 4096;
+};
+// Keys: index_build_s, index_plain_s, index_ratio, index_samples, index_equal; open_full_s, open_stamped_s;
+// read_tokens_per_s (samples of a shuffled order, one thread, from the page cache). Throws when the two indices differ.
+Json bench_files(const BenchOptions&);
+
+}  // namespace weft::data
