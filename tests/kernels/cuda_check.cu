@@ -11,6 +11,7 @@ void check_elementwise(Checker&);
 void check_optimizer(Checker&);
 void check_group_norms(Checker&);
 void check_embedding(Checker&);
+void check_moe(Checker&);
 
 namespace {
 constexpr Suite kSuites[] = {
@@ -19,6 +20,7 @@ constexpr Suite kSuites[] = {
     {"optimizer", check_optimizer},
     {"group_norms", check_group_norms},
     {"embedding", check_embedding},
+    {"moe", check_moe},
 };
 }  // namespace
 }  // namespace weft::check

@@ -16,11 +16,11 @@ __device__ __forceinline__ void act_and_slope(float x, float& act, float& slope)
     const float s = sigmoid(k * x);
     act = x * s, slope = s * (1 + k * x * (1 - s));
   } else if constexpr (kind == Act::kGeluExact) {
-    const float cdf = 0.5f * (1 + erff(x * kSqrt1Over2));
+    const float cdf = 0.5f * erfcf(-x * kSqrt1Over2);
     act = x * cdf, slope = cdf + x * kSqrt1Over2Pi * expf(-0.5f * x * x);
   } else if constexpr (kind == Act::kGeluTanh) {
-    const float t = tanhf(kSqrt2OverPi * (x + 0.044715f * x * x * x));
-    act = 0.5f * x * (1 + t), slope = 0.5f * (1 + t) + 0.5f * x * (1 - t * t) * kSqrt2OverPi * (1 + 3 * 0.044715f * x * x);
+    const float s = sigmoid(2 * kSqrt2OverPi * (x + 0.044715f * x * x * x));  // (1 + tanh(u)) / 2 = sigmoid(2 u)
+    act = x * s, slope = s * (1 + x * (1 - s) * 2 * kSqrt2OverPi * (1 + 3 * 0.044715f * x * x));
   } else {
     const float r = x > 0 ? x : (x != x ? x : 0.0f);
     if constexpr (kind == Act::kRelu)

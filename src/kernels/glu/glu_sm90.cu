@@ -19,11 +19,11 @@ __device__ __forceinline__ void act_and_slope(float g, float& act, float& slope)
     const float s = sigmoid(1.702f * g);
     act = g * s, slope = s * (1 + 1.702f * g * (1 - s));
   } else if constexpr (kind == Glu::kGegluExact) {
-    const float cdf = 0.5f * (1 + erff(g * kSqrt1Over2));
+    const float cdf = 0.5f * erfcf(-g * kSqrt1Over2);
     act = g * cdf, slope = cdf + g * kSqrt1Over2Pi * expf(-0.5f * g * g);
   } else if constexpr (kind == Glu::kGegluTanh) {
-    const float t = tanhf(kSqrt2OverPi * (g + 0.044715f * g * g * g));
-    act = 0.5f * g * (1 + t), slope = 0.5f * (1 + t) + 0.5f * g * (1 - t * t) * kSqrt2OverPi * (1 + 3 * 0.044715f * g * g);
+    const float s = sigmoid(2 * kSqrt2OverPi * (g + 0.044715f * g * g * g));  // (1 + tanh(u)) / 2 = sigmoid(2 u)
+    act = g * s, slope = s * (1 + g * (1 - s) * 2 * kSqrt2OverPi * (1 + 3 * 0.044715f * g * g));
   } else {
     act = g > 0 ? g : (g != g ? g : 0.0f), slope = g > 0 ? 1.0f : 0.0f;
   }

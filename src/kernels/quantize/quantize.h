@@ -1,5 +1,5 @@
-// FP8 quantisers. For each block of elements: amax = max |x|, mult = fmax / amax (fp32 division; 1 where amax is 0, inf or NaN; with
-// pow2 the mantissa of mult is masked off), q = fp8(x * mult) to nearest even, saturating, and scale = 1 / mult, so x ~ q * scale.
+// FP8 quantisers. For each block of elements: amax = max |x|, mult = fmax / amax (fp32 division, at most FLT_MAX; 1 where amax is 0, inf or NaN;
+// with pow2 the mantissa of mult is masked off), q = fp8(x * mult) to nearest even, saturating, and scale = 1 / mult, so x ~ q * scale.
 // fmax: 448 for f8e4m3, 57344 for f8e5m2. Bit-exact and deterministic. Bound: memory, x once.
 //   kTensor: one block, amax given;  kRow: a block is a row;  k1x128: 128 neighbours of a row;  k128x128: a square
 // q_t is the transposed copy [cols, rows]. For kTensor and k128x128 it has the same scales (transposed for k128x128); for kRow and

@@ -22,7 +22,7 @@ struct Sample {
   const int32_t* counts;        // [rows, vocab] of tokens in the output so far, or null for none
   const uint8_t* in_prompt;     // [rows, vocab] 1: in the prompt, or null for none
   const float* uniform;         // [rows] u in [0, 1)
-  int32_t* token;               // [rows]; -1 where every logit is NaN or -inf
+  int32_t* token;               // [rows]; -1 (and logprob NaN) where a logit is NaN or +inf, or all are -inf
   float* logprob;               // [rows] of the token under softmax(z) after penalties and temperature (T == 0: as T = 1), before
                                 // the cuts; or null
   int64_t rows, stride;

@@ -1,0 +1,57 @@
+// A token's experts over the lanes of a warp: expert e lies in lane e % 32, register e / 32.
+#pragma once
+#include "kernels/common/device.cuh"
+
+namespace weft::kernels::dev {
+
+struct Pick {
+  float value;
+  int32_t index;
+};
+__device__ __forceinline__ bool ahead(const Pick& a, const Pick& b) { return a.value > b.value || (a.value == b.value && a.index < b.index); }
+
+// The highest value of the warp, the lower index on ties; index 0x7fffffff when all are -inf.
+template <int NV>
+__device__ __forceinline__ Pick warp_best(const float (&v)[NV], int experts) {
+  const int lane = threadIdx.x & 31;
+  Pick best{-INFINITY, 0x7fffffff};
+#pragma unroll
+  for (int i = 0; i < NV; ++i) {
+    const Pick p{v[i], lane + i * 32};
+    if (p.index < experts && v[i] > -INFINITY && ahead(p, best)) best = p;
+  }
+#pragma unroll
+  for (int o = 16; o > 0; o /= 2) {
+    const Pick other{__shfl_xor_sync(~0u, best.value, o), __shfl_xor_sync(~0u, best.index, o)};
+    if (ahead(other, best)) best = other;
+  }
+  return best;
+}
+
+// Takes expert `index` out of the race and gives every lane the value that `from` holds for it.
+template <int NV>
+__device__ __forceinline__ float take(float (&race)[NV], const float (&from)[NV], int index) {
+  const int lane = threadIdx.x & 31;
+  float mine = 0;
+#pragma unroll
+  for (int i = 0; i < NV; ++i)
+    if (lane + i * 32 == index) race[i] = -INFINITY, mine = from[i];
+  return __shfl_sync(~0u, mine, index & 31);
+}
+
+}  // namespace weft::kernels::dev
+
+namespace weft::kernels {
+
+// Calls f with the registers a lane needs for `experts`, 1 to 1024.
+template <class F>
+void with_expert_registers(int experts, F&& f) {
+  if (experts <= 32) f(std::integral_constant<int, 1>{});
+  else if (experts <= 64) f(std::integral_constant<int, 2>{});
+  else if (experts <= 128) f(std::integral_constant<int, 4>{});
+  else if (experts <= 256) f(std::integral_constant<int, 8>{});
+  else if (experts <= 512) f(std::integral_constant<int, 16>{});
+  else f(std::integral_constant<int, 32>{});
+}
+
+}  // namespace weft::kernels
