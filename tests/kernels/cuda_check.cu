@@ -12,6 +12,8 @@ void check_optimizer(Checker&);
 void check_group_norms(Checker&);
 void check_embedding(Checker&);
 void check_moe(Checker&);
+void check_sequence(Checker&);
+void check_quantize(Checker&);
 
 namespace {
 constexpr Suite kSuites[] = {
@@ -21,6 +23,8 @@ constexpr Suite kSuites[] = {
     {"group_norms", check_group_norms},
     {"embedding", check_embedding},
     {"moe", check_moe},
+    {"sequence", check_sequence},
+    {"quantize", check_quantize},
 };
 }  // namespace
 }  // namespace weft::check

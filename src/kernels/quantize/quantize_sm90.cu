@@ -227,6 +227,34 @@ __global__ void __launch_bounds__(256) quantize_tile(Quantize a, const float* ro
   }
 }
 
+template <class T, class To>
+void run_quantize(const Quantize& a, const Launch& launch) {
+  const bool aligned = a.cols % 8 == 0 && is_aligned(a.x, 16) && is_aligned(a.q, 8), aligned_t = a.rows % 16 == 0 && is_aligned(a.q_t, 16);
+  const int64_t tiles_down = ceil_div(a.rows, kEdge);
+  const unsigned tiles_across = static_cast<unsigned>(ceil_div(a.cols, kEdge));
+  if (a.q_t == nullptr && (a.block == QuantBlock::kTensor || a.block == QuantBlock::k1x128)) {
+    launch_grid(quantize_blocks<T, To>, dim3(static_cast<unsigned>(ceil_div(a.rows * tiles_across, 16))), dim3(256), 0, launch.stream, a,
+                static_cast<int>(tiles_across), aligned);
+    return;
+  }
+  const RowPlan plan = plan_rows(a.cols, aligned);
+  if (a.q_t == nullptr && a.block == QuantBlock::kRow && plan.vectors > 0) {
+    const dim3 grid(static_cast<unsigned>(ceil_div(a.rows, plan.rows_per_block()))), threads(static_cast<unsigned>(plan.threads));
+    if (plan.vectors == 1) launch_grid(quantize_rows<T, To, 1>, grid, threads, 0, launch.stream, a, plan.lanes);
+    else if (plan.vectors == 2) launch_grid(quantize_rows<T, To, 2>, grid, threads, 0, launch.stream, a, plan.lanes);
+    else launch_grid(quantize_rows<T, To, 4>, grid, threads, 0, launch.stream, a, plan.lanes);
+    return;
+  }
+  float *rows = static_cast<float*>(launch.workspace), *cols = rows + a.rows;
+  const dim3 grid(static_cast<unsigned>(tiles_down), tiles_across);
+  if (a.block == QuantBlock::kRow) {
+    launch_grid(zero, dim3(static_cast<unsigned>(ceil_div(a.rows + a.cols, 256))), dim3(256), 0, launch.stream, rows, a.rows + a.cols);
+    launch_grid(maxima<T>, grid, dim3(256), 0, launch.stream, a, rows, cols, aligned);
+  }
+  launch_grid(quantize_tile<T, To>, grid, dim3(256), sizeof(QuantTile<T>), launch.stream, a, static_cast<const float*>(rows), static_cast<const float*>(cols), aligned,
+              aligned_t);
+}
+
 }  // namespace
 
 Support supports_amax_sm90(const Amax& a, const Device& d) { return on_sm90(d, a.dtype); }
@@ -253,35 +281,10 @@ void amax_sm90(const Amax& a, const Launch& launch) {
 
 void quantize_sm90(const Quantize& a, const Launch& launch) {
   if (a.rows == 0 || a.cols == 0) return;
-  const bool aligned = a.cols % 8 == 0 && is_aligned(a.x, 16) && is_aligned(a.q, 8), aligned_t = a.rows % 16 == 0 && is_aligned(a.q_t, 16);
-  const int64_t tiles_down = ceil_div(a.rows, kEdge);
-  const unsigned tiles_across = static_cast<unsigned>(ceil_div(a.cols, kEdge));
   with_float_type(a.dtype, [&](auto type) {
-    auto go = [&](auto to) {
-      using T = typename decltype(type)::type;
-      using To = typename decltype(to)::type;
-      if (a.q_t == nullptr && (a.block == QuantBlock::kTensor || a.block == QuantBlock::k1x128)) {
-        launch_grid(quantize_blocks<T, To>, dim3(static_cast<unsigned>(ceil_div(a.rows * tiles_across, 16))), dim3(256), 0, launch.stream, a, static_cast<int>(tiles_across), aligned);
-        return;
-      }
-      const RowPlan plan = plan_rows(a.cols, aligned);
-      if (a.q_t == nullptr && a.block == QuantBlock::kRow && plan.vectors > 0) {
-        const dim3 grid(static_cast<unsigned>(ceil_div(a.rows, plan.rows_per_block()))), threads(static_cast<unsigned>(plan.threads));
-        if (plan.vectors == 1) launch_grid(quantize_rows<T, To, 1>, grid, threads, 0, launch.stream, a, plan.lanes);
-        else if (plan.vectors == 2) launch_grid(quantize_rows<T, To, 2>, grid, threads, 0, launch.stream, a, plan.lanes);
-        else launch_grid(quantize_rows<T, To, 4>, grid, threads, 0, launch.stream, a, plan.lanes);
-        return;
-      }
-      float *rows = static_cast<float*>(launch.workspace), *cols = rows + a.rows;
-      const dim3 grid(static_cast<unsigned>(tiles_down), tiles_across);
-      if (a.block == QuantBlock::kRow) {
-        launch_grid(zero, dim3(static_cast<unsigned>(ceil_div(a.rows + a.cols, 256))), dim3(256), 0, launch.stream, rows, a.rows + a.cols);
-        launch_grid(maxima<T>, grid, dim3(256), 0, launch.stream, a, rows, cols, aligned);
-      }
-      launch_grid(quantize_tile<T, To>, grid, dim3(256), sizeof(QuantTile<T>), launch.stream, a, static_cast<const float*>(rows), static_cast<const float*>(cols), aligned, aligned_t);
-    };
-    if (a.to == DType::kF8E4M3) go(Type<__nv_fp8_e4m3>{});
-    else go(Type<__nv_fp8_e5m2>{});
+    using T = typename decltype(type)::type;
+    if (a.to == DType::kF8E4M3) run_quantize<T, __nv_fp8_e4m3>(a, launch);
+    else run_quantize<T, __nv_fp8_e5m2>(a, launch);
   });
 }
 
