@@ -277,3 +277,5 @@ inline unsigned __float_as_uint(float v) { return std::bit_cast<unsigned>(v); }
 inline void __sincosf(float x, float* s, float* c) { *s = std::sin(x), *c = std::cos(x); }
 using std::max;
 using std::min;
+
+#include "emulate_math.h"

@@ -4,9 +4,6 @@
 
 #include "kernels/common/grid.cuh"
 #include "kernels/launch.h"
-#if defined(WEFT_EMULATE)
-#include "emulate_math.h"
-#endif
 
 namespace weft::kernels::dev {
 
