@@ -45,12 +45,21 @@ using kernels::XentLoss;
 using kernels::XentTile;
 
 constexpr Candidate<XentTile> kTile[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const XentTile& a, const Policy& p) { return kernels::supports_xent_tile_sm90(a, p.device); }, nullptr, kernels::xent_tile_sm90},
+#endif
     {"cpu", [](const XentTile& a, const Policy& p) { return kernels::supports_xent_tile_cpu(a, p.device); }, nullptr, kernels::xent_tile_cpu},
 };
 constexpr Candidate<XentLoss> kLoss[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const XentLoss& a, const Policy& p) { return kernels::supports_xent_loss_sm90(a, p.device); }, nullptr, kernels::xent_loss_sm90},
+#endif
     {"cpu", [](const XentLoss& a, const Policy& p) { return kernels::supports_xent_loss_cpu(a, p.device); }, nullptr, kernels::xent_loss_cpu},
 };
 constexpr Candidate<XentGrad> kGrad[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const XentGrad& a, const Policy& p) { return kernels::supports_xent_grad_sm90(a, p.device); }, nullptr, kernels::xent_grad_sm90},
+#endif
     {"cpu", [](const XentGrad& a, const Policy& p) { return kernels::supports_xent_grad_cpu(a, p.device); }, nullptr, kernels::xent_grad_cpu},
 };
 

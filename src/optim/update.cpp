@@ -2,6 +2,8 @@
 
 #include "optim/update.h"
 
+#include "ops/adamw.h"
+
 namespace weft::optim {
 namespace reference {
 
@@ -27,10 +29,13 @@ void adamw_update(const AdamWStep& a) {
 
 }  // namespace reference
 
-void adamw_update(const AdamWStep& a, const ops::Policy&) { reference::adamw_update(a); }
-
-at::Tensor sum_of_squares(const at::Tensor& flat, const ops::Policy&) {
-  return at::linalg_vector_norm(flat, 2, std::nullopt, false, at::kDouble).square().view({1});
+void adamw_update(const AdamWStep& a, const ops::Policy& policy) {
+  const bool low = a.low.defined();
+  ops::adamw({low ? a.low : a.master, low ? a.master : at::Tensor(), {}, a.grad, a.exp_avg, a.exp_avg_sq, a.grad_scale, a.skip, a.lr, a.correction1,
+              a.correction2, a.beta1, a.beta2, a.eps, a.decay, a.decoupled},
+             policy);
 }
+
+at::Tensor sum_of_squares(const at::Tensor& flat, const ops::Policy& policy) { return ops::grad_norm({flat}, policy).sum_sq; }
 
 }  // namespace weft::optim

@@ -30,5 +30,7 @@ struct AdamW {
 
 Support supports_adamw_sm90(const AdamW&, const Device&);
 void adamw_sm90(const AdamW&, const Launch&);
+Support supports_adamw_cpu(const AdamW&, const Device&);
+void adamw_cpu(const AdamW&, const Launch&);
 
 }  // namespace weft::kernels

@@ -19,5 +19,7 @@ struct Dropout {
 
 Support supports_dropout_sm90(const Dropout&, const Device&);
 void dropout_sm90(const Dropout&, const Launch&);
+Support supports_dropout_cpu(const Dropout&, const Device&);
+void dropout_cpu(const Dropout&, const Launch&);
 
 }  // namespace weft::kernels

@@ -45,5 +45,12 @@ Support supports_clip_factor_sm90(const ClipFactor&, const Device&);
 void clip_factor_sm90(const ClipFactor&, const Launch&);
 Support supports_scale_buffer_sm90(const ScaleBuffer&, const Device&);
 void scale_buffer_sm90(const ScaleBuffer&, const Launch&);
+Support supports_grad_norm_cpu(const GradNorm&, const Device&);
+Support supports_clip_factor_cpu(const ClipFactor&, const Device&);
+Support supports_scale_buffer_cpu(const ScaleBuffer&, const Device&);
+size_t workspace_grad_norm_cpu(const GradNorm&);
+void grad_norm_cpu(const GradNorm&, const Launch&);
+void clip_factor_cpu(const ClipFactor&, const Launch&);
+void scale_buffer_cpu(const ScaleBuffer&, const Launch&);
 
 }  // namespace weft::kernels

@@ -16,5 +16,7 @@ struct Hadamard {
 
 Support supports_hadamard_sm90(const Hadamard&, const Device&);
 void hadamard_sm90(const Hadamard&, const Launch&);
+Support supports_hadamard_cpu(const Hadamard&, const Device&);
+void hadamard_cpu(const Hadamard&, const Launch&);
 
 }  // namespace weft::kernels

@@ -44,5 +44,10 @@ Support supports_layer_norm_bwd_sm90(const LayerNormBwd&, const Device&);
 size_t workspace_layer_norm_bwd_sm90(const LayerNormBwd&);
 void layer_norm_fwd_sm90(const LayerNormFwd&, const Launch&);
 void layer_norm_bwd_sm90(const LayerNormBwd&, const Launch&);
+Support supports_layer_norm_fwd_cpu(const LayerNormFwd&, const Device&);
+Support supports_layer_norm_bwd_cpu(const LayerNormBwd&, const Device&);
+size_t workspace_layer_norm_bwd_cpu(const LayerNormBwd&);
+void layer_norm_fwd_cpu(const LayerNormFwd&, const Launch&);
+void layer_norm_bwd_cpu(const LayerNormBwd&, const Launch&);
 
 }  // namespace weft::kernels

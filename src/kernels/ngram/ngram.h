@@ -26,5 +26,7 @@ struct NgramFwd {
 
 Support supports_ngram_fwd_sm90(const NgramFwd&, const Device&);
 void ngram_fwd_sm90(const NgramFwd&, const Launch&);
+Support supports_ngram_fwd_cpu(const NgramFwd&, const Device&);
+void ngram_fwd_cpu(const NgramFwd&, const Launch&);
 
 }  // namespace weft::kernels

@@ -32,5 +32,7 @@ struct Sample {
 
 Support supports_sample_sm90(const Sample&, const Device&);
 void sample_sm90(const Sample&, const Launch&);
+Support supports_sample_cpu(const Sample&, const Device&);
+void sample_cpu(const Sample&, const Launch&);
 
 }  // namespace weft::kernels

@@ -59,7 +59,7 @@ Result grad_row(const Case& c, const Build& build) {
     if (!is_input && v.uses[index - num_inputs] == 0 && r.ok) r.ok = false, r.detail = name + ": done() was not called";
     if (value.numel() == 0) continue;
     if (!g.defined()) g = at::zeros_like(value);
-    for (int k = 0; k < kDirections; ++k) {
+    for (int k = 0; k < kDirections && r.ok; ++k) {
       const at::Tensor direction = at::randn(value.sizes(), value.options());
       const double d1 = difference(index, direction, kStep), d2 = difference(index, direction, 2 * kStep);
       const double measured = (8 * d1 - d2) / (12 * kStep), stated = sum_of_products(g, direction);

@@ -2,6 +2,8 @@
 
 #include "ops/cases/draw.h"
 #include "ops/cases/rows.h"
+#include "ops/dropout.h"
+#include "ops/layernorm.h"
 #include "ops/rmsnorm.h"
 
 namespace weft::ops::cases {
@@ -58,6 +60,62 @@ std::vector<Case> gated_rmsnorm_cases() {
           row("1x1", 1, 1, 1, true, false, false),
           row("0x8", 0, 8, 2, true, false, false),
           row("8192x4096 groups 8", 8192, 4096, 8, true, false, true)};
+}
+
+std::vector<Case> layernorm_cases() {
+  const auto row = [](const char* op, std::string name, int64_t rows, int64_t cols, bool added, bool bias, bool large) {
+    Case c{op, std::move(name), kFloats, [=](const Build& b) {
+             at::manual_seed(b.seed);
+             Instance i;
+             i.inputs = {normal(b, {rows, cols}) + 0.5};
+             if (added) i.inputs.push_back(normal(b, {rows, cols}));
+             i.weights.push_back({"w", normal(b, {cols}), {}});
+             if (bias) i.weights.push_back({"b", normal(b, {cols}), {}});
+             i.op = [=](const std::vector<at::Tensor>& x, std::deque<Weight>& w, const Policy& p) {
+               Weight* b = bias ? &w[1] : nullptr;
+               if (!added) return std::vector<at::Tensor>{layer_norm(x[0], w[0], b, 1e-5, p)};
+               const AddedNorm out = add_layer_norm(x[0], x[1], w[0], b, 1e-5, p);
+               return std::vector<at::Tensor>{out.sum, out.normed};
+             };
+             // Like the kernel, the plain expression norms the rounded sum; the fp64 one has no such rounding.
+             i.plain = [=](const std::vector<at::Tensor>& x, const std::vector<at::Tensor>& w) {
+               const at::Tensor v = added ? x[0] + x[1] : x[0];
+               const at::Tensor y = at::layer_norm(v, {cols}, w[0], bias ? w[1] : at::Tensor(), 1e-5);
+               return added ? std::vector<at::Tensor>{v, y} : std::vector<at::Tensor>{y};
+             };
+             const double moved = static_cast<double>(rows * cols) * static_cast<double>(i.inputs[0].element_size());
+             i.cost = {0, (added ? 4 : 2) * moved, 0, (added ? 4 : 3) * moved};
+             return i;
+           }};
+    c.grad = !large, c.perf = large;
+    if (cols == 1) c.atol = 1;  // the gradient of x is zero but for rounding
+    return c;
+  };
+  return {row("layer_norm", "37x65", 37, 65, false, true, false),      row("layer_norm", "37x65 no bias", 37, 65, false, false, false),
+          row("layer_norm", "1x2", 1, 2, false, true, false),          row("layer_norm", "0x8", 0, 8, false, true, false),
+          row("layer_norm", "8192x4096", 8192, 4096, false, true, true), row("add_layer_norm", "70x65", 70, 65, true, true, false),
+          row("add_layer_norm", "0x8", 0, 8, true, false, false),      row("add_layer_norm", "8192x4096", 8192, 4096, true, true, true)};
+}
+
+std::vector<Case> dropout_cases() {
+  const auto row = [](std::string name, std::vector<int64_t> shape, double rate, bool residual, bool large) {
+    Case c{"dropout", std::move(name), kFloats, [=](const Build& b) {
+             at::manual_seed(b.seed);
+             Instance i;
+             i.inputs = {normal(b, shape)};
+             if (residual) i.inputs.push_back(normal(b, shape));
+             i.op = [=](const std::vector<at::Tensor>& x, std::deque<Weight>&, const Policy& p) {
+               return std::vector<at::Tensor>{dropout(x[0], residual ? x[1] : at::Tensor(), rate, {b.seed, 5, 8}, p)};
+             };
+             const double moved = static_cast<double>(i.inputs[0].nbytes());
+             i.cost = {0, (residual ? 3 : 2) * moved, 0, 2 * moved};
+             return i;
+           }};
+    c.grad = !large, c.perf = large;
+    return c;
+  };
+  return {row("37x65 p 0.3", {37, 65}, 0.3, true, false), row("5 p 0", {5}, 0, false, false), row("0", {0}, 0.5, false, false),
+          row("8192x4096 p 0.1", {8192, 4096}, 0.1, true, true)};
 }
 
 }  // namespace weft::ops::cases

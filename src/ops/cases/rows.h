@@ -9,6 +9,11 @@ namespace weft::ops::cases {
 std::vector<Case> by_dtype(const std::vector<Case>& rows, double atol_bf16);
 
 std::vector<Case> activation_cases();
+std::vector<Case> adamw_cases();
+std::vector<Case> dropout_cases();
+std::vector<Case> grad_norm_cases();
+std::vector<Case> layernorm_cases();
+std::vector<Case> sample_cases();
 std::vector<Case> add_rmsnorm_cases();
 std::vector<Case> bias_cases();
 std::vector<Case> embedding_cases();

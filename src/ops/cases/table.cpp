@@ -32,6 +32,11 @@ std::vector<Case> table() {
            moe_cases,
            qkv_cases,
            linear_cross_entropy_cases,
+           layernorm_cases,
+           dropout_cases,
+           adamw_cases,
+           grad_norm_cases,
+           sample_cases,
        })
     for (Case& c : rows()) all.push_back(std::move(c));
   return all;

@@ -1,0 +1,100 @@
+// Each span is cut in parts of a fixed size, each summed in fp64 by short fp32 runs; the parts are added in order: the same for any
+// number of threads.
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/cpu.h"
+#include "kernels/grad_norm/grad_norm.h"
+
+namespace weft::kernels {
+namespace {
+
+constexpr int64_t kPart = 1 << 16, kRun = 256;
+
+struct Sum {
+  double squares;
+  int64_t bad;
+};
+
+template <class T>
+WEFT_CLONES Sum sum_part(const T* x, int64_t n) {
+  Sum s{0, 0};
+  for (int64_t begin = 0; begin < n; begin += kRun) {
+    const int64_t end = begin + kRun < n ? begin + kRun : n;
+    double squares = 0;
+    int32_t bad = 0;
+#pragma omp simd reduction(+ : squares, bad)
+    for (int64_t i = begin; i < end; ++i) {
+      const float v = to_f32(x[i]);
+      squares += static_cast<double>(v) * static_cast<double>(v);
+      bad += (v - v) == 0.0f ? 0 : 1;  // inf - inf and nan - nan are nan
+    }
+    s.squares += squares, s.bad += bad;
+  }
+  return s;
+}
+
+template <class T>
+WEFT_CLONES void scale(T* x, float factor, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) x[i] = from_f32<T>(to_f32(x[i]) * factor);
+}
+
+int64_t parts_of(int64_t count) { return (count + kPart - 1) / kPart; }
+
+Support supports(DType dtype, const Device& device) {
+  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
+  if (dtype != DType::kF32 && dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
+  return {};
+}
+
+}  // namespace
+
+Support supports_grad_norm_cpu(const GradNorm& a, const Device& device) { return supports(a.dtype, device); }
+Support supports_scale_buffer_cpu(const ScaleBuffer& a, const Device& device) { return supports(a.dtype, device); }
+Support supports_clip_factor_cpu(const ClipFactor&, const Device& device) {
+  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
+  return {};
+}
+
+size_t workspace_grad_norm_cpu(const GradNorm& a) {
+  int64_t most = 0;
+  for (int32_t s = 0; s < a.num_spans; ++s) most = std::max(most, parts_of(a.spans[s].count));
+  return static_cast<size_t>(most) * sizeof(Sum);
+}
+
+void grad_norm_cpu(const GradNorm& a, const Launch& launch) {
+  Sum total{a.add ? *a.sum_sq : 0, a.add ? *a.non_finite : 0};
+  Sum* sums = static_cast<Sum*>(launch.workspace);
+  for (int32_t s = 0; s < a.num_spans; ++s) {
+    const GradSpan& span = a.spans[s];
+    const int64_t parts = parts_of(span.count);
+    parallel_for(launch.parallel, parts, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t p = begin; p < end; ++p) {
+        const int64_t n = std::min(kPart, span.count - p * kPart);
+        sums[p] = a.dtype == DType::kF32 ? sum_part(static_cast<const float*>(span.data) + p * kPart, n)
+                                         : sum_part(static_cast<const bf16*>(span.data) + p * kPart, n);
+      }
+    });
+    for (int64_t p = 0; p < parts; ++p) total.squares += sums[p].squares, total.bad += sums[p].bad;
+  }
+  *a.sum_sq = total.squares;
+  *a.non_finite = static_cast<int32_t>(std::min<int64_t>(total.bad, 0x7fffffff));
+}
+
+void clip_factor_cpu(const ClipFactor& a, const Launch&) {
+  const double norm = std::sqrt(*a.sum_sq);
+  const bool finite = std::isfinite(norm);
+  if (a.norm != nullptr) *a.norm = static_cast<float>(norm);
+  *a.factor = !finite ? 0.0f : a.max_norm > 0 ? static_cast<float>(std::min(1.0, a.max_norm / (norm + 1e-6))) : 1.0f;
+  if (a.skip != nullptr) *a.skip = *a.non_finite != 0 || !finite ? 1 : 0;
+}
+
+void scale_buffer_cpu(const ScaleBuffer& a, const Launch& launch) {
+  parallel_for(launch.parallel, a.count, kPart, [&](int64_t begin, int64_t end) {
+    a.dtype == DType::kF32 ? scale(static_cast<float*>(a.data) + begin, *a.factor, end - begin)
+                           : scale(static_cast<bf16*>(a.data) + begin, *a.factor, end - begin);
+  });
+}
+
+}  // namespace weft::kernels

@@ -1,0 +1,114 @@
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/cpu.h"
+#include "kernels/layernorm/layernorm.h"
+
+namespace weft::kernels {
+namespace {
+
+constexpr int64_t kRowsPerPart = 64;  // dw, db are summed per part, then part by part: the same order for any number of threads
+
+template <class T>
+WEFT_CLONES void add_row(const T* x, const T* residual, T* sum, int32_t cols) {
+#pragma omp simd
+  for (int32_t c = 0; c < cols; ++c) sum[c] = from_f32<T>(to_f32(x[c]) + to_f32(residual[c]));
+}
+
+template <class T>
+WEFT_CLONES void fwd_row(const T* v, const T* w, const T* b, T* y, float* mean_out, float* rstd_out, int32_t cols, float eps) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int32_t c = 0; c < cols; ++c) sum += to_f32(v[c]);
+  const float mean = sum / static_cast<float>(cols);
+  float squares = 0;
+#pragma omp simd reduction(+ : squares)
+  for (int32_t c = 0; c < cols; ++c) squares += (to_f32(v[c]) - mean) * (to_f32(v[c]) - mean);
+  const float rstd = 1.0f / std::sqrt(squares / static_cast<float>(cols) + eps);
+  if (mean_out != nullptr) *mean_out = mean, *rstd_out = rstd;
+  if (w != nullptr && b != nullptr) {
+#pragma omp simd
+    for (int32_t c = 0; c < cols; ++c) y[c] = from_f32<T>((to_f32(v[c]) - mean) * rstd * to_f32(w[c]) + to_f32(b[c]));
+  } else {
+    for (int32_t c = 0; c < cols; ++c)
+      y[c] = from_f32<T>((to_f32(v[c]) - mean) * rstd * (w == nullptr ? 1.0f : to_f32(w[c])) + (b == nullptr ? 0.0f : to_f32(b[c])));
+  }
+}
+
+template <class T>
+WEFT_CLONES void bwd_row(const T* dy, const T* dsum, const T* v, const T* w, float mean, float rstd, T* dx, float* dw, float* db, int32_t cols) {
+  float sum_g = 0, sum_gn = 0;
+  if (w != nullptr) {
+#pragma omp simd reduction(+ : sum_g, sum_gn)
+    for (int32_t c = 0; c < cols; ++c) {
+      const float g = to_f32(dy[c]) * to_f32(w[c]);
+      sum_g += g, sum_gn += g * (to_f32(v[c]) - mean) * rstd;
+    }
+  } else {
+#pragma omp simd reduction(+ : sum_g, sum_gn)
+    for (int32_t c = 0; c < cols; ++c) sum_g += to_f32(dy[c]), sum_gn += to_f32(dy[c]) * (to_f32(v[c]) - mean) * rstd;
+  }
+  const float mean_g = sum_g / static_cast<float>(cols), mean_gn = sum_gn / static_cast<float>(cols);
+#pragma omp simd
+  for (int32_t c = 0; c < cols; ++c) {
+    const float d = to_f32(dy[c]), n = (to_f32(v[c]) - mean) * rstd;
+    dw[c] += d * n, db[c] += d;
+    const float g = w == nullptr ? d : d * to_f32(w[c]);
+    const float own = rstd * (g - mean_g - n * mean_gn);
+    dx[c] = from_f32<T>(dsum == nullptr ? own : own + to_f32(dsum[c]));
+  }
+}
+
+template <class T>
+const T* row(const void* all, int64_t r, int32_t cols) { return all == nullptr ? nullptr : static_cast<const T*>(all) + r * cols; }
+
+template <class T>
+void run_fwd(const LayerNormFwd& a, const Launch& launch) {
+  parallel_for(launch.parallel, a.rows, row_grain(a.cols), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      if (a.residual != nullptr) add_row(row<T>(a.x, r, a.cols), row<T>(a.residual, r, a.cols), static_cast<T*>(a.sum) + r * a.cols, a.cols);
+      fwd_row(row<T>(a.residual != nullptr ? a.sum : a.x, r, a.cols), static_cast<const T*>(a.w), static_cast<const T*>(a.b),
+              static_cast<T*>(a.y) + r * a.cols, a.mean == nullptr ? nullptr : a.mean + r, a.mean == nullptr ? nullptr : a.rstd + r, a.cols, a.eps);
+    }
+  });
+}
+
+template <class T>
+void run_bwd(const LayerNormBwd& a, const Launch& launch) {
+  const int64_t parts = (a.rows + kRowsPerPart - 1) / kRowsPerPart;
+  float* sums = static_cast<float*>(launch.workspace);
+  parallel_for(launch.parallel, parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      float *dw = sums + 2 * p * a.cols, *db = dw + a.cols;
+      std::fill(dw, dw + 2 * a.cols, 0.0f);
+      for (int64_t r = p * kRowsPerPart; r < std::min(a.rows, (p + 1) * kRowsPerPart); ++r)
+        bwd_row(row<T>(a.dy, r, a.cols), row<T>(a.dsum, r, a.cols), row<T>(a.v, r, a.cols), static_cast<const T*>(a.w), a.mean[r], a.rstd[r],
+                static_cast<T*>(a.dx) + r * a.cols, dw, db, a.cols);
+    }
+  });
+  for (int64_t p = 0; p < parts; ++p)
+    for (int32_t c = 0; c < a.cols; ++c) {
+      if (a.dw != nullptr) a.dw[c] += sums[2 * p * a.cols + c];
+      if (a.db != nullptr) a.db[c] += sums[(2 * p + 1) * a.cols + c];
+    }
+}
+
+Support supports(DType dtype, const Device& device) {
+  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
+  if (dtype != DType::kF32 && dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
+  return {};
+}
+
+}  // namespace
+
+Support supports_layer_norm_fwd_cpu(const LayerNormFwd& a, const Device& device) { return supports(a.dtype, device); }
+Support supports_layer_norm_bwd_cpu(const LayerNormBwd& a, const Device& device) { return supports(a.dtype, device); }
+
+size_t workspace_layer_norm_bwd_cpu(const LayerNormBwd& a) {
+  return static_cast<size_t>((a.rows + kRowsPerPart - 1) / kRowsPerPart) * 2 * static_cast<size_t>(a.cols) * sizeof(float);
+}
+
+void layer_norm_fwd_cpu(const LayerNormFwd& a, const Launch& launch) { a.dtype == DType::kF32 ? run_fwd<float>(a, launch) : run_fwd<bf16>(a, launch); }
+void layer_norm_bwd_cpu(const LayerNormBwd& a, const Launch& launch) { a.dtype == DType::kF32 ? run_bwd<float>(a, launch) : run_bwd<bf16>(a, launch); }
+
+}  // namespace weft::kernels
