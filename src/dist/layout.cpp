@@ -4,11 +4,11 @@
 #include <string>
 
 #include "base/error.h"
+#include "dist/cut.h"
 
 namespace weft {
 namespace {
 
-struct Interval { int64_t begin, end; };
 using Intervals = std::vector<Interval>;
 
 [[noreturn]] void refuse(const std::string& what, int64_t got, const std::string& want) {
@@ -18,20 +18,6 @@ using Intervals = std::vector<Interval>;
 void push(Intervals& out, Interval i) {
   if (!out.empty() && out.back().end == i.begin) out.back().end = i.end;  // neighbours are one box
   else if (i.end > i.begin) out.push_back(i);
-}
-
-Intervals cut(const Intervals& in, const Place& place, int parts, int part) {
-  Intervals pieces;
-  const int chunks = place.zigzag ? 2 * parts : parts;
-  for (const Interval& i : in) {
-    const int64_t n = i.end - i.begin;
-    if (n % chunks != 0) refuse("dim " + std::to_string(place.dim), n, "a multiple of " + std::to_string(chunks));
-    const int64_t step = n / chunks;
-    const auto add = [&](int64_t c) { pieces.push_back({i.begin + c * step, i.begin + (c + 1) * step}); };
-    add(part);
-    if (place.zigzag) add(chunks - 1 - part);
-  }
-  return pieces;
 }
 
 // Intervals of every dim that this rank holds.
@@ -66,6 +52,20 @@ std::vector<Intervals> local_intervals(const Layout& layout, std::span<const int
 }
 
 }  // namespace
+
+std::vector<Interval> cut(const std::vector<Interval>& in, const Place& place, int parts, int part) {
+  Intervals pieces;
+  const int chunks = place.zigzag ? 2 * parts : parts;
+  for (const Interval& i : in) {
+    const int64_t n = i.end - i.begin;
+    if (n % chunks != 0) refuse("dim " + std::to_string(place.dim), n, "a multiple of " + std::to_string(chunks));
+    const int64_t step = n / chunks;
+    const auto add = [&](int64_t c) { pieces.push_back({i.begin + c * step, i.begin + (c + 1) * step}); };
+    add(part);
+    if (place.zigzag) add(chunks - 1 - part);
+  }
+  return pieces;
+}
 
 int64_t numel(std::span<const int64_t> shape) { return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>()); }
 

@@ -3,11 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <limits>
 
 #include "../ckpt/folder.h"
+#include "base/error.h"
 #include "base/files.h"
 #include "base/json.h"
 #include "train/loss_log.h"
+#include "train/plot.h"
 #include "train/tensorboard.h"
 
 namespace weft::train {
@@ -63,6 +66,35 @@ TEST(MetricsLog, HasOneObjectALineAndForgetsWhatCameAfterTheLoadedStep) {
   const std::string kept = read_file(path);
   EXPECT_EQ(std::count(kept.begin(), kept.end(), '\n'), 4);
   EXPECT_TRUE(whole.starts_with(kept));
+}
+
+TEST(Plot, DrawsEveryCurveOfTheMetrics) {
+  const TempFolder dir;
+  const std::string path = dir.path + "/metrics.jsonl";
+  MetricsLog log(path, 0);
+  EXPECT_THROW(read_panels(path), InputError);
+  for (int64_t i = 1; i <= 30; ++i) {
+    StepReport r = report(i);
+    if (i == 7) r.grad_norm = std::numeric_limits<double>::infinity();  // null in JSON
+    log.on_step(r);
+  }
+  EvalReport e;
+  e.step = 30, e.loss = 1.25;
+  log.on_eval(e);
+  const std::vector<Panel> panels = read_panels(path);
+  ASSERT_EQ(panels.size(), 3u);
+  EXPECT_EQ(panels[0].curves.size(), 2u);
+  EXPECT_EQ(panels[0].curves[0].points.size(), 30u);
+  EXPECT_EQ(panels[1].curves[0].points.size(), 29u);
+  const std::string svg = draw("a <run> & more", panels);
+  EXPECT_TRUE(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
+  EXPECT_NE(svg.find("a &lt;run&gt; &amp; more"), std::string::npos);
+  EXPECT_EQ(svg.find("nan"), std::string::npos);
+  EXPECT_EQ(svg.find("inf"), std::string::npos);
+  size_t lines = 0;
+  for (size_t at = svg.find("<polyline"); at != std::string::npos; at = svg.find("<polyline", at + 1)) ++lines;
+  EXPECT_EQ(lines, 4u);
+  EXPECT_NE(draw("flat", {{"p", {{"c", {{1, 2}}}}, true}, {"empty", {}, false}}).find("no values"), std::string::npos);
 }
 
 TEST(TensorBoard, HasTheCheckValueOfItsChecksum) { EXPECT_EQ(crc32c("123456789"), 0xE3069283u); }

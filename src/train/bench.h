@@ -1,0 +1,41 @@
+// How fast a model trains, as a part of what its own matrix products reach alone, measured in the same run.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "nn/model_config.h"
+#include "ops/policy.h"
+#include "train/settings.h"
+
+namespace weft::train {
+
+struct BenchOptions {
+  nn::ModelConfig model;  // vocab_size set
+  Precision precision = Precision::kBf16;
+  int64_t seq_len = 1024, micro_batch = 4, micro_batches = 1;
+  int warm_up = 1, steps = 3;
+  at::Device device = at::kCPU;
+  ops::Policy policy;
+};
+
+struct GemmRate {
+  int64_t n, k;
+  double count, seconds, flops_per_second;  // of forward, dx and dw of `count` products on all tokens of a micro-batch
+};
+
+struct BenchReport {
+  std::vector<GemmRate> gemms;    // equal shapes once
+  double gemm_flops_per_second = 0;   // all their FLOPs over all their time
+  double step_seconds = 0;            // the median step
+  double tokens_per_second = 0;
+  double model_gemm_flops = 0;        // of one step: 6 x n x k x count x tokens
+  double flops_per_second = 0, fraction = 0;  // model_gemm_flops / step_seconds; over gemm_flops_per_second
+  double loss_first = 0, loss_last = 0;
+  int64_t parameters = 0;
+};
+BenchReport bench_train(const BenchOptions&);
+Json to_json(const BenchReport&);
+std::string bench_text(const BenchReport&);
+
+}  // namespace weft::train
