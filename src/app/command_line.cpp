@@ -24,9 +24,18 @@ const Verb& find_verb(const std::string& name) {
   throw ConfigError(fmt::format("unknown verb '{}'{}\n  try: weft help", name, near.empty() ? "" : ": did you mean " + near + "?"));
 }
 
+class HelpFormat final : public CLI::Formatter {  // "--threads INT (0)" and the meaning: ranges are said when they are broken
+  std::string make_option_opts(const CLI::Option* o) const override {
+    std::string out = o->get_type_size() == 0 ? "" : " " + o->get_type_name().substr(0, o->get_type_name().find(':'));
+    if (!o->get_default_str().empty() && o->get_type_size() != 0) out += " (" + o->get_default_str() + ")";
+    return out + (o->get_required() && !o->get_positional() ? " REQUIRED" : "");
+  }
+};
+
 std::unique_ptr<CLI::App> make_app(const Verb& verb) {
   auto app = std::make_unique<CLI::App>(verb.line, std::string("weft ") + verb.name);
-  app->get_formatter()->column_width(34);
+  app->formatter(std::make_shared<HelpFormat>());
+  app->get_formatter()->column_width(30);
   app->set_help_flag("-h,--help", "This text.");
   app->option_defaults()->always_capture_default();
   return app;
