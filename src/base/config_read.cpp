@@ -56,14 +56,20 @@ std::string choose_kind(const Json& value, const std::string& path, const std::s
   return "";
 }
 
+namespace {
+
+bool called(const Member& m, const std::string& key) {
+  return m.name == key || std::find(m.tags.aliases.begin(), m.tags.aliases.end(), key) != m.tags.aliases.end();
+}
+
+}  // namespace
+
 void read_members(std::vector<Member> members, const Json& value, const std::string& path, const char* skip,
                   std::vector<Problem>& out) {
   std::vector<bool> seen(members.size());
   for (const auto& [key, item] : value.items()) {
     if (skip != nullptr && key == skip) continue;
-    const auto m = std::find_if(members.begin(), members.end(), [&k = key](const Member& x) {
-      return x.name == k || std::find(x.tags.aliases.begin(), x.tags.aliases.end(), k) != x.tags.aliases.end();
-    });
+    const auto m = std::find_if(members.begin(), members.end(), [&k = key](const Member& x) { return called(x, k); });
     if (m != members.end()) {
       const auto i = static_cast<size_t>(m - members.begin());
       if (seen[i]) out.push_back({join_path(path, key), "is another name of " + join_path(path, m->name) + ", which is given too"});
@@ -171,7 +177,7 @@ std::vector<std::string> split_path(std::string_view text) {
 
 std::string type_at(const std::vector<Member>& members, std::span<const std::string> path) {  // "" where nothing is
   for (const Member& m : members)
-    if (m.name == path[0]) return path.size() == 1 ? m.node->type() : type_at(m.node->children(), path.subspan(1));
+    if (called(m, path[0])) return path.size() == 1 ? m.node->type() : type_at(m.node->children(), path.subspan(1));
   return "";
 }
 

@@ -59,7 +59,7 @@ struct Settings {
   std::map<std::string, int> limits;
   template <class Self, class Visitor>
   static void fields(Self& s, Visitor& visit) {
-    visit("out", s.out, "Folder of the run.");
+    visit("out", s.out, "Folder of the run.", Alias{"save"});
     visit("resume", s.resume, "Go on from the last checkpoint.");
     visit("lr", s.lr, "Peak learning rate.", Range{0, 10}, Live{});
     visit("eps", s.eps, "Adam's epsilon.", Range{0, 1});
@@ -172,6 +172,9 @@ TEST(Config, SetTakesTomlValuesBareWordsAndQuotedKeys) {
   const auto problems = read(run, "", {"out=123", "lr=1e-3", "moe.top_k = 4", "schedule=cosine", "weights=[0.25, 0.75]", "files=[\"a=b\"]",
                                        "symbols.\"*\".heads=4", "symbols.M={kind=\"gqa\", heads=3}", "limits.\"a.b\"=7"});
   ASSERT_EQ(text(problems), "");
+  EXPECT_EQ(text(read(run, "", {"save=7"})), "");
+  EXPECT_EQ(run.out, "7");
+  read(run, "", {"out=123"});
   EXPECT_EQ(run.out, "123");
   EXPECT_EQ(run.moe.top_k, 4);
   EXPECT_EQ(run.schedule, Kind::kCosine);
