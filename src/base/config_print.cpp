@@ -63,6 +63,7 @@ void write_toml(Node& node, const std::string& path, bool commented, std::string
   const bool has_tables = std::any_of(members.begin(), members.end(), [](const Member& m) { return !inline_value(*m.node); });
   if (!path.empty() && (!body.empty() || !has_tables) && !is_map) out += fmt::format("{}[{}]\n", out.empty() ? "" : "\n", path);
   else if (is_map && !body.empty()) out += fmt::format("\n[{}]\n", path);
+  else if (is_map && commented && members.empty()) out += fmt::format("\n# [{}.KEY]\n", path);
   out += body;
   for (Member& m : members)
     if (!inline_value(*m.node)) {
@@ -91,7 +92,12 @@ void flatten(Node& node, const std::string& path, bool live, std::map<std::strin
   }
 }
 
-void document(std::vector<Member> members, const std::string& path, const std::string& about, std::string& out) {
+using Documented = std::map<std::string, std::string>;  // the kinds of a variant -> where their tables stand
+
+// Tables of every kind at `path`, or a line that says where they stand already.
+void document_kinds(std::vector<Member> kinds, const std::string& path, Documented& seen, std::string& out);
+
+void document(std::vector<Member> members, const std::string& path, const std::string& about, Documented& seen, std::string& out) {
   std::string rows;
   for (Member& m : members)
     if (inline_value(*m.node))
@@ -101,10 +107,10 @@ void document(std::vector<Member> members, const std::string& path, const std::s
   for (Member& m : members) {
     const std::string at = path.empty() ? m.name : path + "." + m.name;
     std::vector<Member> kinds = m.node->kinds();
-    if (m.node->shape() == Node::kTable) document(m.node->members(), at, notes(m), out);
+    if (m.node->shape() == Node::kTable) document(m.node->members(), at, notes(m), seen, out);
     if (m.node->shape() == Node::kVariant) {
       out += "\n## " + at + "\n\n" + notes(m) + "\n";
-      for (Member& k : kinds) document(k.node->members(), at + " (kind = \"" + k.name + "\")", "", out);
+      document_kinds(std::move(kinds), at, seen, out);
     }
     if (m.node->shape() == Node::kMap || m.node->shape() == Node::kList) {
       Node& element = *kinds[0].node;
@@ -113,10 +119,21 @@ void document(std::vector<Member> members, const std::string& path, const std::s
         continue;
       }
       out += "\n## " + at + (m.node->shape() == Node::kMap ? ".KEY" : "[]") + "\n\n" + notes(m) + "\n";
-      if (element.shape() == Node::kTable) document(element.members(), "", "", out);
-      for (Member& k : element.kinds()) document(k.node->members(), at + ".KEY (kind = \"" + k.name + "\")", "", out);
+      if (element.shape() == Node::kTable) document(element.members(), "", "", seen, out);
+      if (element.shape() == Node::kVariant) document_kinds(element.kinds(), at + ".KEY", seen, out);
     }
   }
+}
+
+void document_kinds(std::vector<Member> kinds, const std::string& path, Documented& seen, std::string& out) {
+  std::string all;
+  for (const Member& k : kinds) all += k.name + " ";
+  const auto [first, fresh] = seen.emplace(all, path);
+  if (!fresh) {
+    out += "\nThe same tables as `" + first->second + "`.\n";
+    return;
+  }
+  for (Member& k : kinds) document(k.node->members(), path + " (kind = \"" + k.name + "\")", "", seen, out);
 }
 
 }  // namespace
@@ -150,7 +167,8 @@ std::string help(Node& root, std::string_view prefix) {
 
 std::string markdown(Node& root) {
   std::string out;
-  document(root.members(), "", "", out);
+  Documented seen;
+  document(root.members(), "", "", seen, out);
   return out;
 }
 

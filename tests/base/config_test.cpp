@@ -56,6 +56,7 @@ struct Settings {
   std::vector<Moe> many;
   Moe moe;
   std::map<char, std::variant<Attention, Scan>> symbols{{'*', Attention{}}, {'M', Scan{}}};
+  std::map<std::string, std::variant<Attention, Scan>> overrides;
   std::map<std::string, int> limits;
   template <class Self, class Visitor>
   static void fields(Self& s, Visitor& visit) {
@@ -73,6 +74,7 @@ struct Settings {
     visit("many", s.many, "A list of tables.");
     visit("moe", s.moe, "Mixture of experts.");
     visit("symbols", s.symbols, "What each letter of the pattern builds.");
+    visit("overrides", s.overrides, "By layer.");
     visit("limits", s.limits, "Limits by name.", Range{0, 9});
   }
   void derive() {
@@ -246,6 +248,8 @@ TEST(Config, HelpDocsAndRecipeNameEveryKey) {
   EXPECT_NE(help.find("steps"), std::string::npos);
   EXPECT_NE(docs.find("## symbols.KEY (kind = \"mamba2\")"), std::string::npos) << docs;
   EXPECT_NE(docs.find("| `top_k` | integer, 1 to 64 | `2` |"), std::string::npos) << docs;
+  EXPECT_NE(docs.find("## overrides.KEY\n\nBy layer.\n\nThe same tables as `symbols.KEY`.\n"), std::string::npos) << docs;
+  EXPECT_NE(recipe.find("# By layer.\n# [overrides.KEY]\n"), std::string::npos) << recipe;
   Settings from_recipe;
   EXPECT_EQ(text(read(from_recipe, recipe)), "") << recipe;
   EXPECT_EQ(config::to_json(from_recipe), config::to_json(Settings{}));
