@@ -1,5 +1,6 @@
 #include "app/machine.h"
 
+#include <cstdlib>
 #include <ATen/ATen.h>
 #include <dlfcn.h>
 #include <fmt/format.h>
@@ -79,12 +80,22 @@ double best_seconds(F&& f) {  // of at least five rounds and a third of a second
 
 }  // namespace
 
-double gemm_flops(bool bf16) {
+std::string weft_home() {
+  if (const char* home = std::getenv("WEFT_HOME"); home != nullptr && *home != 0) return home;
+  const char* user = std::getenv("HOME");
+  return std::string(user != nullptr ? user : ".") + "/.cache/weft";
+}
+
+double gemm_flops(bool bf16, const std::string& device) {
   const at::NoGradGuard no_grad;
-  constexpr int64_t n = 2048;
-  const auto type = bf16 ? at::kBFloat16 : at::kFloat;
-  const at::Tensor x = at::randn({n, n}).to(type), w = at::randn({n, n}).to(type);
-  return 2.0 * n * n * n / best_seconds([&] { at::linear(x, w); });
+  const int64_t n = device == "cpu" ? 2048 : 8192;
+  const auto options = at::TensorOptions().dtype(bf16 ? at::kBFloat16 : at::kFloat).device(at::Device(device));
+  const at::Tensor x = at::randn({n, n}, at::kFloat).to(options), w = at::randn({n, n}, at::kFloat).to(options);
+  const double seconds = best_seconds([&] {
+    const at::Tensor y = at::linear(x, w);
+    if (device != "cpu") y[0][0].item<float>();  // waits for the device
+  });
+  return 2.0 * static_cast<double>(n * n * n) / seconds;
 }
 
 double copy_bytes() {

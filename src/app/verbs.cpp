@@ -5,7 +5,9 @@ namespace {
 
 constexpr Verb kVerbs[] = {
     {"prepare", "turn text into token files, with a tokenizer", prepare},
+    {"generate", "text from a trained model", generate},
     {"bench", "check and time the operators", bench},
+    {"demo", "train a small model on text found here, then talk to it", demo},
     {"doctor", "what is here, how fast it is, what is missing", doctor},
     {"init", "write a commented recipe", init},
     {"config", "show, compare and document settings", config_verb},
