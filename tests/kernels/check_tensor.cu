@@ -8,6 +8,8 @@ void check_ssd(bool small);
 void perf_ssd();
 void check_mamba3(bool small);
 void perf_mamba3();
+void check_m2rnn(bool small);
+void perf_m2rnn();
 void check_sparse_mla(bool small);
 void perf_sparse_mla();
 void check_linear_xent(bool small);
@@ -27,6 +29,7 @@ int main(int argc, char** argv) {
       {"ssd", check_ssd, perf_ssd},
       {"mamba3", check_mamba3, perf_mamba3},
       {"sparse_mla", check_sparse_mla, perf_sparse_mla},
+      {"m2rnn", check_m2rnn, perf_m2rnn},
 #if !defined(WEFT_EMULATE)
       {"grouped_gemm", check_grouped_gemm, perf_grouped_gemm},
       {"linear_xent", check_linear_xent, perf_linear_xent},

@@ -221,6 +221,16 @@ inline void stmatrix_x4_trans(void* row, uint32_t r0, uint32_t r1, uint32_t r2, 
     for (int i = 0; i < 2; ++i) reinterpret_cast<uint16_t*>(w.slot[m * 8 + 2 * r + i][0])[q] = static_cast<uint16_t>(v[m] >> (16 * i));
   warp_barrier();
 }
+inline uint32_t transpose_8x8(uint32_t v) {
+  Warp& w = warp();
+  w.slot[lane()][0] = v;
+  warp_barrier();
+  const int q = lane() >> 2, r = lane() & 3;
+  uint32_t out = 0;
+  for (int i = 0; i < 2; ++i) out |= static_cast<uint32_t>(static_cast<uint16_t>(w.slot[(2 * r + i) * 4 + q / 2][0] >> (16 * (q & 1)))) << (16 * i);
+  warp_barrier();
+  return out;
+}
 inline void cp_async(void* to, const void* from, bool valid, int bytes) {
   if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0) std::fprintf(stderr, "emulate: cp.async address is not aligned\n"), std::abort();
   Thread& t = *block()->now;

@@ -27,6 +27,7 @@ using emulate::ldmatrix_x4;
 using emulate::ldmatrix_x4_trans;
 using emulate::mma_bf16;
 using emulate::stmatrix_x4_trans;
+using emulate::transpose_8x8;
 #else
 __device__ __forceinline__ void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
@@ -58,6 +59,12 @@ __device__ __forceinline__ void cp_async4(void* smem, const void* global, bool v
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(smem_address(smem)), "l"(global), "r"(valid ? 4 : 0) : "memory");
 }
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
+// The transpose of an 8x8 bf16 matrix held as one word of a fragment (row lane / 4, columns 2 (lane % 4)..).
+__device__ __forceinline__ uint32_t transpose_8x8(uint32_t v) {
+  uint32_t r;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n" : "=r"(r) : "r"(v));
+  return r;
+}
 // Barrier of a part of the block's warps; id 1 to 15.
 __device__ __forceinline__ void group_barrier(int id, int threads) { asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory"); }
 template <int pending>
