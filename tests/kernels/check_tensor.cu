@@ -10,6 +10,8 @@ void check_mamba3(bool small);
 void perf_mamba3();
 void check_m2rnn(bool small);
 void perf_m2rnn();
+void check_indexer(bool small);
+void perf_indexer();
 void check_sparse_mla(bool small);
 void perf_sparse_mla();
 void check_linear_xent(bool small);
@@ -30,6 +32,7 @@ int main(int argc, char** argv) {
       {"mamba3", check_mamba3, perf_mamba3},
       {"sparse_mla", check_sparse_mla, perf_sparse_mla},
       {"m2rnn", check_m2rnn, perf_m2rnn},
+      {"indexer", check_indexer, perf_indexer},
 #if !defined(WEFT_EMULATE)
       {"grouped_gemm", check_grouped_gemm, perf_grouped_gemm},
       {"linear_xent", check_linear_xent, perf_linear_xent},

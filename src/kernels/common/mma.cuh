@@ -78,17 +78,35 @@ struct Tile {
   static_assert(kCols % 64 == 0);
   static constexpr int kStride = kCols;
   bf16* data;
+  __device__ __forceinline__ SmemAddress address() const { return smem_address(data); }
   __device__ __forceinline__ bf16* unit(int row, int col) const {  // col a multiple of 8
     return data + row * kCols + ((((col >> 3) ^ row) & 7) << 3) + (col & ~63);
   }
   __device__ __forceinline__ bf16* at(int row, int col) const { return unit(row, col & ~7) + (col & 7); }
 };
 
+// A tile's address, fresh in the compiler's eyes where it is made: fragment addresses are then not all computed ahead of a long loop and
+// spilled, which costs more than the additions.
+template <int kCols>
+struct FreshTile {
+  static constexpr int kStride = kCols;
+  SmemAddress at;
+  __device__ __forceinline__ SmemAddress address() const { return at; }
+};
+template <int kCols>
+__device__ __forceinline__ FreshTile<kCols> fresh(const Tile<kCols>& tile) {
+  SmemAddress a = tile.address();
+#if !defined(WEFT_EMULATE)
+  asm volatile("" : "+r"(a));
+#endif
+  return {a};
+}
+
 // Fragments out of a tile; rows and columns are multiples of 16. The swizzle is an XOR of the address bits 4 to 6 with the row's low bits,
 // so that a fragment's address is (lane's part XOR column bits) + constants: tiles are 1024-byte aligned.
 template <class T>
 __device__ __forceinline__ SmemAddress fragment(const T& tile, int lane_row, int lane_unit, int row0, int col0) {
-  const SmemAddress lane = smem_address(tile.data) + lane_row * (T::kStride * 2) + ((lane_unit ^ (lane_row & 7)) << 4);
+  const SmemAddress lane = tile.address() + lane_row * (T::kStride * 2) + ((lane_unit ^ (lane_row & 7)) << 4);
   return (lane ^ ((col0 >> 4 & 3) << 5)) + row0 * (T::kStride * 2) + (col0 >> 6) * 128;
 }
 // A fragment (16 x 16) of tile[row0.., col0..].
@@ -123,6 +141,14 @@ __device__ __forceinline__ float exp2_fast(float v) {
   float r;
   asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(r) : "f"(v));
   return r;
+#endif
+}
+// One thread alone adds to *p in a launch; it does not wait.
+__device__ __forceinline__ void add_alone(float* p, float v) {
+#if defined(WEFT_EMULATE)
+  *p += v;
+#else
+  asm volatile("red.global.add.f32 [%0], %1;\n" ::"l"(p), "f"(v) : "memory");
 #endif
 }
 constexpr float kLog2E = 1.4426950408889634f;

@@ -7,7 +7,8 @@ namespace weft::kernels {
 constexpr int kStateP = 64, kStateN = 128;
 
 // S (16 rows of P x 128) = decay S + sum_j w_j x_j B_j^T; xt: four A fragments of X^T (rows P, k = token), w in shared memory.
-__device__ __forceinline__ void add_outer(float (&S)[16][4], const uint32_t (&xt)[4][4], const float* w, const Tile<kStateN>& B, float decay) {
+template <class T>
+__device__ __forceinline__ void add_outer(float (&S)[16][4], const uint32_t (&xt)[4][4], const float* w, const T& B, float decay) {
 #pragma unroll
   for (int n = 0; n < 16; ++n)
 #pragma unroll

@@ -25,6 +25,7 @@ struct Smem {
   __half2 turn[kSteps * kAngles];
   alignas(16) float omega[kSteps * kAngles];
   float theta[2][64];
+  float weights[2][3][R * kP];  // mimo x, z, o
   float dt[2][kSteps + 1], a[2][kSteps + 1], lambda[2][kSteps + 1];
   Decay decay;
   float row_w[4][kRows], col_t[4][kRows], dot_q[4][kRows], dot_k[4][kRows];  // by column quarter; col_t by row block
@@ -79,6 +80,12 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_kernel(const Mamba3Bwd args
         const int64_t i = (ok ? at.first + t : at.first) * H + head;
         cp_async4(sm.dt[s] + t, a.dt + i, ok), cp_async4(sm.a[s] + t, a.a + i, ok), cp_async4(sm.lambda[s] + t, a.lambda + i, ok);
       }
+      for (int i = t; i < R * kP; i += kThreads) {
+        const int64_t m = static_cast<int64_t>(head) * R * kP + i;
+        if (a.mimo_x) cp_async4(sm.weights[s][0] + i, a.mimo_x + m, true); else sm.weights[s][0][i] = 1;
+        if (a.mimo_z) cp_async4(sm.weights[s][1] + i, a.mimo_z + m, true); else sm.weights[s][1][i] = 1;
+        if (a.mimo_o) cp_async4(sm.weights[s][2] + i, a.mimo_o + m, true); else sm.weights[s][2][i] = 1;
+      }
       if (t >= 128 && t < 128 + a.angles) cp_async4(sm.theta[s] + t - 128, w.thetas + row * a.angles + t - 128, true);
       cp_async_commit();
     };
@@ -102,15 +109,15 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_kernel(const Mamba3Bwd args
     for (int h = 0; h < heads; ++h) {
       const int head = group * heads + h, s = h & 1;
       const float D = a.D ? a.D[head] : 0.f;
-      const float* mimo_x = a.mimo_x ? a.mimo_x + static_cast<int64_t>(head) * R * kP : nullptr;
-      const float* mimo_z = a.mimo_z ? a.mimo_z + static_cast<int64_t>(head) * R * kP : nullptr;
-      const float* mimo_o = a.mimo_o ? a.mimo_o + static_cast<int64_t>(head) * R * kP : nullptr;
-      auto weight = [](const float* m, int rank, int p) { return m ? __ldg(m + rank * kP + p) : 1.f; };
+      const float *mimo_x = sm.weights[s][0], *mimo_z = sm.weights[s][1], *mimo_o = sm.weights[s][2];
+      auto weight = [](const float* m, int rank, int p) { return m[rank * kP + p]; };
       Decay& d = sm.decay;
       cp_async_wait<0>();
       __syncthreads();
       if (h + 1 < heads) load(h + 1);
-      const Tile<kN> S{sm.S[s]}, dS{sm.dS[s]};
+      const auto S = fresh(Tile<kN>{sm.S[s]}), dS = fresh(Tile<kN>{sm.dS[s]}), Qf = fresh(Q), Kf = fresh(K);
+      const auto Vf = fresh(V), DYf = fresh(DY);
+      const auto Mf = fresh(M), Wf = fresh(W);
       if (warp < 4) {
         const float theta[2] = {lane < a.angles ? sm.theta[s][lane] : 0.f, lane + 32 < a.angles ? sm.theta[s][lane + 32] : 0.f};
         make_turn<R>(sm.turn, theta, sm.omega, sm.dt[s], 1, a.angles, warp);
@@ -147,16 +154,16 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_kernel(const Mamba3Bwd args
 #pragma unroll
         for (int k = 0; k < kN / 16; ++k) {
           uint32_t fa[4], fb[4];
-          load_a(fa, Q, row0, k * 16);
-          load_b(fb, K, quarter * 16, k * 16);
+          load_a(fa, Qf, row0, k * 16);
+          load_b(fb, Kf, quarter * 16, k * 16);
           mma_bf16(qk[0], fa, fb[0], fb[1]);
           mma_bf16(qk[1], fa, fb[2], fb[3]);
         }
 #pragma unroll
         for (int k = 0; k < kP / 16; ++k) {
           uint32_t fa[4], fb[4];
-          load_a(fa, DY, row0, k * 16);
-          load_b(fb, V, quarter * 16, k * 16);
+          load_a(fa, DYf, row0, k * 16);
+          load_b(fb, Vf, quarter * 16, k * 16);
           mma_bf16(g[0], fa, fb[0], fb[1]);
           mma_bf16(g[1], fa, fb[2], fb[3]);
         }
@@ -172,7 +179,7 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_kernel(const Mamba3Bwd args
               const int jj = j + b;
               float f = 0;
               if (jj / R < i / R) {
-                const float decay = __expf(d.cs[i] - d.cs[jj]), both = decay * g[n][e + b] * qk[n][e + b];
+                const float decay = exp2_fast(d.cs[i] - d.cs[jj]), both = decay * g[n][e + b] * qk[n][e + b];
                 f = decay * d.scale[jj];
                 (e ? row_hi : row_lo) += d.scale[jj] * both;
                 col[n][b] += both;
@@ -218,11 +225,11 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_kernel(const Mamba3Bwd args
 #pragma unroll
         for (int k = 0; k < kN / 16; ++k) {
           uint32_t fa[4], fb[4];
-          load_a(fa, Q, row0, k * 16);
+          load_a(fa, Qf, row0, k * 16);
           load_b(fb, S, quarter * 16, k * 16);
           mma_bf16(y[0], fa, fb[0], fb[1]);
           mma_bf16(y[1], fa, fb[2], fb[3]);
-          load_a(fa, K, row0, k * 16);
+          load_a(fa, Kf, row0, k * 16);
           load_b(fb, dS, quarter * 16, k * 16);
           mma_bf16(dv[0], fa, fb[0], fb[1]);
           mma_bf16(dv[1], fa, fb[2], fb[3]);
@@ -237,14 +244,14 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_kernel(const Mamba3Bwd args
         for (int k = 0; k < 4; ++k) {
           uint32_t fa[4], fb[4];
           if (k <= block) {
-            load_a(fa, M, row0, k * 16);
-            load_b_trans(fb, V, k * 16, quarter * 16);
+            load_a(fa, Mf, row0, k * 16);
+            load_b_trans(fb, Vf, k * 16, quarter * 16);
             mma_bf16(y[0], fa, fb[0], fb[1]);
             mma_bf16(y[1], fa, fb[2], fb[3]);
           }
           if (k >= block) {
-            load_a_trans(fa, M, row0, k * 16);
-            load_b_trans(fb, DY, k * 16, quarter * 16);
+            load_a_trans(fa, Mf, row0, k * 16);
+            load_b_trans(fb, DYf, k * 16, quarter * 16);
             mma_bf16(dv[0], fa, fb[0], fb[1]);
             mma_bf16(dv[1], fa, fb[2], fb[3]);
           }
@@ -333,7 +340,7 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_kernel(const Mamba3Bwd args
           for (int e = 0; e < 4; ++e) sum[n][e] += acc[n][e];
         }
       };
-      auto outer = [&](float (&acc)[4][4], const Tile<kP>& rows, const Tile<kN>& state) {
+      auto outer = [&](float (&acc)[4][4], const FreshTile<kP>& rows, const FreshTile<kN>& state) {
 #pragma unroll
         for (int k = 0; k < kP / 16; ++k) {
           uint32_t fa[4], fb[4];
@@ -363,17 +370,17 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_kernel(const Mamba3Bwd args
       };
       {  // dq
         float acc[4][4] = {};
-        outer(acc, DY, S);
+        outer(acc, DYf, S);
         scale_rows(acc, d.grow[row0 + qd], d.grow[row0 + qd + 8]);
         row_dots(acc, Q, sm.dot_q);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
           if (k > block) continue;
           uint32_t fa[4], fb[4];
-          load_a(fa, W, row0, k * 16);
+          load_a(fa, Wf, row0, k * 16);
 #pragma unroll
           for (int n = 0; n < 2; ++n) {
-            load_b_trans(fb, K, k * 16, n * 64 + low);
+            load_b_trans(fb, Kf, k * 16, n * 64 + low);
             mma_bf16(acc[2 * n], fa, fb[0], fb[1]);
             mma_bf16(acc[2 * n + 1], fa, fb[2], fb[3]);
           }
@@ -382,19 +389,19 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_kernel(const Mamba3Bwd args
       }
       {  // dk
         float acc[4][4] = {};
-        outer(acc, V, dS);
+        outer(acc, Vf, dS);
         const float end = d.cs[kRows - 1];
-        scale_rows(acc, __expf(end - d.cs[row0 + qd]), __expf(end - d.cs[row0 + qd + 8]));
+        scale_rows(acc, exp2_fast(end - d.cs[row0 + qd]), exp2_fast(end - d.cs[row0 + qd + 8]));
         row_dots(acc, K, sm.dot_k);
         scale_rows(acc, d.scale[row0 + qd], d.scale[row0 + qd + 8]);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
           if (k < block) continue;
           uint32_t fa[4], fb[4];
-          load_a_trans(fa, W, row0, k * 16);
+          load_a_trans(fa, Wf, row0, k * 16);
 #pragma unroll
           for (int n = 0; n < 2; ++n) {
-            load_b_trans(fb, Q, k * 16, n * 64 + low);
+            load_b_trans(fb, Qf, k * 16, n * 64 + low);
             mma_bf16(acc[2 * n], fa, fb[0], fb[1]);
             mma_bf16(acc[2 * n + 1], fa, fb[2], fb[3]);
           }
@@ -429,18 +436,18 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_kernel(const Mamba3Bwd args
       for (int i = t; i < 2 * R * kN; i += kThreads) {
         const int which = i / (R * kN), in = i % (R * kN);
         const float* b = &sm.bias[which][0][0][0] + in;
-        bias_part[(which * H + head) * R * kN + in] += (b[0] + b[R * kN]) + (b[2 * R * kN] + b[3 * R * kN]);
+        add_alone(bias_part + (which * H + head) * R * kN + in, (b[0] + b[R * kN]) + (b[2 * R * kN] + b[3 * R * kN]));
       }
       for (int i = t; i < 3 * R * kP; i += kThreads) {
         const int which = i / (R * kP), in = i % (R * kP);
         const float* m = &sm.mimo[which][0][0][0] + in;
-        mimo_part[(which * H + head) * R * kP + in] += (m[0] + m[R * kP]) + (m[2 * R * kP] + m[3 * R * kP]);
+        add_alone(mimo_part + (which * H + head) * R * kP + in, (m[0] + m[R * kP]) + (m[2 * R * kP] + m[3 * R * kP]));
       }
       if (t < a.angles)
         w.d_theta_sums[(slot * H + head) * a.angles + t] = (sm.theta_sum[0][t] + sm.theta_sum[1][t]) + (sm.theta_sum[2][t] + sm.theta_sum[3][t]);
       if (warp == 15) {
         float trace = warp_sum(sm.trace[lane] + sm.trace[lane + 32]);
-        if (lane == 0) w.D_parts[part * H + head] += trace;
+        if (lane == 0) add_alone(w.D_parts + part * H + head, trace);
       }
       if (warp == 14) {
         constexpr int kPer = kSteps > 32 ? 2 : 1;

@@ -32,14 +32,15 @@ struct FwdSmem {
   bf16 B[kRows * kN], C[kRows * kN];
   bf16 q[kHeads][kRows * kN], k[kHeads][kRows * kN];
   bf16 M[kHeads][kRows * kRows];  // before M is made: cos and sin of the chunk's angles
-  bf16 x[2][kHeads][kSteps * kXStride];
+  bf16 x[2][kHeads][kSteps * kXStride], z[2][kHeads][kSteps * kXStride];
+  float mimo[3][kHeads][R * kP];  // x, z, o
   Decay decay[kHeads];
   float dt[2][(kSteps + 1) * kHeads], a[2][(kSteps + 1) * kHeads], lambda[2][(kSteps + 1) * kHeads];
   alignas(16) float omega[kSteps * (R == 1 ? 32 : 64)];
 };
 
 template <int R, int kHeads>
-__global__ void __launch_bounds__(128 * kHeads, kHeads == 1 ? 2 : 1) fwd_kernel(const Mamba3Fwd args) {
+__global__ void __launch_bounds__(128 * kHeads, 1) fwd_kernel(const Mamba3Fwd args) {
   using Smem = FwdSmem<R, kHeads>;
   constexpr int kThreads = 128 * kHeads, kSteps = Smem::kSteps;
   const Mamba3Inputs& a = args.in;
@@ -53,10 +54,15 @@ __global__ void __launch_bounds__(128 * kHeads, kHeads == 1 ? 2 : 1) fwd_kernel(
   const int q = lane >> 2, r = lane & 3, p0 = warp * 16;
   const int64_t row_of_state = document * H + head;
   const float D = a.D ? a.D[head] : 0.f;
-  const float* mimo_x = a.mimo_x ? a.mimo_x + static_cast<int64_t>(head) * R * kP : nullptr;
-  const float* mimo_z = a.mimo_z ? a.mimo_z + static_cast<int64_t>(head) * R * kP : nullptr;
-  const float* mimo_o = a.mimo_o ? a.mimo_o + static_cast<int64_t>(head) * R * kP : nullptr;
-  auto weight = [](const float* w, int rank, int p) { return w ? __ldg(w + rank * kP + p) : 1.f; };
+  for (int i = t; i < R * kP; i += 128) {
+    const int64_t at = static_cast<int64_t>(head) * R * kP + i;
+    sm.mimo[0][mine][i] = a.mimo_x ? a.mimo_x[at] : 1.f;
+    sm.mimo[1][mine][i] = a.mimo_z ? a.mimo_z[at] : 1.f;
+    sm.mimo[2][mine][i] = a.mimo_o ? a.mimo_o[at] : 1.f;
+  }
+  __syncthreads();
+  const float *mimo_x = sm.mimo[0][mine], *mimo_z = sm.mimo[1][mine], *mimo_o = sm.mimo[2][mine];
+  auto weight = [](const float* w, int rank, int p) { return w[rank * kP + p]; };
 
   auto load = [&](int c) {
     const int64_t first = start + static_cast<int64_t>(c) * kSteps, left = length - static_cast<int64_t>(c) * kSteps;
@@ -73,6 +79,7 @@ __global__ void __launch_bounds__(128 * kHeads, kHeads == 1 ? 2 : 1) fwd_kernel(
       const int step = u / (kHeads * 8), h = u / 8 % kHeads, col = u % 8 * 8;
       const bool ok = step < valid;
       cp_async16(sm.x[s][h] + step * Smem::kXStride + col, static_cast<const bf16*>(a.x) + (ok ? first + step : start) * a.x_stride + (head0 + h) * kP + col, ok);
+      if (a.z) cp_async16(sm.z[s][h] + step * Smem::kXStride + col, static_cast<const bf16*>(a.z) + (ok ? first + step : start) * a.z_stride + (head0 + h) * kP + col, ok);
     }
     for (int u = threadIdx.x; u < (kSteps + 1) * kHeads; u += kThreads) {
       const int step = u / kHeads, h = u % kHeads;
@@ -114,7 +121,9 @@ __global__ void __launch_bounds__(128 * kHeads, kHeads == 1 ? 2 : 1) fwd_kernel(
   for (int c = 0; c < chunks; ++c) {
     const int s = c & 1;
     const int64_t first = start + static_cast<int64_t>(c) * kSteps, left = length - static_cast<int64_t>(c) * kSteps;
-    bf16* x = sm.x[s][mine];
+    bf16 *x = sm.x[s][mine], *z = sm.z[s][mine];
+    const auto Qf = fresh(Q), Kf = fresh(K);
+    const auto Mf = fresh(M);
     if (args.states && c * kSteps % kMamba3Span == 0) {
       const int64_t slot = start / kMamba3Span + document + c * kSteps / kMamba3Span;
       write_state(S, static_cast<bf16*>(args.states) + (slot * H + head) * (kP * kN), p0);
@@ -157,23 +166,33 @@ __global__ void __launch_bounds__(128 * kHeads, kHeads == 1 ? 2 : 1) fwd_kernel(
 #pragma unroll
       for (int k = 0; k < kN / 16; ++k) {
         uint32_t fa[4], fb[4];
-        load_a(fa, Q, row0, k * 16);
-        load_b(fb, K, block * 16, k * 16);
+        load_a(fa, Qf, row0, k * 16);
+        load_b(fb, Kf, block * 16, k * 16);
         mma_bf16(qk[0], fa, fb[0], fb[1]);
         mma_bf16(qk[1], fa, fb[2], fb[3]);
       }
+      const int i = row0 + q;
+      const float to0 = d.cs[i], to1 = d.cs[i + 8];
 #pragma unroll
-      for (int n = 0; n < 2; ++n)
+      for (int n = 0; n < 2; ++n) {
+        const int j = block * 16 + n * 8 + r * 2;
+        const float2 from = *reinterpret_cast<const float2*>(&d.from[j]);
+        float f[4] = {exp2_fast(to0 - from.x), exp2_fast(to0 - from.y), exp2_fast(to1 - from.x), exp2_fast(to1 - from.y)};
+        if (block == warp) {  // on the diagonal: gamma within a step, 0 later
+          const float g0 = d.gamma[i], g1 = d.gamma[i + 8];
 #pragma unroll
-        for (int e = 0; e < 4; e += 2) {
-          const int i = row0 + q + e * 4, j = block * 16 + n * 8 + r * 2;
-          auto factor = [&](int col) {
-            if (col / R < i / R) return __expf(d.cs[i] - d.cs[col]) * d.scale[col];
-            return col / R == i / R ? d.gamma[i] : 0.f;
-          };
-          const float f0 = factor(j), f1 = factor(j + 1);
-          *reinterpret_cast<uint32_t*>(M.at(i, j)) = pack_bf16(f0 == 0 ? 0.f : qk[n][e] * f0, f1 == 0 ? 0.f : qk[n][e + 1] * f1);
+          for (int e = 0; e < 4; ++e) {
+            const int ii = (i + (e >> 1) * 8) / R, jj = (j + (e & 1)) / R;
+            f[e] = jj < ii ? f[e] : jj == ii ? (e >> 1 ? g1 : g0) : 0.f;
+            qk[n][e] = f[e] == 0 ? 0.f : qk[n][e] * f[e];
+          }
+        } else {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) qk[n][e] *= f[e];
         }
+        *reinterpret_cast<uint32_t*>(M.at(i, j)) = pack_bf16(qk[n][0], qk[n][1]);
+        *reinterpret_cast<uint32_t*>(M.at(i + 8, j)) = pack_bf16(qk[n][2], qk[n][3]);
+      }
     }
     group_barrier(1 + mine, 128);
 
@@ -187,7 +206,7 @@ __global__ void __launch_bounds__(128 * kHeads, kHeads == 1 ? 2 : 1) fwd_kernel(
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
           uint32_t b[4];
-          load_b(b, Q, half * 32 + n * 16, k * 16);
+          load_b(b, Qf, half * 32 + n * 16, k * 16);
           mma_bf16(y[2 * n], fs, b[0], b[1]);
           mma_bf16(y[2 * n + 1], fs, b[2], b[3]);
         }
@@ -204,7 +223,7 @@ __global__ void __launch_bounds__(128 * kHeads, kHeads == 1 ? 2 : 1) fwd_kernel(
         for (int n = 0; n < 2; ++n) {
           if (k > half * 2 + n) continue;
           uint32_t b[4];
-          load_b(b, M, half * 32 + n * 16, k * 16);
+          load_b(b, Mf, half * 32 + n * 16, k * 16);
           mma_bf16(y[2 * n], xt[k], b[0], b[1]);
           mma_bf16(y[2 * n + 1], xt[k], b[2], b[3]);
         }
@@ -221,8 +240,8 @@ __global__ void __launch_bounds__(128 * kHeads, kHeads == 1 ? 2 : 1) fwd_kernel(
             const float xv = __bfloat162float(x[step * Smem::kXStride + p]);
             float v = y[n][high * 2 + e] + D * xv * weight(mimo_x, rank, p);
             if (a.z) {
-              const float z = step < left ? __bfloat162float(static_cast<const bf16*>(a.z)[(first + step) * a.z_stride + head * kP + p]) * weight(mimo_z, rank, p) : 0.f;
-              v *= z * sigmoid(z);
+              const float u = __bfloat162float(z[step * Smem::kXStride + p]) * weight(mimo_z, rank, p);
+              v *= u * sigmoid(u);
             }
             o[e] = v * weight(mimo_o, rank, p);
           }
@@ -233,7 +252,7 @@ __global__ void __launch_bounds__(128 * kHeads, kHeads == 1 ? 2 : 1) fwd_kernel(
           if constexpr (R == 1) x[(row + 1) * Smem::kXStride + p] = __float2bfloat16(o[1]);
         }
     }
-    add_outer(S, xt, d.w, K, d.grow[kRows - 1]);
+    add_outer(S, xt, d.w, Kf, d.grow[kRows - 1]);
     if (c + 1 == chunks && args.last.h) {
       const int step = static_cast<int>(left) - 1;
       for (int i = t; i < R * kN; i += 128) args.last.k[row_of_state * R * kN + i] = __bfloat162float(*K.at(step * R + i / kN, i % kN));
@@ -272,7 +291,7 @@ Support supports_mamba3_fwd_sm90(const Mamba3Fwd& a, const Device& device) { ret
 
 void mamba3_fwd_sm90(const Mamba3Fwd& a, const Launch& l) {
   const int per_group = a.in.heads / a.in.groups;
-  if (a.in.rank == 4) return per_group % 4 == 0 ? mamba3::launch<4, 4>(a, l) : mamba3::launch<4, 1>(a, l);
+  if (a.in.rank == 4) return per_group % 2 == 0 ? mamba3::launch<4, 2>(a, l) : mamba3::launch<4, 1>(a, l);
   if (a.in.rank == 2) return per_group % 2 == 0 ? mamba3::launch<2, 2>(a, l) : mamba3::launch<2, 1>(a, l);
   per_group % 2 == 0 ? mamba3::launch<1, 2>(a, l) : mamba3::launch<1, 1>(a, l);
 }

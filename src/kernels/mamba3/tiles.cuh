@@ -17,11 +17,11 @@ __device__ __forceinline__ __half2 cos_sin(float angle) {
   __sincosf(wrap_angle(angle) - kTwoPi / 2, &s, &c);
   return __floats2half2_rn(-c, -s);
 }
-__device__ __forceinline__ float sigmoid(float v) { return 1 / (1 + __expf(-v)); }
+__device__ __forceinline__ float sigmoid(float v) { return __fdividef(1.f, 1 + exp2_fast(-kLog2E * v)); }
 
 // What the raw dt, a, lambda of a chunk become; one value a row of the chunk.
 struct Decay {
-  float cs[kRows], grow[kRows], w[kRows];  // inclusive sum of a; e^{cs}; scale e^{cs_end - cs}
+  float cs[kRows], from[kRows], grow[kRows], w[kRows];  // log2(e) (inclusive sum of a); that less log2(scale); e^{sum}; scale e^{sum_end - sum}
   float scale[kRows], gamma[kRows];        // lambda_t dt_t + (1 - lambda_{t+1}) dt_{t+1}, the second 0 at the document's last token; lambda_t dt_t
 };
 
@@ -33,19 +33,19 @@ __device__ __forceinline__ void chunk_decay(Decay& d, const float* a, const floa
   float v[kPer], sum = 0;
 #pragma unroll
   for (int e = 0; e < kPer; ++e) v[e] = s0 + e < kSteps ? a[(s0 + e) * stride] : 0.f, sum += v[e];
-  const float upto = warp_scan(sum), end = __shfl_sync(0xffffffffu, upto, 31);
-  float cs = upto - sum;
+  const float upto = warp_scan(sum), end = __shfl_sync(0xffffffffu, upto, 31) * kLog2E;
+  float cs = (upto - sum) * kLog2E;
 #pragma unroll
   for (int e = 0; e < kPer; ++e) {
     const int s = s0 + e;
     if (s >= kSteps) break;
-    cs += v[e];
+    cs += v[e] * kLog2E;
     const float gamma = lambda[s * stride] * dt[s * stride], scale = gamma + (1 - lambda[(s + 1) * stride]) * dt[(s + 1) * stride];
-    const float grow = __expf(cs), w = scale * __expf(end - cs);
+    const float grow = exp2_fast(cs), w = scale * exp2_fast(end - cs), from = cs - __log2f(scale);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       const int row = s * R + r;
-      d.cs[row] = cs, d.grow[row] = grow, d.w[row] = w, d.scale[row] = scale, d.gamma[row] = gamma;
+      d.cs[row] = cs, d.from[row] = from, d.grow[row] = grow, d.w[row] = w, d.scale[row] = scale, d.gamma[row] = gamma;
     }
   }
 }

@@ -78,15 +78,17 @@ __global__ void __launch_bounds__(kThreads, 1) bwd_chunk_kernel(const SsdBwd a, 
     cp_async_wait<0>();
     __syncthreads();
     if (h + 1 < heads) load(h + 1);
-    const Tile<kP> x{sm.x[s]}, dy{sm.dy[s]};
-    const Tile<kN> S{sm.S[s]}, dS{sm.dS[s]};
+    const Tile<kP> dy{sm.dy[s]};
+    const auto xf = fresh(Tile<kP>{sm.x[s]}), dyf = fresh(dy);
+    const auto S = fresh(Tile<kN>{sm.S[s]}), dS = fresh(Tile<kN>{sm.dS[s]}), Bf = fresh(B), Cf = fresh(C);
+    const auto Mf = fresh(M), Qf = fresh(Q), Qdtf = fresh(Qdt);
 
     if (h == 0 && quarter * 16 <= row0) {
 #pragma unroll
       for (int k = 0; k < kN / 16; ++k) {
         uint32_t fa[4], fb[4];
-        load_a(fa, C, row0, k * 16);
-        load_b(fb, B, quarter * 16, k * 16);
+        load_a(fa, Cf, row0, k * 16);
+        load_b(fb, Bf, quarter * 16, k * 16);
         mma_bf16(cb[0], fa, fb[0], fb[1]);
         mma_bf16(cb[1], fa, fb[2], fb[3]);
       }
@@ -96,8 +98,8 @@ __global__ void __launch_bounds__(kThreads, 1) bwd_chunk_kernel(const SsdBwd a, 
 #pragma unroll
       for (int k = 0; k < kP / 16; ++k) {
         uint32_t fa[4], fb[4];
-        load_a(fa, dy, row0, k * 16);
-        load_b(fb, x, quarter * 16, k * 16);
+        load_a(fa, dyf, row0, k * 16);
+        load_b(fb, xf, quarter * 16, k * 16);
         mma_bf16(g[0], fa, fb[0], fb[1]);
         mma_bf16(g[1], fa, fb[2], fb[3]);
       }
@@ -140,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, 1) bwd_chunk_kernel(const SsdBwd a, 
 #pragma unroll
       for (int k = 0; k < kN / 16; ++k) {
         uint32_t fa[4], fb[4];
-        load_a(fa, B, row0, k * 16);
+        load_a(fa, Bf, row0, k * 16);
         load_b(fb, dS, quarter * 16, k * 16);
         mma_bf16(acc[0], fa, fb[0], fb[1]);
         mma_bf16(acc[1], fa, fb[2], fb[3]);
@@ -157,8 +159,8 @@ __global__ void __launch_bounds__(kThreads, 1) bwd_chunk_kernel(const SsdBwd a, 
       for (int k = 0; k < 4; ++k) {
         if (k * 16 < row0) continue;
         uint32_t fa[4], fb[4];
-        load_a_trans(fa, M, row0, k * 16);
-        load_b_trans(fb, dy, k * 16, quarter * 16);
+        load_a_trans(fa, Mf, row0, k * 16);
+        load_b_trans(fb, dyf, k * 16, quarter * 16);
         mma_bf16(acc[0], fa, fb[0], fb[1]);
         mma_bf16(acc[1], fa, fb[2], fb[3]);
       }
@@ -198,7 +200,7 @@ __global__ void __launch_bounds__(kThreads, 1) bwd_chunk_kernel(const SsdBwd a, 
 #pragma unroll
       for (int k = 0; k < kP / 16; ++k) {
         uint32_t fa[4], fb[4];
-        load_a(fa, dy, row0, k * 16);
+        load_a(fa, dyf, row0, k * 16);
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
           load_b_trans(fb, S, k * 16, n0 + n * 16);
@@ -211,10 +213,10 @@ __global__ void __launch_bounds__(kThreads, 1) bwd_chunk_kernel(const SsdBwd a, 
       for (int k = 0; k < 4; ++k) {
         if (k * 16 > row0) continue;
         uint32_t fa[4], fb[4];
-        load_a(fa, Qdt, row0, k * 16);
+        load_a(fa, Qdtf, row0, k * 16);
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
-          load_b_trans(fb, B, k * 16, n0 + n * 16);
+          load_b_trans(fb, Bf, k * 16, n0 + n * 16);
           mma_bf16(acc[2 * n], fa, fb[0], fb[1]);
           mma_bf16(acc[2 * n + 1], fa, fb[2], fb[3]);
         }
@@ -231,7 +233,7 @@ __global__ void __launch_bounds__(kThreads, 1) bwd_chunk_kernel(const SsdBwd a, 
 #pragma unroll
       for (int k = 0; k < kP / 16; ++k) {
         uint32_t fa[4], fb[4];
-        load_a(fa, x, row0, k * 16);
+        load_a(fa, xf, row0, k * 16);
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
           load_b_trans(fb, dS, k * 16, n0 + n * 16);
@@ -245,10 +247,10 @@ __global__ void __launch_bounds__(kThreads, 1) bwd_chunk_kernel(const SsdBwd a, 
       for (int k = 0; k < 4; ++k) {
         if (k * 16 < row0) continue;
         uint32_t fa[4], fb[4];
-        load_a_trans(fa, Q, row0, k * 16);
+        load_a_trans(fa, Qf, row0, k * 16);
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
-          load_b_trans(fb, C, k * 16, n0 + n * 16);
+          load_b_trans(fb, Cf, k * 16, n0 + n * 16);
           mma_bf16(acc[2 * n], fa, fb[0], fb[1]);
           mma_bf16(acc[2 * n + 1], fa, fb[2], fb[3]);
         }

@@ -75,8 +75,9 @@ __global__ void __launch_bounds__(128 * kHeads, kHeads == 2 ? 2 : 3) fwd_kernel(
     __syncthreads();
     if (c + 1 < chunks) load(c + 1);
 
-    const Tile<kN> B{sm.B[s]}, C{sm.C[s]};
+    const auto B = fresh(Tile<kN>{sm.B[s]}), C = fresh(Tile<kN>{sm.C[s]});
     const Tile<kP> x{sm.x[s][mine]};
+    const auto xf = fresh(x);
     const int row0 = (warp & 3) * 16;  // of M: the warps of one number share the 16 rows and take turns at its 16-column blocks
 #pragma unroll
     for (int t = 0; t < 4 / kHeads; ++t) {
@@ -118,10 +119,10 @@ __global__ void __launch_bounds__(128 * kHeads, kHeads == 2 ? 2 : 3) fwd_kernel(
     }
     __syncthreads();
 
-    const Tile<kL> M{sm.M[mine]};
+    const auto M = fresh(Tile<kL>{sm.M[mine]});
     uint32_t xt[4][4];
 #pragma unroll
-    for (int k = 0; k < 4; ++k) load_a_trans(xt[k], x, p0, k * 16);
+    for (int k = 0; k < 4; ++k) load_a_trans(xt[k], xf, p0, k * 16);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {  // 32 tokens of y^T at a time: fewer registers
       float y[4][4] = {};
