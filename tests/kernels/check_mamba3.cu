@@ -242,9 +242,42 @@ void check(const Case& c) {
   if (c.skip) compare(name + "dD", dD.host(), grad.D, 3e-2);  // dY is rounded, its sum cancels
 }
 
+// Three steps of decode, one row at a time out of a pool, against the scan over three tokens from the same initial state.
+void check_step(int R) {
+  const Case c{"", {3}, 4, 2, R, R == 1 ? 16 : 32, true, true, true};
+  const std::string name = "mamba3 step R" + std::to_string(R) + " ";
+  Random random(R);
+  const Data data(c, random, 3);
+  const size_t rows = c.H;
+  auto h0 = random.normal<float>(2 * rows * P * N), theta0 = random.fill<float>(2 * rows * c.angles, [](Random& r) { return r.uniform(0, 6.2f); }), k0 = random.normal<float>(2 * rows * R * N), x0 = random.normal<float>(2 * rows * P);
+  auto second = [](const auto& v) { return Vec(v.begin() + v.size() / 2, v.end()); };  // the pool's slot 1 is used
+  const Out initial{{}, second(h0), second(theta0), second(k0), second(x0)};
+  Out want;
+  reference(c, data.values(), &initial, want, {}, nullptr);
+  const OnDevice dev(data, c.lengths);
+  Buffer<float> h(h0), theta(theta0), k(k0), x(x0);
+  Buffer<bf16> o(3 * c.H * P);
+  Buffer<int32_t> slots(std::vector<int32_t>{1});
+  for (int t = 0; t < 3; ++t) {
+    kernels::Mamba3Step s{dev.inputs(c, 1), slots.data, {h.data, theta.data, k.data, x.data}, o.data + t * c.H * P};
+    s.in.x = dev.x.data + t * c.H * P, s.in.z = dev.z.data + t * c.H * P, s.in.B = dev.B.data + t * R * c.G * N, s.in.C = dev.C.data + t * R * c.G * N;
+    s.in.dt += t * c.H, s.in.a += t * c.H, s.in.lambda += t * c.H, s.in.omega += t * c.angles;
+    const auto ok = kernels::supports_mamba3_step_sm90(s, device());
+    if (!ok) return expect(name, false, ok.refusal);
+    kernels::mamba3_step_sm90(s, {});
+  }
+  device_wait("mamba3_step");
+  compare(name + "o", o.host(), want.o);
+  auto half = [](std::vector<float> v) { return std::vector<float>(v.begin() + v.size() / 2, v.end()); };
+  compare(name + "h", half(h.host()), want.h, 1e-4, 1e-4), compare(name + "k", half(k.host()), want.k, 1e-4, 1e-4), compare(name + "x", half(x.host()), want.x);
+  auto first = h.host();
+  expect(name + "other slots untouched", std::equal(h0.begin(), h0.begin() + rows * P * N, first.begin()));
+}
+
 }  // namespace
 
 void check_mamba3(bool small) {
+  for (int R : {1, 2, 4}) check_step(R);
   check({"mimo one token", {1}, 4, 1, 4, 32, true, true, true});
   check({"mimo 15 16 0 40", {15, 16, 0, 40}, 4, 1, 4, 32, true, true, true});
   check({"mimo 130, two groups", {130}, 8, 2, 4, 32, false, true, true});

@@ -12,6 +12,8 @@ void check_m2rnn(bool small);
 void perf_m2rnn();
 void check_indexer(bool small);
 void perf_indexer();
+void check_gdn(bool small);
+void perf_gdn();
 void check_sparse_mla(bool small);
 void perf_sparse_mla();
 void check_linear_xent(bool small);
@@ -33,6 +35,7 @@ int main(int argc, char** argv) {
       {"sparse_mla", check_sparse_mla, perf_sparse_mla},
       {"m2rnn", check_m2rnn, perf_m2rnn},
       {"indexer", check_indexer, perf_indexer},
+      {"gdn", check_gdn, perf_gdn},
 #if !defined(WEFT_EMULATE)
       {"grouped_gemm", check_grouped_gemm, perf_grouped_gemm},
       {"linear_xent", check_linear_xent, perf_linear_xent},

@@ -18,7 +18,7 @@ struct GdnFwd {
   const int32_t* cu_seqlens;   // [documents + 1] on the device
   const float* initial_state;  // [documents, Hv, Dk, Dv] or null
   void* o;                     // [T, Hv, Dv] dtype
-  void* states;                // [gdn_state_slots, Hv, Dk, Dv] bf16, S before each chunk; or null
+  void* states;                // [gdn_state_slots, Hv, Dv, Dk] bf16, S^T before each chunk; or null
   float* final_state;          // [documents, Hv, Dk, Dv] or null
   int64_t tokens, documents;
   int32_t key_heads, value_heads, key_dim, value_dim;
