@@ -62,15 +62,27 @@ using kernels::UnpermuteFwd;
 
 constexpr Candidate<PermutePlan> kPlan[] = {
     {"cpu", [](const PermutePlan& a, const Policy& p) { return kernels::supports_permute_plan_cpu(a, p.device); }, nullptr, kernels::permute_plan_cpu},
+#ifdef WEFT_CUDA
+    {"sm90", [](const PermutePlan& a, const Policy& p) { return kernels::supports_permute_plan_sm90(a, p.device); }, kernels::workspace_permute_plan_sm90, kernels::permute_plan_sm90},
+#endif
 };
 constexpr Candidate<PermuteFwd> kPermute[] = {
     {"cpu", [](const PermuteFwd& a, const Policy& p) { return kernels::supports_permute_fwd_cpu(a, p.device); }, nullptr, kernels::permute_fwd_cpu},
+#ifdef WEFT_CUDA
+    {"sm90", [](const PermuteFwd& a, const Policy& p) { return kernels::supports_permute_fwd_sm90(a, p.device); }, nullptr, kernels::permute_fwd_sm90},
+#endif
 };
 constexpr Candidate<UnpermuteFwd> kUnpermute[] = {
     {"cpu", [](const UnpermuteFwd& a, const Policy& p) { return kernels::supports_unpermute_fwd_cpu(a, p.device); }, nullptr, kernels::unpermute_fwd_cpu},
+#ifdef WEFT_CUDA
+    {"sm90", [](const UnpermuteFwd& a, const Policy& p) { return kernels::supports_unpermute_fwd_sm90(a, p.device); }, nullptr, kernels::unpermute_fwd_sm90},
+#endif
 };
 constexpr Candidate<UnpermuteBwd> kUnpermuteBwd[] = {
     {"cpu", [](const UnpermuteBwd& a, const Policy& p) { return kernels::supports_unpermute_bwd_cpu(a, p.device); }, nullptr, kernels::unpermute_bwd_cpu},
+#ifdef WEFT_CUDA
+    {"sm90", [](const UnpermuteBwd& a, const Policy& p) { return kernels::supports_unpermute_bwd_sm90(a, p.device); }, nullptr, kernels::unpermute_bwd_sm90},
+#endif
 };
 
 int32_t slots(const ExpertPlan& p) { return static_cast<int32_t>(p.row_of_slot_Tk.size(1)); }

@@ -29,6 +29,13 @@ constexpr Candidate<RouterFwd> kFwd[] = {
        return a.logits == nullptr ? kernels::Support{"logits are not f32"} : kernels::supports_router_fwd_cpu(a, p.device);
      },
      nullptr, kernels::router_fwd_cpu},
+#ifdef WEFT_CUDA
+    {"sm90",
+     [](const RouterFwd& a, const Policy& p) {
+       return a.logits == nullptr ? kernels::Support{"logits are not f32"} : kernels::supports_router_fwd_sm90(a, p.device);
+     },
+     nullptr, kernels::router_fwd_sm90},
+#endif
 };
 constexpr Candidate<RouterBwd> kBwd[] = {
     {"cpu",
@@ -36,6 +43,13 @@ constexpr Candidate<RouterBwd> kBwd[] = {
        return a.logits == nullptr ? kernels::Support{"logits are not f32"} : kernels::supports_router_bwd_cpu(a, p.device);
      },
      nullptr, kernels::router_bwd_cpu},
+#ifdef WEFT_CUDA
+    {"sm90",
+     [](const RouterBwd& a, const Policy& p) {
+       return a.logits == nullptr ? kernels::Support{"logits are not f32"} : kernels::supports_router_bwd_sm90(a, p.device);
+     },
+     nullptr, kernels::router_bwd_sm90},
+#endif
 };
 
 const float* f32(const at::Tensor& t) { return t.defined() && t.scalar_type() == at::kFloat ? t.data_ptr<float>() : nullptr; }
