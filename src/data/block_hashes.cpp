@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "base/error.h"
+#include "data/source.h"
 
 namespace weft::data {
 namespace {
@@ -22,14 +23,28 @@ uint64_t hash_of(std::span<const std::byte> file, size_t block, size_t i) {
 }  // namespace
 
 void write_block_hashes(const std::string& prefix) {
-  const MappedFile idx(prefix + ".idx"), bin(prefix + ".bin");
-  std::string out(kMagic, sizeof kMagic);
-  const auto put = [&](uint64_t value) { out.append(reinterpret_cast<const char*>(&value), 8); };
-  put(kBlock), put(idx.bytes().size()), put(bin.bytes().size());
-  for (const auto& file : {idx.bytes(), bin.bytes()}) {
-    for (size_t i = 0; i < blocks_of(file.size(), kBlock); ++i) put(hash_of(file, kBlock, i));
+  // Read, not mapped: pages of a map would count as this process's memory.
+  std::string hashes, block(kBlock, '\0');
+  uint64_t sizes[2] = {0, 0};
+  const auto put = [](std::string& to, uint64_t value) { to.append(reinterpret_cast<const char*>(&value), 8); };
+  for (int f = 0; f < 2; ++f) {
+    const auto source = open_source(prefix + (f == 0 ? ".idx" : ".bin"), Packed::kPlain);
+    for (;;) {
+      size_t n = 0;
+      while (n < kBlock) {
+        const int64_t got = source->read(block.data() + n, static_cast<int64_t>(kBlock - n));
+        if (got == 0) break;
+        n += static_cast<size_t>(got);
+      }
+      if (n == 0) break;
+      put(hashes, XXH3_64bits(block.data(), n));
+      sizes[f] += n;
+    }
   }
-  put(XXH3_64bits(out.data(), out.size()));
+  std::string out(kMagic, sizeof kMagic);
+  put(out, kBlock), put(out, sizes[0]), put(out, sizes[1]);
+  out += hashes;
+  put(out, XXH3_64bits(out.data(), out.size()));
   write_file_atomic(prefix + ".hashes", out);
 }
 

@@ -1,6 +1,7 @@
 #include "ops/aten.h"
 
 #include "data/batch.h"
+#include "data/bench.h"
 
 #include <gtest/gtest.h>
 
@@ -97,6 +98,16 @@ TEST(BatchStream, AFiniteOrderEndsInWeightZero) {
   }
   EXPECT_EQ(weights, want);
   EXPECT_EQ(stream->next().loss_weights.sum().item<double>(), 0);
+}
+
+TEST(BatchStream, Speed) {
+  Folder folder;
+  BenchOptions o;
+  o.folder = folder.path();
+  o.tokens = 1 << 26;
+  const double rate = bench_batches(o).at("batch_tokens_per_s").get<double>();
+  std::printf("%.0f M tokens/s in batches on one thread\n", rate / 1e6);
+  EXPECT_GT(rate, 1e7);  // far below the goal of 150 M: a broken path shows, a busy machine does not
 }
 
 class Failing final : public Dataset {
