@@ -16,7 +16,7 @@ struct BenchOptions {
 // Keys: index_build_s, index_plain_s, index_ratio, index_samples, index_equal; open_full_s, open_stamped_s;
 // read_tokens_per_s (samples of a shuffled order, one thread, from the page cache). Throws when the two indices differ.
 Json bench_files(const BenchOptions&);
-// batch_tokens_per_s: whole batches of tensors, in the calling thread. In the library with tensors.
+// batch_tokens_per_s, batch_tokens_per_core_s (of this thread's own time): whole batches of tensors, made in the calling thread. In the library with tensors.
 Json bench_batches(const BenchOptions&);
 
 }  // namespace weft::data
