@@ -221,16 +221,24 @@ void permutation(Checker& checker, int64_t tokens, int experts, int k, int dim, 
     Array y_a = Array::poison(max_rows * dim, t), row_probs_a = Array::poison(max_rows, DType::kF32), sum_a = Array::poison(tokens * dim, t), dx_a = Array::poison(max_rows * dim, t),
           dprobs_a = Array::poison(slots, DType::kF32);
     PermuteFwd f{x.data(), probs.as<float>(), slot_in.as<int32_t>(), y_a.data(), row_probs_a.as<float>(), max_rows, k, dim, t};
-    if (fwd.run(supports_permute_fwd_sm90(f, checker.device()), 0, [&](const Launch& l) { permute_fwd_sm90(f, l); }, {&y_a, &row_probs_a}))
-      fwd.expect("y", y_a, y, kExact), fwd.expect("row_probs", row_probs_a, row_probs, kExact);
+    for (bool by_token : {false, true}) {
+      f.row_of_slot = by_token ? row_in.as<int32_t>() : nullptr, f.tokens = tokens;
+      if (by_token && slots == 0) continue;
+      if (fwd.run(supports_permute_fwd_sm90(f, checker.device()), 0, [&](const Launch& l) { permute_fwd_sm90(f, l); }, {&y_a, &row_probs_a}))
+        fwd.expect("y", y_a, y, kExact), fwd.expect("row_probs", row_probs_a, row_probs, kExact);
+    }
     for (bool with : {true, false}) {
       UnpermuteFwd u{rows.data(), with ? probs.as<float>() : nullptr, row_in.as<int32_t>(), sum_a.data(), tokens, k, dim, t};
       if (back.run(supports_unpermute_fwd_sm90(u, checker.device()), 0, [&](const Launch& l) { unpermute_fwd_sm90(u, l); }, {&sum_a}))
         back.expect("y", sum_a, with ? sum : plain, rounded(t));
     }
     UnpermuteBwd b{dy.data(), rows.data(), probs.as<float>(), slot_in.as<int32_t>(), dx_a.data(), dprobs_a.as<float>(), max_rows, k, dim, t};
-    if (grad.run(supports_unpermute_bwd_sm90(b, checker.device()), 0, [&](const Launch& l) { unpermute_bwd_sm90(b, l); }, {&dx_a, &dprobs_a}))
-      grad.expect("dx", dx_a, dx, rounded(t)), grad.expect("dprobs", dprobs_a, dprobs, kSums);
+    for (bool by_token : {false, true}) {
+      b.row_of_slot = by_token ? row_in.as<int32_t>() : nullptr, b.tokens = tokens;
+      if (by_token && slots == 0) continue;
+      if (grad.run(supports_unpermute_bwd_sm90(b, checker.device()), 0, [&](const Launch& l) { unpermute_bwd_sm90(b, l); }, {&dx_a, &dprobs_a}))
+        grad.expect("dx", dx_a, dx, rounded(t)), grad.expect("dprobs", dprobs_a, dprobs, kSums);
+    }
   }
 }
 
@@ -256,11 +264,11 @@ void perfs(Checker& checker) {
       PermutePlan p{index.as<int32_t>(), counts.as<int32_t>(), offsets.as<int32_t>(), row.as<int32_t>(), slot.as<int32_t>(), tokens, max_rows, k, experts, 128};
       perf(checker, "permute_plan", s, DType::kI32, 12.0 * slots, workspace_permute_plan_sm90(p), [&](const Launch& l) { permute_plan_sm90(p, l); });
       const double small = 2.0 * tokens * dim, large = 2.0 * slots * dim;
-      PermuteFwd f{x.data(), probs.as<float>(), slot.as<int32_t>(), rows.data(), row_probs.as<float>(), max_rows, k, dim, t};
+      PermuteFwd f{x.data(), probs.as<float>(), slot.as<int32_t>(), rows.data(), row_probs.as<float>(), max_rows, k, dim, t, row.as<int32_t>(), tokens};
       perf(checker, "permute_fwd", s, t, small + large, 0, [&](const Launch& l) { permute_fwd_sm90(f, l); });
       UnpermuteFwd u{rows.data(), probs.as<float>(), row.as<int32_t>(), y.data(), tokens, k, dim, t};
       perf(checker, "unpermute_fwd", s, t, small + large, 0, [&](const Launch& l) { unpermute_fwd_sm90(u, l); });
-      UnpermuteBwd b{y.data(), rows.data(), probs.as<float>(), slot.as<int32_t>(), dx.data(), dprobs.as<float>(), max_rows, k, dim, t};
+      UnpermuteBwd b{y.data(), rows.data(), probs.as<float>(), slot.as<int32_t>(), dx.data(), dprobs.as<float>(), max_rows, k, dim, t, row.as<int32_t>(), tokens};
       perf(checker, "unpermute_bwd", s, t, small + 2 * large, 0, [&](const Launch& l) { unpermute_bwd_sm90(b, l); });
     }
   }

@@ -14,6 +14,7 @@ void check_embedding(Checker&);
 void check_moe(Checker&);
 void check_sequence(Checker&);
 void check_quantize(Checker&);
+void check_mhc(Checker&);
 
 namespace {
 constexpr Suite kSuites[] = {
@@ -25,6 +26,7 @@ constexpr Suite kSuites[] = {
     {"moe", check_moe},
     {"sequence", check_sequence},
     {"quantize", check_quantize},
+    {"mhc", check_mhc},
 };
 }  // namespace
 }  // namespace weft::check

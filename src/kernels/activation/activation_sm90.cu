@@ -9,17 +9,31 @@ using namespace dev;
 
 constexpr float kSqrt2OverPi = 0.7978845608028654f, kSqrt1Over2 = 0.7071067811865476f, kSqrt1Over2Pi = 0.3989422804014327f;
 
-template <Act kind>
+// Phi(x) and its density. For bf16 results erfc is the rational form of Abramowitz and Stegun 7.1.26 (error below 1.5e-7), which shares the
+// exponential with the density.
+template <class T>
+__device__ __forceinline__ void normal(float x, float& cdf, float& density) {
+  if constexpr (sizeof(T) == 4) {
+    cdf = 0.5f * erfcf(-x * kSqrt1Over2), density = kSqrt1Over2Pi * expf(-0.5f * x * x);
+  } else {
+    const float e = __expf(-0.5f * x * x), t = __fdividef(1.0f, fmaf(0.3275911f * kSqrt1Over2, fabsf(x), 1.0f));
+    const float tail = 0.5f * e * t * fmaf(t, fmaf(t, fmaf(t, fmaf(t, 1.061405429f, -1.453152027f), 1.421413741f), -0.284496736f), 0.254829592f);
+    cdf = x > 0 ? 1.0f - tail : tail, density = kSqrt1Over2Pi * e;
+  }
+}
+
+template <class T, Act kind>
 __device__ __forceinline__ void act_and_slope(float x, float& act, float& slope) {
   if constexpr (kind == Act::kSilu || kind == Act::kQuickGelu) {
     constexpr float k = kind == Act::kSilu ? 1.0f : 1.702f;
-    const float s = sigmoid(k * x);
+    const float s = sigmoid<T>(k * x);
     act = x * s, slope = s * (1 + k * x * (1 - s));
   } else if constexpr (kind == Act::kGeluExact) {
-    const float cdf = 0.5f * erfcf(-x * kSqrt1Over2);
-    act = x * cdf, slope = cdf + x * kSqrt1Over2Pi * expf(-0.5f * x * x);
+    float cdf, density;
+    normal<T>(x, cdf, density);
+    act = x * cdf, slope = cdf + x * density;
   } else if constexpr (kind == Act::kGeluTanh) {
-    const float s = sigmoid(2 * kSqrt2OverPi * (x + 0.044715f * x * x * x));  // (1 + tanh(u)) / 2 = sigmoid(2 u)
+    const float s = sigmoid<T>(2 * kSqrt2OverPi * (x + 0.044715f * x * x * x));  // (1 + tanh(u)) / 2 = sigmoid(2 u)
     act = x * s, slope = s * (1 + x * (1 - s) * 2 * kSqrt2OverPi * (1 + 3 * 0.044715f * x * x));
   } else {
     const float r = x > 0 ? x : (x != x ? x : 0.0f);
@@ -49,58 +63,83 @@ __global__ void __launch_bounds__(kFlatThreads) act_fwd(ActFwd a, FastDiv cols, 
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       float slope;
-      act_and_slope<kind>(f[k][j], f[k][j], slope);
-      if (a.prob != nullptr && j < left)
+      act_and_slope<T, kind>(f[k][j], f[k][j], slope);
+      if (a.prob != nullptr && j < left && a.cols % 8 != 0)
         f[k][j] *= a.prob[cols.d == 0 ? (i + j) / a.cols : cols.div(static_cast<uint32_t>(i + j))];
+    }
+    if (a.prob != nullptr && a.cols % 8 == 0) {  // one row a vector
+      const float prob = a.prob[cols.d == 0 ? i / a.cols : cols.div(static_cast<uint32_t>(i))];
+#pragma unroll
+      for (int j = 0; j < 8; ++j) f[k][j] *= prob;
     }
     store_some(y + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8, f[k]);
   }
 }
 
+// Gradient of one vector; returns its part of sum(dy * act(x)).
 template <class T, Act kind>
-__device__ __forceinline__ float bwd_vector(const ActBwd& a, int64_t i, int count, bool full, float prob) {
-  float f[8], d[8], sum = 0;
-  load_some(static_cast<const T*>(a.x) + i, count, full, f);
-  load_some(static_cast<const T*>(a.dy) + i, count, full, d);
+__device__ __forceinline__ float bwd_vector(float (&f)[8], const float (&d)[8], int count, float prob) {
+  float sum = 0;
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
     float act, slope;
-    act_and_slope<kind>(f[j], act, slope);
+    act_and_slope<T, kind>(f[j], act, slope);
     sum += j < count ? d[j] * act : 0.0f;
     f[j] = d[j] * prob * slope;
   }
-  store_some(static_cast<T*>(a.dx) + i, count, full, f);
   return sum;
 }
 
 template <class T, Act kind>
 __global__ void __launch_bounds__(kFlatThreads) act_bwd_flat(ActBwd a, int64_t count, bool aligned) {
-  const int64_t base = static_cast<int64_t>(blockIdx.x) * 2 * kFlatThreads + threadIdx.x;
+  constexpr int kUnroll = 2;
+  const int64_t base = static_cast<int64_t>(blockIdx.x) * kUnroll * kFlatThreads + threadIdx.x;
+  float f[kUnroll][8], d[kUnroll][8];
 #pragma unroll
-  for (int k = 0; k < 2; ++k) {
+  for (int k = 0; k < kUnroll; ++k) {
     const int64_t i = (base + k * kFlatThreads) * 8, left = count - i;
-    if (left > 0) bwd_vector<T, kind>(a, i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8, 1.0f);
+    if (left <= 0) continue;
+    load_some(static_cast<const T*>(a.x) + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8, f[k]);
+    load_some(static_cast<const T*>(a.dy) + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8, d[k]);
+  }
+#pragma unroll
+  for (int k = 0; k < kUnroll; ++k) {
+    const int64_t i = (base + k * kFlatThreads) * 8, left = count - i;
+    if (left <= 0) continue;
+    bwd_vector<T, kind>(f[k], d[k], 8, 1.0f);
+    store_some(static_cast<T*>(a.dx) + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8, f[k]);
   }
 }
 
 template <class T, Act kind>
 __global__ void __launch_bounds__(kFlatThreads) act_bwd_rows(ActBwd a, int lanes, bool aligned) {
+  constexpr int kAhead = 2;
   __shared__ float scratch[33];
   const int rows_per_block = kFlatThreads / lanes, lane = threadIdx.x % lanes;
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * rows_per_block; first < a.rows;
-       first += static_cast<int64_t>(gridDim.x) * rows_per_block) {
-    const int64_t row = first + threadIdx.x / lanes;
-    float sum = 0;
-    if (row < a.rows) {
-      const float prob = a.prob == nullptr ? 1.0f : a.prob[row];
-      for (int col = lane * 8; col < a.cols; col += lanes * 8) {
-        const int left = a.cols - col;
-        sum += bwd_vector<T, kind>(a, row * a.cols + col, left > 8 ? 8 : left, aligned && left >= 8, prob);
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * rows_per_block + threadIdx.x / lanes;
+  float sum = 0;
+  if (row < a.rows) {
+    const float prob = a.prob == nullptr ? 1.0f : a.prob[row];
+    for (int col = lane * 8; col < a.cols; col += lanes * 8 * kAhead) {
+      float f[kAhead][8], d[kAhead][8];
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        const int c = col + k * lanes * 8, left = a.cols - c;
+        if (left <= 0) continue;
+        load_some(static_cast<const T*>(a.x) + row * a.cols + c, left > 8 ? 8 : left, aligned && left >= 8, f[k]);
+        load_some(static_cast<const T*>(a.dy) + row * a.cols + c, left > 8 ? 8 : left, aligned && left >= 8, d[k]);
+      }
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        const int c = col + k * lanes * 8, left = a.cols - c;
+        if (left <= 0) continue;
+        sum += bwd_vector<T, kind>(f[k], d[k], left > 8 ? 8 : left, prob);
+        store_some(static_cast<T*>(a.dx) + row * a.cols + c, left > 8 ? 8 : left, aligned && left >= 8, f[k]);
       }
     }
-    sum = lanes <= 32 ? lanes_reduce(sum, lanes) : block_reduce(sum, scratch);
-    if (a.dprob != nullptr && lane == 0 && row < a.rows) a.dprob[row] = sum;
   }
+  sum = lanes <= 32 ? lanes_reduce(sum, lanes) : block_reduce(sum, scratch);
+  if (a.dprob != nullptr && lane == 0 && row < a.rows) a.dprob[row] = sum;
 }
 
 template <class F>
@@ -154,9 +193,8 @@ void act_bwd_sm90(const ActBwd& a, const Launch& launch) {
                       aligned);
         return;
       }
-      const int lanes = a.cols >= 1536 ? kFlatThreads : 32;
-      const int64_t blocks = ceil_div(a.rows, kFlatThreads / lanes);
-      launch_grid(act_bwd_rows<T, k>, dim3(static_cast<unsigned>(blocks < (1 << 30) ? blocks : (1 << 30))), dim3(kFlatThreads), 0,
+      const int lanes = a.rows < 4096 && a.cols >= 1536 ? kFlatThreads : 32;
+      launch_grid(act_bwd_rows<T, k>, dim3(static_cast<unsigned>(ceil_div(a.rows, kFlatThreads / lanes))), dim3(kFlatThreads), 0,
                   launch.stream, a, lanes, aligned && a.cols % 8 == 0);
     });
   });

@@ -39,8 +39,9 @@ __device__ __forceinline__ void store_some4(T* p, int count, bool full, const fl
     if (i < count) p[i] = from_f32<T>(f[i]);
 }
 
+template <class T>
 __device__ __forceinline__ float silu_of(float a, float& slope) {
-  const float s = sigmoid(a);
+  const float s = sigmoid<T>(a);
   slope = s * (1 + a * (1 - s));
   return a * s;
 }
@@ -115,7 +116,7 @@ __global__ void __launch_bounds__(128) conv1d_fwd(Conv1dFwd a, int64_t strip, bo
 #pragma unroll
         for (int j = 0; j < W; ++j) sum[i] += w[j][i] * window[j][i];
         float slope;
-        if (a.silu) sum[i] = silu_of(sum[i], slope);
+        if (a.silu) sum[i] = silu_of<T>(sum[i], slope);
 #pragma unroll
         for (int j = 0; j + 1 < W; ++j) window[j][i] = window[j + 1][i];
       }
@@ -185,7 +186,7 @@ __global__ void __launch_bounds__(128) conv1d_bwd(Conv1dBwd a, int64_t strip, fl
           float sum = bias[i], slope = 1;
 #pragma unroll
           for (int j = 0; j < W; ++j) sum += w[j][i] * window[j][i];
-          if (a.silu) silu_of(sum, slope);
+          if (a.silu) silu_of<T>(sum, slope);
           const float d = next_dy[k][i] * slope;
           da[W - 1][i] = d;
           if (mine) {
@@ -240,7 +241,7 @@ __global__ void __launch_bounds__(256) initial_states_bwd(Conv1dBwd a) {
   for (int64_t t = begin; t < end && t < begin + W - 1; ++t) {
     float sum = a.bias == nullptr ? 0.0f : to_f32(static_cast<const T*>(a.bias)[c]), slope = 1;
     for (int j = 0; j < W; ++j) sum += to_f32(w[j]) * input(t - (W - 1) + j);
-    if (a.silu) silu_of(sum, slope);
+    if (a.silu) silu_of<T>(sum, slope);
     const float g = to_f32(static_cast<const T*>(a.dy)[t * a.dy_stride + c]) * slope;
 #pragma unroll
     for (int i = 0; i < W - 1; ++i) {
@@ -277,7 +278,7 @@ __global__ void __launch_bounds__(256) conv1d_step(Conv1dStep a) {
 #pragma unroll
   for (int j = 0; j + 1 < W - 1; ++j) state[j] = state[j + 1];
   if (W > 1) state[W - 2] = x;
-  y[n] = from_f32<T>(a.silu ? silu_of(sum, slope) : sum);
+  y[n] = from_f32<T>(a.silu ? silu_of<T>(sum, slope) : sum);
 }
 
 template <class F>

@@ -17,8 +17,9 @@ struct GroupNorm {
 };
 
 // silu(z) and its slope.
+template <class T>
 __device__ __forceinline__ float silu(float z, float& slope) {
-  const float s = sigmoid(z);
+  const float s = sigmoid<T>(z);
   slope = s * (1 + z * (1 - s));
   return z * s;
 }
@@ -47,7 +48,7 @@ __global__ void __launch_bounds__(512) group_norm_fwd(GroupNorm a) {
       for (int j = 0; j < 8; ++j) {
         if constexpr (kGate) {
           float slope;
-          gate[i][j] = silu(gate[i][j], slope);
+          gate[i][j] = silu<T>(gate[i][j], slope);
           if (a.gate_first) u[i][j] *= gate[i][j];
         }
         square += u[i][j] * u[i][j];
@@ -107,7 +108,7 @@ __global__ void __launch_bounds__(512) group_norm_bwd(GroupNorm a) {
       for (int j = 0; j < 8; ++j) {
         if constexpr (kGate) {
           float slope;
-          const float gate = silu(z[j], slope);
+          const float gate = silu<T>(z[j], slope);
           if (a.gate_first) x[j] *= gate; else g[j] *= gate;
         }
         const float n = x[j] * rstd;
@@ -129,7 +130,7 @@ __global__ void __launch_bounds__(512) group_norm_bwd(GroupNorm a) {
         const float scale = w != nullptr ? s[j] : 1.0f;
         if constexpr (kGate) {
           float slope;
-          const float gate = silu(z[j], slope);
+          const float gate = silu<T>(z[j], slope);
           if (a.gate_first) {
             const float du = rstd * (g[j] * scale - x[j] * gate * rstd * dot);
             z[j] = du * x[j] * slope, x[j] = du * gate;
@@ -174,14 +175,14 @@ __global__ void __launch_bounds__(128) group_norm_plain(GroupNorm a, bool backwa
     if (!backward) {
       for (int c = threadIdx.x; c < a.group; c += 128) {
         float slope, u = to_f32(x[c]);
-        if (z != nullptr && a.gate_first) u *= silu(to_f32(z[c]), slope);
+        if (z != nullptr && a.gate_first) u *= silu<T>(to_f32(z[c]), slope);
         sum += u * u;
       }
       const float rstd = 1.0f / sqrtf(block_reduce(sum, scratch) / a.divisor + a.eps);
       if (threadIdx.x == 0 && a.rstd != nullptr) a.rstd[row * a.groups + blockIdx.y] = rstd;
       for (int c = threadIdx.x; c < a.group; c += 128) {
         float slope;
-        const float gate = z != nullptr ? silu(to_f32(z[c]), slope) : 1.0f;
+        const float gate = z != nullptr ? silu<T>(to_f32(z[c]), slope) : 1.0f;
         static_cast<T*>(a.y)[row * a.y_stride + column + c] = from_f32<T>(to_f32(x[c]) * gate * rstd * (w != nullptr ? to_f32(w[c]) : 1.0f));
       }
       continue;
@@ -190,14 +191,14 @@ __global__ void __launch_bounds__(128) group_norm_plain(GroupNorm a, bool backwa
     const float rstd = a.rstd[row * a.groups + blockIdx.y];
     for (int c = threadIdx.x; c < a.group; c += 128) {
       float slope;
-      const float gate = z != nullptr ? silu(to_f32(z[c]), slope) : 1.0f, g = to_f32(dy[c]) * to_f32(x[c]) * gate * rstd;
+      const float gate = z != nullptr ? silu<T>(to_f32(z[c]), slope) : 1.0f, g = to_f32(dy[c]) * to_f32(x[c]) * gate * rstd;
       if (dw != nullptr) dw[c] += g;
       sum += g * (w != nullptr ? to_f32(w[c]) : 1.0f);
     }
     const float dot = block_reduce(sum, scratch) / a.divisor;
     for (int c = threadIdx.x; c < a.group; c += 128) {
       float slope = 0;
-      const float gate = z != nullptr ? silu(to_f32(z[c]), slope) : 1.0f, g = to_f32(dy[c]) * (w != nullptr ? to_f32(w[c]) : 1.0f), v = to_f32(x[c]);
+      const float gate = z != nullptr ? silu<T>(to_f32(z[c]), slope) : 1.0f, g = to_f32(dy[c]) * (w != nullptr ? to_f32(w[c]) : 1.0f), v = to_f32(x[c]);
       float dx, dz = 0;
       if (z == nullptr || a.gate_first) {
         const float du = rstd * (g - v * gate * rstd * dot);

@@ -10,19 +10,33 @@ using namespace dev;
 constexpr float kSqrt2OverPi = 0.7978845608028654f, kSqrt1Over2 = 0.7071067811865476f, kSqrt1Over2Pi = 0.3989422804014327f;
 
 // act(g) and act'(g).
-template <Glu kind>
+// Phi(x) and its density. For bf16 results erfc is the rational form of Abramowitz and Stegun 7.1.26 (error below 1.5e-7), which shares the
+// exponential with the density.
+template <class T>
+__device__ __forceinline__ void normal(float x, float& cdf, float& density) {
+  if constexpr (sizeof(T) == 4) {
+    cdf = 0.5f * erfcf(-x * kSqrt1Over2), density = kSqrt1Over2Pi * expf(-0.5f * x * x);
+  } else {
+    const float e = __expf(-0.5f * x * x), t = __fdividef(1.0f, fmaf(0.3275911f * kSqrt1Over2, fabsf(x), 1.0f));
+    const float tail = 0.5f * e * t * fmaf(t, fmaf(t, fmaf(t, fmaf(t, 1.061405429f, -1.453152027f), 1.421413741f), -0.284496736f), 0.254829592f);
+    cdf = x > 0 ? 1.0f - tail : tail, density = kSqrt1Over2Pi * e;
+  }
+}
+
+template <class T, Glu kind>
 __device__ __forceinline__ void act_and_slope(float g, float& act, float& slope) {
   if constexpr (kind == Glu::kSwiglu) {
-    const float s = sigmoid(g);
+    const float s = sigmoid<T>(g);
     act = g * s, slope = s * (1 + g * (1 - s));
   } else if constexpr (kind == Glu::kQuickGeglu) {
-    const float s = sigmoid(1.702f * g);
+    const float s = sigmoid<T>(1.702f * g);
     act = g * s, slope = s * (1 + 1.702f * g * (1 - s));
   } else if constexpr (kind == Glu::kGegluExact) {
-    const float cdf = 0.5f * erfcf(-g * kSqrt1Over2);
-    act = g * cdf, slope = cdf + g * kSqrt1Over2Pi * expf(-0.5f * g * g);
+    float cdf, density;
+    normal<T>(g, cdf, density);
+    act = g * cdf, slope = cdf + g * density;
   } else if constexpr (kind == Glu::kGegluTanh) {
-    const float s = sigmoid(2 * kSqrt2OverPi * (g + 0.044715f * g * g * g));  // (1 + tanh(u)) / 2 = sigmoid(2 u)
+    const float s = sigmoid<T>(2 * kSqrt2OverPi * (g + 0.044715f * g * g * g));  // (1 + tanh(u)) / 2 = sigmoid(2 u)
     act = g * s, slope = s * (1 + g * (1 - s) * 2 * kSqrt2OverPi * (1 + 3 * 0.044715f * g * g));
   } else {
     act = g > 0 ? g : (g != g ? g : 0.0f), slope = g > 0 ? 1.0f : 0.0f;
@@ -59,7 +73,7 @@ __global__ void __launch_bounds__(kFlatThreads) glu_fwd(GluFwd a, FastDiv vecs, 
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       float act, slope;
-      act_and_slope<kind>(clamp_gate(g[k][j], a.clamp), act, slope);
+      act_and_slope<T, kind>(clamp_gate(g[k][j], a.clamp), act, slope);
       g[k][j] = act * (clamp_up(u[k][j], a.clamp) + a.offset) * prob;
     }
     const int count = a.cols - col[k];
@@ -69,20 +83,15 @@ __global__ void __launch_bounds__(kFlatThreads) glu_fwd(GluFwd a, FastDiv vecs, 
 
 // Gradients of one vector; returns its part of sum(dy * act * (u + offset)).
 template <class T, Glu kind>
-__device__ __forceinline__ float bwd_vector(const GluBwd& a, int64_t row, int col, bool aligned) {
-  const int count = a.cols - col;
-  const bool full = aligned && count >= 8;
-  float g[8], u[8], d[8];
-  load_some(static_cast<const T*>(a.gate) + row * a.in_stride + col, count, full, g);
-  load_some(static_cast<const T*>(a.up) + row * a.in_stride + col, count, full, u);
-  load_some(static_cast<const T*>(a.dy) + row * a.cols + col, count, full, d);
+__device__ __forceinline__ float finish_vector(const GluBwd& a, int64_t row, int col, int count, bool full, float (&g)[8], float (&u)[8],
+                                               const float (&d)[8]) {
   const float prob = a.prob == nullptr ? 1.0f : a.prob[row];
   float sum = 0;
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
     float act, slope;
     const float gc = clamp_gate(g[j], a.clamp), uc = clamp_up(u[j], a.clamp) + a.offset;
-    act_and_slope<kind>(gc, act, slope);
+    act_and_slope<T, kind>(gc, act, slope);
     sum += j < count ? d[j] * act * uc : 0.0f;
     const bool gate_free = !(a.clamp > 0 && g[j] > a.clamp), up_free = !(a.clamp > 0 && (u[j] > a.clamp || u[j] < -a.clamp));
     g[j] = gate_free ? d[j] * prob * slope * uc : 0.0f;
@@ -91,6 +100,17 @@ __device__ __forceinline__ float bwd_vector(const GluBwd& a, int64_t row, int co
   store_some(static_cast<T*>(a.dgate) + row * a.dx_stride + col, count, full, g);
   store_some(static_cast<T*>(a.dup) + row * a.dx_stride + col, count, full, u);
   return sum;
+}
+
+template <class T, Glu kind>
+__device__ __forceinline__ float bwd_vector(const GluBwd& a, int64_t row, int col, bool aligned) {
+  const int count = a.cols - col;
+  const bool full = aligned && count >= 8;
+  float g[8], u[8], d[8];
+  load_some(static_cast<const T*>(a.gate) + row * a.in_stride + col, count, full, g);
+  load_some(static_cast<const T*>(a.up) + row * a.in_stride + col, count, full, u);
+  load_some(static_cast<const T*>(a.dy) + row * a.cols + col, count, full, d);
+  return finish_vector<T, kind>(a, row, col, count, full, g, u, d);
 }
 
 template <class T, Glu kind>
@@ -107,8 +127,28 @@ __global__ void __launch_bounds__(kFlatThreads) glu_bwd_rows(GluBwd a, int lanes
   const int rows_per_block = kFlatThreads / lanes, lane = threadIdx.x % lanes;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * rows_per_block + threadIdx.x / lanes;
   float sum = 0;
-  if (row < a.rows)
-    for (int col = lane * 8; col < a.cols; col += lanes * 8) sum += bwd_vector<T, kind>(a, row, col, aligned);
+  if (row < a.rows) {
+    int col = lane * 8;
+    if (aligned) {  // the loads of two vectors before the stores of the first: the outputs may be the inputs
+      const T *gate = static_cast<const T*>(a.gate) + row * a.in_stride, *up = static_cast<const T*>(a.up) + row * a.in_stride,
+              *dy = static_cast<const T*>(a.dy) + row * a.cols;
+      for (; col + lanes * 8 < a.cols; col += lanes * 16) {
+        Vec8<T> raw[2][3];
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          const int c = col + k * lanes * 8;
+          raw[k][0] = load8(gate + c), raw[k][1] = load8(up + c), raw[k][2] = load8(dy + c);
+        }
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          float g[8], u[8], d[8];
+          unpack(raw[k][0], g), unpack(raw[k][1], u), unpack(raw[k][2], d);
+          sum += finish_vector<T, kind>(a, row, col + k * lanes * 8, 8, true, g, u, d);
+        }
+      }
+    }
+    for (; col < a.cols; col += lanes * 8) sum += bwd_vector<T, kind>(a, row, col, aligned);
+  }
   sum = lanes <= 32 ? lanes_reduce(sum, lanes) : block_reduce(sum, scratch);
   if (lane == 0 && row < a.rows) a.dprob[row] = sum;
 }
@@ -183,7 +223,7 @@ void glu_bwd_sm90(const GluBwd& all, const Launch& launch) {
             launch_grid(glu_bwd_flat<T, k>, dim3(flat_grid(total, 1)), dim3(kFlatThreads), 0, launch.stream, a,
                         FastDiv(static_cast<uint32_t>(vecs)), static_cast<uint32_t>(total), aligned);
         } else {
-          const int lanes = vecs >= 192 ? kFlatThreads : 32;
+          const int lanes = a.rows < 4096 && vecs >= 192 ? kFlatThreads : 32;
           launch_grid(glu_bwd_rows<T, k>, dim3(static_cast<unsigned>(ceil_div(a.rows, kFlatThreads / lanes))), dim3(kFlatThreads),
                       0, launch.stream, a, lanes, aligned);
         }

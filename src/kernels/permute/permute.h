@@ -28,6 +28,8 @@ struct PermuteFwd {
   int64_t max_rows;
   int32_t k, dim;
   DType dtype;
+  const int32_t* row_of_slot = nullptr;  // [tokens, k]; given with tokens, x is read once a token instead of once a row
+  int64_t tokens = 0;
 };
 
 struct UnpermuteFwd {
@@ -51,6 +53,8 @@ struct UnpermuteBwd {
   int64_t max_rows;
   int32_t k, dim;
   DType dtype;
+  const int32_t* row_of_slot = nullptr;  // [tokens, k]; given with tokens, dy is read once a token instead of once a row
+  int64_t tokens = 0;
 };
 
 Support supports_permute_plan_sm90(const PermutePlan&, const Device&);

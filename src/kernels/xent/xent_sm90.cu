@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(256) xent_grad(XentGrad a, bool aligned) {
   T* out = static_cast<T*>(a.dlogits) + row * a.stride;
   const int64_t id = a.labels[row], label = id - a.first_col;
   const bool ignored = id == a.ignore_index;
-  const float g = a.g[row], total = g + (a.glse == nullptr ? 0.0f : a.glse[row]), shift = a.lse[row] * kLog2e;
+  const float g = a.g[row], total = g + (a.glse == nullptr ? 0.0f : a.glse[row]), lse = a.lse[row];
   const float at_label = g * (1 - a.smoothing), everywhere = g * a.smoothing / static_cast<float>(a.vocab);
   float f[kUnroll][8];
 #pragma unroll
@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(256) xent_grad(XentGrad a, bool aligned) {
     if (count <= 0) continue;
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      const float p = exp2f(fmaf(f[k][j], kLog2e, -shift));
+      const float p = exp2f((f[k][j] - lse) * kLog2e);
       f[k][j] = ignored ? 0.0f : total * p - everywhere - (label == c + j ? at_label : 0.0f);
     }
     store_some(out + c, count < 8 ? count : 8, aligned && count >= 8, f[k]);
