@@ -111,7 +111,8 @@ struct UnpermuteNode final : Node {
   variable_list apply(variable_list&& grads) override {
     const at::Tensor dy = grads[0].contiguous(), x = unpack(x_RD), weights = unpack(weights_Tk);
     UnpermuteBwd a{dy.data_ptr(), x.data_ptr(), weights.scalar_type() == at::kFloat ? weights.data_ptr<float>() : nullptr,
-                   plan.slot_of_row_R.data_ptr<int32_t>(), nullptr, nullptr, plan.rows, slots(plan), static_cast<int32_t>(x.size(1)), dtype_of(x)};
+                   plan.slot_of_row_R.data_ptr<int32_t>(), nullptr, nullptr, plan.rows, slots(plan), static_cast<int32_t>(x.size(1)), dtype_of(x),
+                   plan.row_of_slot_Tk.data_ptr<int32_t>(), plan.row_of_slot_Tk.size(0)};
     const auto* c = select<UnpermuteBwd>("unpermute_bwd", kUnpermuteBwd, a, policy);
     if (c == nullptr) {
       auto [dx, dweights] = reference::unpermute_bwd(dy, x, weights, plan);
@@ -149,7 +150,8 @@ at::Tensor permute(const at::Tensor& x, const ExpertPlan& plan, const Policy& po
   check_shape(x.dim() == 2 && x.is_contiguous() && x.size(0) == plan.row_of_slot_Tk.size(0), "permute", "x", describe(x),
               "[" + std::to_string(plan.row_of_slot_Tk.size(0)) + ", D] contiguous");
   auto node = make_node<PermuteNode>(policy, {x}, false);
-  PermuteFwd a{x.data_ptr(), nullptr, plan.slot_of_row_R.data_ptr<int32_t>(), nullptr, nullptr, plan.rows, slots(plan), static_cast<int32_t>(x.size(1)), dtype_of(x)};
+  PermuteFwd a{x.data_ptr(), nullptr, plan.slot_of_row_R.data_ptr<int32_t>(), nullptr, nullptr, plan.rows, slots(plan), static_cast<int32_t>(x.size(1)), dtype_of(x),
+               plan.row_of_slot_Tk.data_ptr<int32_t>(), plan.row_of_slot_Tk.size(0)};
   const auto* c = select<PermuteFwd>("permute", kPermute, a, policy);
   const at::NoGradGuard no_grad;
   at::Tensor y;
