@@ -6,7 +6,7 @@ if(WEFT_CCACHE)
   set(launcher ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime CCACHE_NOHASHDIR=1
                CCACHE_BASEDIR=${CMAKE_SOURCE_DIR} ${WEFT_CCACHE})
   set(CMAKE_CXX_COMPILER_LAUNCHER ${launcher})
-  set(CMAKE_CUDA_COMPILER_LAUNCHER ${WEFT_CCACHE})
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${launcher})
 endif()
 
 add_library(weft_flags INTERFACE)
