@@ -14,7 +14,7 @@ void check(const char* label, const std::vector<int>& lengths, int H, bool with_
   const auto cu = packed(lengths);
   const size_t T = cu.back(), docs = lengths.size(), width = 2 * K + H * V + 8, state = docs * H * K * V;
   auto qkv = random.normal<bf16>(T * width, 0.5f), dy = random.normal<bf16>(T * H * V);
-  auto f = random.fill<float>(T * H, [](Random& r) { return r.uniform(0.3f, 0.999f); }), W = random.normal<float>(H * V * V, 0.3f), D = random.normal<float>(H * V), h0 = random.normal<float>(state, 0.5f),
+  auto f = random.fill<float>(T * H, [](Random& r) { return r.uniform(0.3f, 0.999f); }), W = random.normal<float>(H * V * V, 0.12f), D = random.normal<float>(H * V), h0 = random.normal<float>(state, 0.5f),
        d_last = random.normal<float>(state, 0.3f);
   Vec y(T * H * V), last(state), dq(T * K), dk(T * K), dv(T * H * V), df(T * H), dW(H * V * V), dD(H * V), d0(state);
   auto in = [&](size_t t, size_t at) { return static_cast<double>(value(qkv[t * width + at])); };

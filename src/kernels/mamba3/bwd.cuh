@@ -36,9 +36,9 @@ void bwd_parameters(const Mamba3Bwd&, const BwdWorkspace&, cudaStream_t);
 template <int R>
 __device__ __forceinline__ void load_rows(const Tile<kN>& tile, const void* base, int64_t stride, int groups, int group, int64_t first, int valid, int t, int n) {
   for (int u = t; u < kRows * 16; u += n) {
-    const int row = u >> 4, col = (u & 15) * 8, step = row / R;
+    const int row = u >> 4, col = (u & 15) * 8, step = (row >> kShift<R>);
     const bool ok = step < valid;
-    cp_async16(tile.unit(row, col), static_cast<const bf16*>(base) + (ok ? (first + step) * stride + (static_cast<int64_t>(row % R) * groups + group) * kN + col : 0), ok);
+    cp_async16(tile.unit(row, col), static_cast<const bf16*>(base) + (ok ? (first + step) * stride + (static_cast<int64_t>((row & (R - 1))) * groups + group) * kN + col : 0), ok);
   }
 }
 
@@ -55,26 +55,6 @@ __device__ __forceinline__ void make_turn(__half2* turn, const float (&theta)[2]
       sum += omega[step * angles + angle] * dt[step * stride];
       if (step / (kSteps / 4) == quarter) turn[step * angles + angle] = cos_sin(sum);
     }
-  }
-}
-
-// turn_rows for `kThreads` threads.
-template <int R, int kThreads>
-__device__ __forceinline__ void turn_all_rows(const Tile<kN>& to, const Tile<kN>& raw, const float* bias, const __half2* turn, int angles, int t) {
-  const int u = t & 7;
-#pragma unroll
-  for (int row = t >> 3; row < kRows; row += kThreads / 8) {
-    float lo[8], hi[8];
-    unpack8(lo, raw.unit(row, 8 * u)), unpack8(hi, raw.unit(row, 64 + 8 * u));
-    const float* b = bias + row % R * kN + 8 * u;
-#pragma unroll
-    for (int e = 0; e < 8; e += 4) {
-      const float4 l = __ldg(reinterpret_cast<const float4*>(b + e)), h = __ldg(reinterpret_cast<const float4*>(b + 64 + e));
-      lo[e] += l.x, lo[e + 1] += l.y, lo[e + 2] += l.z, lo[e + 3] += l.w;
-      hi[e] += h.x, hi[e + 1] += h.y, hi[e + 2] += h.z, hi[e + 3] += h.w;
-    }
-    rotate<R>(lo, hi, u, turn + row / R * angles, angles, 1.f);
-    pack8(to.unit(row, 8 * u), lo), pack8(to.unit(row, 64 + 8 * u), hi);
   }
 }
 

@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_kernel(const Mamba3Bwd args
     load_rows<R>(B, a.B, a.B_stride, a.groups, group, at.first, at.count, t, kThreads);
     load_rows<R>(C, a.C, a.C_stride, a.groups, group, at.first, at.count, t, kThreads);
     for (int u = t; u < kSteps * a.angles / 4; u += kThreads) {
-      const bool ok = u / (a.angles / 4) < at.count;
+      const bool ok = u * 4 < at.count * a.angles;
       cp_async16(sm.omega + u * 4, a.omega + (ok ? at.first * a.angles + u * 4 : 0), ok);
     }
     auto load = [&](int h) {
@@ -144,8 +144,8 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_kernel(const Mamba3Bwd args
       }
       if (h + 1 < heads) fetch(h + 1);
       __syncthreads();
-      turn_all_rows<R, kThreads>(K, B, a.B_bias + static_cast<int64_t>(head) * R * kN, sm.turn, a.angles, t);
-      turn_all_rows<R, kThreads>(Q, C, a.C_bias + static_cast<int64_t>(head) * R * kN, sm.turn, a.angles, t);
+      turn_rows<R, kThreads>(K, B, a.B_bias + static_cast<int64_t>(head) * R * kN, sm.turn, a.angles, t);
+      turn_rows<R, kThreads>(Q, C, a.C_bias + static_cast<int64_t>(head) * R * kN, sm.turn, a.angles, t);
       __syncthreads();
 
       float row_lo = 0, row_hi = 0;
@@ -178,12 +178,12 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_kernel(const Mamba3Bwd args
             for (int b = 0; b < 2; ++b) {
               const int jj = j + b;
               float f = 0;
-              if (jj / R < i / R) {
+              if ((jj >> kShift<R>) < (i >> kShift<R>)) {
                 const float decay = exp2_fast(d.cs[i] - d.cs[jj]), both = decay * g[n][e + b] * qk[n][e + b];
                 f = decay * d.scale[jj];
                 (e ? row_hi : row_lo) += d.scale[jj] * both;
                 col[n][b] += both;
-              } else if (jj / R == i / R) {
+              } else if ((jj >> kShift<R>) == (i >> kShift<R>)) {
                 f = d.gamma[i];
                 (e ? gam_hi : gam_lo) += g[n][e + b] * qk[n][e + b];
               }
@@ -262,7 +262,7 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_kernel(const Mamba3Bwd args
           float dx[4], dz[4], sums[3][2] = {};  // sums over rows of one rank: x, z, o; columns p, p + 1
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
-            const int row = row0 + qd + (e >> 1) * 8, step = row / R, rank = row % R, pc = p + (e & 1), at_p = step * Sm::kStride + pc;
+            const int row = row0 + qd + (e >> 1) * 8, step = (row >> kShift<R>), rank = (row & (R - 1)), pc = p + (e & 1), at_p = step * Sm::kStride + pc;
             const float x = __bfloat162float(sm.x[at_p]), o = __bfloat162float(sm.d_o[at_p]), mx = weight(mimo_x, rank, pc), mo = weight(mimo_o, rank, pc);
             const float dy = __bfloat162float(*DY.at(row, pc)), yv = y[n][e] + D * x * mx, g = dv[n][e] + D * dy;
             dx[e] = g * mx, sums[0][e & 1] += g * x;
@@ -284,10 +284,10 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_kernel(const Mamba3Bwd args
             for (int m = 0; m < 3; ++m)
 #pragma unroll
               for (int b = 0; b < 2; ++b) sums[m][b] += __shfl_xor_sync(0xffffffffu, sums[m][b], o);
-          if (qd % R == 0) {
+          if ((qd & (R - 1)) == 0) {
 #pragma unroll
             for (int e = 0; e < 4; e += 2) {
-              const int step = (row0 + qd + e * 4) / R;
+              const int step = ((row0 + qd + e * 4) >> kShift<R>);
               if (step >= at.count) continue;
               const int64_t out = ((at.first + step) * H + head) * kP + p;
               *reinterpret_cast<uint32_t*>(static_cast<bf16*>(args.dx) + out) = pack_bf16(dx[e], dx[e + 1]);
@@ -313,7 +313,7 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_kernel(const Mamba3Bwd args
 #pragma unroll
               for (int b = 0; b < 2; ++b) {
                 if (col + b >= a.angles) continue;
-                const float2 cs = __half22float2(sm.turn[row / R * a.angles + col + b]);
+                const float2 cs = __half22float2(sm.turn[(row >> kShift<R>) * a.angles + col + b]);
                 const float du = acc[n][e + b], dw = acc[n + 2][e + b];
                 d_theta[n][e + b] += (b ? u.y : u.x) * dw - (b ? v.y : v.x) * du;
                 acc[n][e + b] = du * cs.x + dw * cs.y, acc[n + 2][e + b] = dw * cs.x - du * cs.y;
@@ -416,8 +416,8 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_kernel(const Mamba3Bwd args
           float v = d_theta[n][e];
 #pragma unroll
           for (int o = 4; o < 4 * R; o <<= 1) v += __shfl_xor_sync(0xffffffffu, v, o);  // over ranks
-          const int step = (row0 + qd + (e >> 1) * 8) / R, col = low + n * 8 + r * 2 + (e & 1), angle = R == 1 ? col / 2 : col;
-          if (qd % R == 0 && angle < a.angles && step < at.count) w.d_theta[((at.first + step) * H + head) * a.angles + angle] = v;
+          const int step = ((row0 + qd + (e >> 1) * 8) >> kShift<R>), col = low + n * 8 + r * 2 + (e & 1), angle = R == 1 ? col / 2 : col;
+          if ((qd & (R - 1)) == 0 && angle < a.angles && step < at.count) w.d_theta[((at.first + step) * H + head) * a.angles + angle] = v;
           d_theta[n][e] = v;
         }
 #pragma unroll
@@ -487,9 +487,9 @@ __global__ void __launch_bounds__(kThreads, 1) chunk_kernel(const Mamba3Bwd args
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int row = row0 + qd + half * 8, step = row / R;
+      const int row = row0 + qd + half * 8, step = (row >> kShift<R>);
       if (step >= at.count) continue;
-      const int64_t out = (((at.first + step) * R + row % R) * a.groups + group) * kN + low + r * 2;
+      const int64_t out = (((at.first + step) * R + (row & (R - 1))) * a.groups + group) * kN + low + r * 2;
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
         const int64_t i = out + (n >> 1) * 64 + (n & 1) * 8;

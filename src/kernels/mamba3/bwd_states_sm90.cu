@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(128) states_kernel(const Mamba3Inputs a, const
     const int valid = static_cast<int>(left < kSteps ? left : kSteps);
     __syncthreads();  // the last chunk's reads are over
     load_rows<R>(K, a.B, a.B_stride, a.groups, group, first, valid, t, 128);
-    for (int u = t; u < kSteps * a.angles / 4; u += 128) cp_async16(sm.omega + u * 4, a.omega + (u / (a.angles / 4) < valid ? first * a.angles + u * 4 : 0), u / (a.angles / 4) < valid);
+    for (int u = t; u < kSteps * a.angles / 4; u += 128) cp_async16(sm.omega + u * 4, a.omega + (u * 4 < valid * a.angles ? first * a.angles + u * 4 : 0), u * 4 < valid * a.angles);
     for (int u = t; u <= kSteps; u += 128) {
       const bool ok = u < left;
       const int64_t i = (ok ? first + u : first) * H + head;
@@ -70,14 +70,14 @@ __global__ void __launch_bounds__(128) states_kernel(const Mamba3Inputs a, const
       for (int e = 0; e < 4; ++e) {
         const int p = p0 + (lane >> 2) + (e & 1) * 8, r0 = k * 16 + (lane & 3) * 2 + (e >> 1) * 8;
         auto value = [&](int r) {
-          if (r / R >= valid) return 0.f;
-          const float x = __bfloat162float(static_cast<const bf16*>(a.x)[(first + r / R) * a.x_stride + head * kP + p]);
-          return a.mimo_x ? x * __ldg(a.mimo_x + (static_cast<int64_t>(head) * R + r % R) * kP + p) : x;
+          if ((r >> kShift<R>) >= valid) return 0.f;
+          const float x = __bfloat162float(static_cast<const bf16*>(a.x)[(first + (r >> kShift<R>)) * a.x_stride + head * kP + p]);
+          return a.mimo_x ? x * __ldg(a.mimo_x + (static_cast<int64_t>(head) * R + (r & (R - 1))) * kP + p) : x;
         };
         xt[k][e] = pack_bf16(value(r0), value(r0 + 1));
       }
     __syncthreads();
-    turn_all_rows<R, 128>(K, K, a.B_bias + static_cast<int64_t>(head) * R * kN, sm.turn, a.angles, t);
+    turn_rows<R, 128>(K, K, a.B_bias + static_cast<int64_t>(head) * R * kN, sm.turn, a.angles, t);
     __syncthreads();
     add_outer(S, xt, sm.decay.w, K, sm.decay.grow[kRows - 1]);
   }
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(128, R == 4 ? 4 : 2) reverse_kernel(const Mamb
       cp_async16(sm.d_o[s] + step * Smem::kStride + col, static_cast<const bf16*>(d_o) + (ok ? ((first + step) * H + head) * kP + col : 0), ok);
       if (a.z) cp_async16(sm.z[s] + step * Smem::kStride + col, static_cast<const bf16*>(a.z) + (ok ? (first + step) * a.z_stride + head * kP + col : 0), ok);
     }
-    for (int u = t; u < kSteps * a.angles / 4; u += 128) cp_async16(sm.omega[s] + u * 4, a.omega + (u / (a.angles / 4) < valid ? first * a.angles + u * 4 : 0), u / (a.angles / 4) < valid);
+    for (int u = t; u < kSteps * a.angles / 4; u += 128) cp_async16(sm.omega[s] + u * 4, a.omega + (u * 4 < valid * a.angles ? first * a.angles + u * 4 : 0), u * 4 < valid * a.angles);
     for (int u = t; u <= kSteps; u += 128) {
       const bool ok = u < left;
       const int64_t i = (ok ? first + u : first) * H + head;
@@ -141,11 +141,11 @@ __global__ void __launch_bounds__(128, R == 4 ? 4 : 2) reverse_kernel(const Mamb
       for (int e = 0; e < 4; ++e) {
         const int p = p0 + (lane >> 2) + (e & 1) * 8, r0 = k * 16 + (lane & 3) * 2 + (e >> 1) * 8;
         auto value = [&](int r) {
-          const int64_t m = (static_cast<int64_t>(head) * R + r % R) * kP + p;
-          float v = __bfloat162float(sm.d_o[s][r / R * Smem::kStride + p]);
+          const int64_t m = (static_cast<int64_t>(head) * R + (r & (R - 1))) * kP + p;
+          float v = __bfloat162float(sm.d_o[s][(r >> kShift<R>) * Smem::kStride + p]);
           if (a.mimo_o) v *= __ldg(a.mimo_o + m);
           if (a.z) {
-            const float z = __bfloat162float(sm.z[s][r / R * Smem::kStride + p]) * (a.mimo_z ? __ldg(a.mimo_z + m) : 1.f);
+            const float z = __bfloat162float(sm.z[s][(r >> kShift<R>) * Smem::kStride + p]) * (a.mimo_z ? __ldg(a.mimo_z + m) : 1.f);
             v *= z * sigmoid(z);
           }
           return v;
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(128, R == 4 ? 4 : 2) reverse_kernel(const Mamb
       }
     __syncthreads();
     const Tile<kN> Q{sm.q[s]};
-    turn_all_rows<R, 128>(Q, Q, a.C_bias + static_cast<int64_t>(head) * R * kN, sm.turn, a.angles, t);
+    turn_rows<R, 128>(Q, Q, a.C_bias + static_cast<int64_t>(head) * R * kN, sm.turn, a.angles, t);
     __syncthreads();
     add_outer(dS, dyt, sm.decay.grow, Q, sm.decay.grow[kRows - 1]);
   }

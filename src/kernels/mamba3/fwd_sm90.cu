@@ -69,9 +69,9 @@ __global__ void __launch_bounds__(128 * kHeads, 1) fwd_kernel(const Mamba3Fwd ar
     const int valid = static_cast<int>(left < kSteps ? left : kSteps), s = c & 1;
     const Tile<kN> B{sm.B}, C{sm.C};
     for (int u = threadIdx.x; u < kRows * 16; u += kThreads) {
-      const int row = u >> 4, col = (u & 15) * 8, step = row / R;
+      const int row = u >> 4, col = (u & 15) * 8, step = (row >> kShift<R>);
       const bool ok = step < valid;
-      const int64_t inner = (static_cast<int64_t>(row % R) * a.groups + group) * kN + col, token = ok ? first + step : start;
+      const int64_t inner = (static_cast<int64_t>((row & (R - 1))) * a.groups + group) * kN + col, token = ok ? first + step : start;
       cp_async16(B.unit(row, col), static_cast<const bf16*>(a.B) + token * a.B_stride + inner, ok);
       cp_async16(C.unit(row, col), static_cast<const bf16*>(a.C) + token * a.C_stride + inner, ok);
     }
@@ -88,8 +88,7 @@ __global__ void __launch_bounds__(128 * kHeads, 1) fwd_kernel(const Mamba3Fwd ar
       cp_async4(sm.dt[s] + u, a.dt + at, ok), cp_async4(sm.a[s] + u, a.a + at, ok), cp_async4(sm.lambda[s] + u, a.lambda + at, ok);
     }
     for (int u = threadIdx.x; u < kSteps * a.angles / 4; u += kThreads) {
-      const int step = u / (a.angles / 4);
-      const bool ok = step < valid;
+      const bool ok = u * 4 < valid * a.angles;
       cp_async16(sm.omega + u * 4, a.omega + (ok ? first * a.angles + u * 4 : 0), ok);
     }
     cp_async_commit();
@@ -151,12 +150,12 @@ __global__ void __launch_bounds__(128 * kHeads, 1) fwd_kernel(const Mamba3Fwd ar
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const int p = p0 + q + (e & 1) * 8, row = k * 16 + r * 2 + (e >> 1) * 8;
-        const float v0 = __bfloat162float(x[row / R * Smem::kXStride + p]), v1 = __bfloat162float(x[(row + 1) / R * Smem::kXStride + p]);
-        xt[k][e] = pack_bf16(v0 * weight(mimo_x, row % R, p), v1 * weight(mimo_x, (row + 1) % R, p));
+        const float v0 = __bfloat162float(x[(row >> kShift<R>) * Smem::kXStride + p]), v1 = __bfloat162float(x[((row + 1) >> kShift<R>) * Smem::kXStride + p]);
+        xt[k][e] = pack_bf16(v0 * weight(mimo_x, (row & (R - 1)), p), v1 * weight(mimo_x, ((row + 1) & (R - 1)), p));
       }
     group_barrier(1 + mine, 128);
-    turn_rows<R>(K, Tile<kN>{sm.B}, a.B_bias + static_cast<int64_t>(head) * R * kN, turn, a.angles, t);
-    turn_rows<R>(Q, Tile<kN>{sm.C}, a.C_bias + static_cast<int64_t>(head) * R * kN, turn, a.angles, t);
+    turn_rows<R, 128>(K, Tile<kN>{sm.B}, a.B_bias + static_cast<int64_t>(head) * R * kN, turn, a.angles, t);
+    turn_rows<R, 128>(Q, Tile<kN>{sm.C}, a.C_bias + static_cast<int64_t>(head) * R * kN, turn, a.angles, t);
     __syncthreads();
     if (c + 1 < chunks) load(c + 1);
 
@@ -182,7 +181,7 @@ __global__ void __launch_bounds__(128 * kHeads, 1) fwd_kernel(const Mamba3Fwd ar
           const float g0 = d.gamma[i], g1 = d.gamma[i + 8];
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
-            const int ii = (i + (e >> 1) * 8) / R, jj = (j + (e & 1)) / R;
+            const int ii = ((i + (e >> 1) * 8) >> kShift<R>), jj = ((j + (e & 1)) >> kShift<R>);
             f[e] = jj < ii ? f[e] : jj == ii ? (e >> 1 ? g1 : g0) : 0.f;
             qk[n][e] = f[e] == 0 ? 0.f : qk[n][e] * f[e];
           }
@@ -236,7 +235,7 @@ __global__ void __launch_bounds__(128 * kHeads, 1) fwd_kernel(const Mamba3Fwd ar
           float o[2];
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
-            const int step = (row + e) / R, rank = (row + e) % R;
+            const int step = ((row + e) >> kShift<R>), rank = ((row + e) & (R - 1));
             const float xv = __bfloat162float(x[step * Smem::kXStride + p]);
             float v = y[n][high * 2 + e] + D * xv * weight(mimo_x, rank, p);
             if (a.z) {
@@ -248,7 +247,7 @@ __global__ void __launch_bounds__(128 * kHeads, 1) fwd_kernel(const Mamba3Fwd ar
           if constexpr (R == 4) o[0] += o[1], o[0] += __shfl_xor_sync(0xffffffffu, o[0], 1);
           if constexpr (R == 2) o[0] += o[1];
           __syncwarp();
-          x[row / R * Smem::kXStride + p] = __float2bfloat16(o[0]);
+          x[(row >> kShift<R>) * Smem::kXStride + p] = __float2bfloat16(o[0]);
           if constexpr (R == 1) x[(row + 1) * Smem::kXStride + p] = __float2bfloat16(o[1]);
         }
     }

@@ -8,6 +8,8 @@
 namespace weft::kernels::mamba3 {
 
 constexpr int kRows = 64, kP = kStateP, kN = kStateN;
+template <int R>
+constexpr int kShift = R == 4 ? 2 : R == 2 ? 1 : 0;  // row >> kShift is the step, row & (R - 1) the rank
 constexpr float kTwoPi = 6.283185307179586f;
 
 __device__ __forceinline__ float wrap_angle(float v) { return v - kTwoPi * floorf(v * (1 / kTwoPi)); }
@@ -92,25 +94,25 @@ __device__ __forceinline__ void pack8(bf16* to, const float (&v)[8]) {
   *reinterpret_cast<uint4*>(to) = uint4{pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
 }
 
-// 128 threads (t of them): rows of raw (16-byte swizzled tile) + bias, turned, into `to`. cs: [steps][angles].
-template <int R>
-__device__ __forceinline__ void turn_rows(const Tile<kN>& to, const Tile<kN>& raw, const float* bias, const __half2* cs, int angles, int t) {
-  const int u = t & 7, first = t >> 3, rank = first % R;
-  float b_lo[8], b_hi[8];
+// `kThreads` threads (t of them): rows of raw (16-byte swizzled tile, may be `to` itself) + bias, turned, into `to`; turn: [steps][angles].
+// A thread takes columns 8 u.. and 64 + 8 u.. of a row; the first half of the rounds takes u < 4, so that where only those turn, whole
+// warps skip the turning.
+template <int R, int kThreads>
+__device__ __forceinline__ void turn_rows(const Tile<kN>& to, const Tile<kN>& raw, const float* bias, const __half2* turn, int angles, int t) {
+  constexpr int kRounds = kRows * 8 / kThreads;
 #pragma unroll
-  for (int e = 0; e < 8; e += 4) {
-    const float4 l = __ldg(reinterpret_cast<const float4*>(bias + rank * kN + 8 * u + e)), h = __ldg(reinterpret_cast<const float4*>(bias + rank * kN + 64 + 8 * u + e));
-    b_lo[e] = l.x, b_lo[e + 1] = l.y, b_lo[e + 2] = l.z, b_lo[e + 3] = l.w;
-    b_hi[e] = h.x, b_hi[e + 1] = h.y, b_hi[e + 2] = h.z, b_hi[e + 3] = h.w;
-  }
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int row = first + 16 * i;
+  for (int i = 0; i < (kRounds > 1 ? kRounds : 1); ++i) {
+    const int item = i * kThreads + t, u = (item & 3) | (item >> 8) << 2, row = item >> 2 & 63;
     float lo[8], hi[8];
     unpack8(lo, raw.unit(row, 8 * u)), unpack8(hi, raw.unit(row, 64 + 8 * u));
+    const float* b = bias + (row & (R - 1)) * kN + 8 * u;
 #pragma unroll
-    for (int e = 0; e < 8; ++e) lo[e] += b_lo[e], hi[e] += b_hi[e];
-    rotate<R>(lo, hi, u, cs + row / R * angles, angles, 1.f);
+    for (int e = 0; e < 8; e += 4) {
+      const float4 l = __ldg(reinterpret_cast<const float4*>(b + e)), h = __ldg(reinterpret_cast<const float4*>(b + 64 + e));
+      lo[e] += l.x, lo[e + 1] += l.y, lo[e + 2] += l.z, lo[e + 3] += l.w;
+      hi[e] += h.x, hi[e + 1] += h.y, hi[e + 2] += h.z, hi[e + 3] += h.w;
+    }
+    rotate<R>(lo, hi, u, turn + (row >> kShift<R>) * angles, angles, 1.f);
     pack8(to.unit(row, 8 * u), lo), pack8(to.unit(row, 64 + 8 * u), hi);
   }
 }
