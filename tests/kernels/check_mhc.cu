@@ -33,13 +33,14 @@ Values sinkhorn(const double* logits, int n, int iterations, double eps) {
 }
 
 void matrices(Checker& checker, int64_t tokens, int n, int iterations, double scale) {
-  const std::string shape = std::to_string(tokens) + "x" + std::to_string(n) + "/iterations" + std::to_string(iterations) + "/scale" + std::to_string(static_cast<int>(scale));
+  const std::string shape = std::to_string(tokens) + "x" + std::to_string(n) + "/iterations" + std::to_string(iterations) +
+                            "/scale" + std::to_string(static_cast<int>(scale));
   Case fwd(checker, "mhc_sinkhorn_fwd", shape, DType::kF32), bwd(checker, "mhc_sinkhorn_bwd", shape, DType::kF32);
   Random random(tokens + n);
   const int nn = n * n;
   const double eps = static_cast<double>(1e-6f);
-  Array z = Array::normal(random, tokens * nn, DType::kF32, scale), g = Array::normal(random, tokens * nn, DType::kF32), h_a = Array::poison(tokens * nn, DType::kF32),
-        dz_a = Array::poison(tokens * nn, DType::kF32);
+  Array z = Array::normal(random, tokens * nn, DType::kF32, scale), g = Array::normal(random, tokens * nn, DType::kF32),
+        h_a = Array::poison(tokens * nn, DType::kF32), dz_a = Array::poison(tokens * nn, DType::kF32);
   Values h, dz(tokens * nn);
   for (int64_t t = 0; t < tokens; ++t) {
     const Values m = sinkhorn(&z.start()[t * nn], n, iterations, eps);
@@ -58,21 +59,30 @@ void matrices(Checker& checker, int64_t tokens, int n, int iterations, double sc
     }
   }
   MhcSinkhornFwd f{z.as<float>(), h_a.as<float>(), tokens, n, iterations, 1e-6f};
-  if (fwd.run(supports_mhc_sinkhorn_fwd_sm90(f, checker.device()), 0, [&](const Launch& l) { mhc_sinkhorn_fwd_sm90(f, l); }, {&h_a})) fwd.expect("h", h_a, h, {3e-6, 2e-6});
+  if (fwd.run(supports_mhc_sinkhorn_fwd_sm90(f, checker.device()), 0, [&](const Launch& l) { mhc_sinkhorn_fwd_sm90(f, l); },
+              {&h_a}))
+    fwd.expect("h", h_a, h, {3e-6, 2e-6});
   MhcSinkhornBwd b{g.as<float>(), z.as<float>(), dz_a.as<float>(), tokens, n, iterations, 1e-6f};
-  if (bwd.run(supports_mhc_sinkhorn_bwd_sm90(b, checker.device()), 0, [&](const Launch& l) { mhc_sinkhorn_bwd_sm90(b, l); }, {&dz_a})) bwd.expect("dlogits", dz_a, dz, {2e-5, 2e-5});
+  if (bwd.run(supports_mhc_sinkhorn_bwd_sm90(b, checker.device()), 0, [&](const Launch& l) { mhc_sinkhorn_bwd_sm90(b, l); },
+              {&dz_a}))
+    bwd.expect("dlogits", dz_a, dz, {2e-5, 2e-5});
 }
 
 void mixing(Checker& checker, int64_t tokens, int n, int dim, bool transposed, bool bias, DType t) {
-  const std::string shape = std::to_string(tokens) + "x" + std::to_string(n) + "x" + std::to_string(dim) + (transposed ? "/transposed" : "") + (bias ? "/bias" : "");
-  Case af(checker, "mhc_aggregate_fwd", shape, t), ab(checker, "mhc_aggregate_bwd", shape, t), pf(checker, "mhc_post_fwd", shape, t), pb(checker, "mhc_post_bwd", shape, t);
+  const std::string shape = std::to_string(tokens) + "x" + std::to_string(n) + "x" + std::to_string(dim) +
+                            (transposed ? "/transposed" : "") + (bias ? "/bias" : "");
+  Case af(checker, "mhc_aggregate_fwd", shape, t), ab(checker, "mhc_aggregate_bwd", shape, t),
+      pf(checker, "mhc_post_fwd", shape, t), pb(checker, "mhc_post_bwd", shape, t);
   for (int seed = 1; seed <= (checker.options().small ? 1 : 3); ++seed) {
     Random random(seed);
     const int64_t wide = tokens * n * dim, thin = tokens * dim;
-    Array x = Array::normal(random, wide, t), hp = Array::normal(random, tokens * n, DType::kF32), du = Array::normal(random, thin, t), in = Array::normal(random, wide, t),
-          f = Array::normal(random, thin, t), b = Array::normal(random, dim, t), H = Array::normal(random, tokens * n * n, DType::kF32), p = Array::normal(random, tokens * n, DType::kF32),
-          g = Array::normal(random, wide, t), db_a = Array::normal(random, dim, DType::kF32);
-    Values u(thin), dxa(wide), dh(tokens * n), y(wide), dxp(wide), df(thin), dH(tokens * n * n), dp(tokens * n), db = db_a.start();
+    Array x = Array::normal(random, wide, t), hp = Array::normal(random, tokens * n, DType::kF32),
+          du = Array::normal(random, thin, t), in = Array::normal(random, wide, t), f = Array::normal(random, thin, t),
+          b = Array::normal(random, dim, t), H = Array::normal(random, tokens * n * n, DType::kF32),
+          p = Array::normal(random, tokens * n, DType::kF32), g = Array::normal(random, wide, t),
+          db_a = Array::normal(random, dim, DType::kF32);
+    Values u(thin), dxa(wide), dh(tokens * n), y(wide), dxp(wide), df(thin), dH(tokens * n * n), dp(tokens * n),
+        db = db_a.start();
     for (int64_t k = 0; k < tokens; ++k)
       for (int c = 0; c < dim; ++c) {
         const double fb = f[k * dim + c] + (bias ? b[c] : 0), d = du[k * dim + c];
@@ -88,19 +98,42 @@ void mixing(Checker& checker, int64_t tokens, int n, int dim, bool transposed, b
         }
         db[c] += df[k * dim + c];
       }
-    Array u_a = Array::poison(thin, t), dxa_a = Array::poison(wide, t), dh_a = Array::poison(tokens * n, DType::kF32), y_a = Array::poison(wide, t), dxp_a = Array::poison(wide, t),
-          df_a = Array::poison(thin, t), dH_a = Array::poison(tokens * n * n, DType::kF32), dp_a = Array::poison(tokens * n, DType::kF32);
+    Array u_a = Array::poison(thin, t), dxa_a = Array::poison(wide, t), dh_a = Array::poison(tokens * n, DType::kF32),
+          y_a = Array::poison(wide, t), dxp_a = Array::poison(wide, t), df_a = Array::poison(thin, t),
+          dH_a = Array::poison(tokens * n * n, DType::kF32), dp_a = Array::poison(tokens * n, DType::kF32);
     MhcAggregateFwd a1{x.data(), hp.as<float>(), u_a.data(), tokens, n, dim, t};
-    if (af.run(supports_mhc_aggregate_fwd_sm90(a1, checker.device()), 0, [&](const Launch& l) { mhc_aggregate_fwd_sm90(a1, l); }, {&u_a})) af.expect("u", u_a, u, rounded(t));
-    MhcAggregateBwd a2{du.data(), x.data(), hp.as<float>(), bias ? in.data() : nullptr, dxa_a.data(), dh_a.as<float>(), tokens, n, dim, t};
-    if (ab.run(supports_mhc_aggregate_bwd_sm90(a2, checker.device()), 0, [&](const Launch& l) { mhc_aggregate_bwd_sm90(a2, l); }, {&dxa_a, &dh_a}))
+    if (af.run(supports_mhc_aggregate_fwd_sm90(a1, checker.device()), 0, [&](const Launch& l) { mhc_aggregate_fwd_sm90(a1, l); },
+               {&u_a}))
+      af.expect("u", u_a, u, rounded(t));
+    MhcAggregateBwd a2{du.data(), x.data(), hp.as<float>(), bias ? in.data() : nullptr, dxa_a.data(), dh_a.as<float>(), tokens, n,
+                       dim,       t};
+    if (ab.run(supports_mhc_aggregate_bwd_sm90(a2, checker.device()), 0, [&](const Launch& l) { mhc_aggregate_bwd_sm90(a2, l); },
+               {&dxa_a, &dh_a}))
       ab.expect("dx", dxa_a, dxa, rounded(t)), ab.expect("dh", dh_a, dh, kSums);
-    MhcPostFwd p1{x.data(), f.data(), bias ? b.data() : nullptr, H.as<float>(), p.as<float>(), y_a.data(), tokens, n, dim, transposed, t};
-    if (pf.run(supports_mhc_post_fwd_sm90(p1, checker.device()), 0, [&](const Launch& l) { mhc_post_fwd_sm90(p1, l); }, {&y_a})) pf.expect("y", y_a, y, rounded(t));
-    MhcPostBwd p2{g.data(), x.data(), f.data(), p1.bias, H.as<float>(), p.as<float>(), dxp_a.data(), df_a.data(), dH_a.as<float>(), dp_a.as<float>(), bias ? db_a.as<float>() : nullptr,
-                  tokens, n, dim, transposed, t};
-    if (pb.run(supports_mhc_post_bwd_sm90(p2, checker.device()), workspace_mhc_post_bwd_sm90(p2), [&](const Launch& l) { mhc_post_bwd_sm90(p2, l); }, {&dxp_a, &df_a, &dH_a, &dp_a, &db_a})) {
-      pb.expect("dx", dxp_a, dxp, rounded(t)), pb.expect("df", df_a, df, rounded(t)), pb.expect("dh", dH_a, dH, kSums), pb.expect("dp", dp_a, dp, kSums);
+    MhcPostFwd p1{x.data(),   f.data(), bias ? b.data() : nullptr, H.as<float>(), p.as<float>(), y_a.data(), tokens, n, dim,
+                  transposed, t};
+    if (pf.run(supports_mhc_post_fwd_sm90(p1, checker.device()), 0, [&](const Launch& l) { mhc_post_fwd_sm90(p1, l); }, {&y_a}))
+      pf.expect("y", y_a, y, rounded(t));
+    MhcPostBwd p2{g.data(),
+                  x.data(),
+                  f.data(),
+                  p1.bias,
+                  H.as<float>(),
+                  p.as<float>(),
+                  dxp_a.data(),
+                  df_a.data(),
+                  dH_a.as<float>(),
+                  dp_a.as<float>(),
+                  bias ? db_a.as<float>() : nullptr,
+                  tokens,
+                  n,
+                  dim,
+                  transposed,
+                  t};
+    if (pb.run(supports_mhc_post_bwd_sm90(p2, checker.device()), workspace_mhc_post_bwd_sm90(p2),
+               [&](const Launch& l) { mhc_post_bwd_sm90(p2, l); }, {&dxp_a, &df_a, &dH_a, &dp_a, &db_a})) {
+      pb.expect("dx", dxp_a, dxp, rounded(t)), pb.expect("df", df_a, df, rounded(t)), pb.expect("dh", dH_a, dH, kSums),
+          pb.expect("dp", dp_a, dp, kSums);
       if (bias) pb.expect("dbias", db_a, db, t == DType::kBf16 ? Tolerance{0.004, 0.01} : kSums);  // sums of the rounded df
     }
   }
@@ -109,12 +142,14 @@ void mixing(Checker& checker, int64_t tokens, int n, int dim, bool transposed, b
 void mapping(Checker& checker, int64_t tokens, int n, int k, DType t) {
   const int outs = n * n + 2 * n;
   const std::string shape = std::to_string(tokens) + "x" + std::to_string(k) + "/n" + std::to_string(n);
-  Case pf(checker, "mhc_project_fwd", shape, t), pb(checker, "mhc_project_bwd", shape, t), mf(checker, "mhc_map_fwd", shape, DType::kF32), mb(checker, "mhc_map_bwd", shape, DType::kF32);
+  Case pf(checker, "mhc_project_fwd", shape, t), pb(checker, "mhc_project_bwd", shape, t),
+      mf(checker, "mhc_map_fwd", shape, DType::kF32), mb(checker, "mhc_map_bwd", shape, DType::kF32);
   for (int seed = 1; seed <= (checker.options().small ? 1 : 3); ++seed) {
     Random random(seed);
     const double eps = static_cast<double>(1e-6f);
-    Array x = Array::normal(random, tokens * k, t), w = Array::normal(random, static_cast<int64_t>(outs) * k, DType::kF32, 0.05), dproj = Array::normal(random, tokens * outs, DType::kF32),
-          dr = Array::normal(random, tokens, DType::kF32), in = Array::normal(random, tokens * k, t), dw_a = Array::normal(random, static_cast<int64_t>(outs) * k, DType::kF32);
+    Array x = Array::normal(random, tokens * k, t), w = Array::normal(random, static_cast<int64_t>(outs) * k, DType::kF32, 0.05),
+          dproj = Array::normal(random, tokens * outs, DType::kF32), dr = Array::normal(random, tokens, DType::kF32),
+          in = Array::normal(random, tokens * k, t), dw_a = Array::normal(random, static_cast<int64_t>(outs) * k, DType::kF32);
     Values proj(tokens * outs), norm(tokens), r(tokens), dx(tokens * k), dw = dw_a.start();
     for (int64_t i = 0; i < tokens; ++i) {
       for (int c = 0; c < k; ++c) norm[i] += x[i * k + c] * x[i * k + c];
@@ -123,40 +158,88 @@ void mapping(Checker& checker, int64_t tokens, int n, int k, DType t) {
       for (int o = 0; o < outs; ++o)
         for (int c = 0; c < k; ++c) {
           proj[i * outs + o] += x[i * k + c] * w[static_cast<int64_t>(o) * k + c];
-          dx[i * k + c] += dproj[i * outs + o] * w[static_cast<int64_t>(o) * k + c], dw[static_cast<int64_t>(o) * k + c] += dproj[i * outs + o] * x[i * k + c];
+          dx[i * k + c] += dproj[i * outs + o] * w[static_cast<int64_t>(o) * k + c],
+              dw[static_cast<int64_t>(o) * k + c] += dproj[i * outs + o] * x[i * k + c];
         }
     }
-    Array proj_a = Array::poison(tokens * outs, DType::kF32), norm_a = Array::poison(tokens, DType::kF32), r_a = Array::poison(tokens, DType::kF32), dx_a = Array::poison(tokens * k, t),
-          norm_in = Array::of(norm, DType::kF32), r_in = Array::of(r, DType::kF32), proj_in = Array::of(proj, DType::kF32);
+    Array proj_a = Array::poison(tokens * outs, DType::kF32), norm_a = Array::poison(tokens, DType::kF32),
+          r_a = Array::poison(tokens, DType::kF32), dx_a = Array::poison(tokens * k, t), norm_in = Array::of(norm, DType::kF32),
+          r_in = Array::of(r, DType::kF32), proj_in = Array::of(proj, DType::kF32);
     MhcProjectFwd f{x.data(), w.as<float>(), proj_a.as<float>(), norm_a.as<float>(), r_a.as<float>(), tokens, k, outs, 1e-6f, t};
-    if (pf.run(supports_mhc_project_fwd_sm90(f, checker.device()), workspace_mhc_project_fwd_sm90(f), [&](const Launch& l) { mhc_project_fwd_sm90(f, l); }, {&proj_a, &norm_a, &r_a}))
-      pf.expect("proj", proj_a, proj, {1e-5, 3e-5}), pf.expect("norm", norm_a, norm, {5e-6, 0}), pf.expect("r", r_a, r, {5e-6, 0});
-    MhcProjectBwd b{x.data(), w.as<float>(), norm_in.as<float>(), r_in.as<float>(), dproj.as<float>(), dr.as<float>(), in.data(), dx_a.data(), dw_a.as<float>(), tokens, k, outs, t};
-    if (pb.run(supports_mhc_project_bwd_sm90(b, checker.device()), workspace_mhc_project_bwd_sm90(b), [&](const Launch& l) { mhc_project_bwd_sm90(b, l); }, {&dx_a, &dw_a}))
+    if (pf.run(supports_mhc_project_fwd_sm90(f, checker.device()), workspace_mhc_project_fwd_sm90(f),
+               [&](const Launch& l) { mhc_project_fwd_sm90(f, l); }, {&proj_a, &norm_a, &r_a}))
+      pf.expect("proj", proj_a, proj, {1e-5, 3e-5}), pf.expect("norm", norm_a, norm, {5e-6, 0}),
+          pf.expect("r", r_a, r, {5e-6, 0});
+    MhcProjectBwd b{x.data(),
+                    w.as<float>(),
+                    norm_in.as<float>(),
+                    r_in.as<float>(),
+                    dproj.as<float>(),
+                    dr.as<float>(),
+                    in.data(),
+                    dx_a.data(),
+                    dw_a.as<float>(),
+                    tokens,
+                    k,
+                    outs,
+                    t};
+    if (pb.run(supports_mhc_project_bwd_sm90(b, checker.device()), workspace_mhc_project_bwd_sm90(b),
+               [&](const Launch& l) { mhc_project_bwd_sm90(b, l); }, {&dx_a, &dw_a}))
       pb.expect("dx", dx_a, dx, rounded(t)), pb.expect("dw", dw_a, dw, kSums);
     // The mapping.
-    Array alpha = Array::normal(random, 3, DType::kF32), bias = Array::normal(random, outs, DType::kF32), dpre = Array::normal(random, tokens * n, DType::kF32),
-          dpost = Array::normal(random, tokens * n, DType::kF32), dres = Array::normal(random, tokens * n * n, DType::kF32), dalpha_a = Array::normal(random, 3, DType::kF32),
-          dbias_a = Array::normal(random, outs, DType::kF32), pre_a = Array::poison(tokens * n, DType::kF32), post_a = Array::poison(tokens * n, DType::kF32),
-          res_a = Array::poison(tokens * n * n, DType::kF32), dp_a = Array::poison(tokens * outs, DType::kF32), dr_a = Array::poison(tokens, DType::kF32);
-    Values pre(tokens * n), post(tokens * n), res(tokens * n * n), dp(tokens * outs), drr(tokens), dalpha = dalpha_a.start(), dbias = dbias_a.start();
+    Array alpha = Array::normal(random, 3, DType::kF32), bias = Array::normal(random, outs, DType::kF32),
+          dpre = Array::normal(random, tokens * n, DType::kF32), dpost = Array::normal(random, tokens * n, DType::kF32),
+          dres = Array::normal(random, tokens * n * n, DType::kF32), dalpha_a = Array::normal(random, 3, DType::kF32),
+          dbias_a = Array::normal(random, outs, DType::kF32), pre_a = Array::poison(tokens * n, DType::kF32),
+          post_a = Array::poison(tokens * n, DType::kF32), res_a = Array::poison(tokens * n * n, DType::kF32),
+          dp_a = Array::poison(tokens * outs, DType::kF32), dr_a = Array::poison(tokens, DType::kF32);
+    Values pre(tokens * n), post(tokens * n), res(tokens * n * n), dp(tokens * outs), drr(tokens), dalpha = dalpha_a.start(),
+                                                                                                   dbias = dbias_a.start();
     for (int64_t i = 0; i < tokens; ++i)
       for (int o = 0; o < outs; ++o) {
         const int part = o < n ? 0 : o < 2 * n ? 1 : 2;
         const double pv = proj_in[i * outs + o], h = r_in[i] * pv * alpha[part] + bias[o], s = sigma(h);
         double d;
-        if (part == 0) pre[i * n + o] = s + eps, d = dpre[i * n + o] * s * (1 - s);
-        else if (part == 1) post[i * n + o - n] = 2 * s, d = 2 * dpost[i * n + o - n] * s * (1 - s);
-        else res[i * n * n + o - 2 * n] = h, d = dres[i * n * n + o - 2 * n];
-        dp[i * outs + o] = d * r_in[i] * alpha[part], drr[i] += d * alpha[part] * pv, dalpha[part] += d * r_in[i] * pv, dbias[o] += d;
+        if (part == 0)
+          pre[i * n + o] = s + eps, d = dpre[i * n + o] * s * (1 - s);
+        else if (part == 1)
+          post[i * n + o - n] = 2 * s, d = 2 * dpost[i * n + o - n] * s * (1 - s);
+        else
+          res[i * n * n + o - 2 * n] = h, d = dres[i * n * n + o - 2 * n];
+        dp[i * outs + o] = d * r_in[i] * alpha[part], drr[i] += d * alpha[part] * pv, dalpha[part] += d * r_in[i] * pv,
+                      dbias[o] += d;
       }
-    MhcMapFwd m{proj_in.as<float>(), r_in.as<float>(), alpha.as<float>(), bias.as<float>(), pre_a.as<float>(), post_a.as<float>(), res_a.as<float>(), tokens, n, 1e-6f};
-    if (mf.run(supports_mhc_map_fwd_sm90(m, checker.device()), 0, [&](const Launch& l) { mhc_map_fwd_sm90(m, l); }, {&pre_a, &post_a, &res_a}))
-      mf.expect("pre", pre_a, pre, {3e-6, 1e-6}), mf.expect("post", post_a, post, {3e-6, 1e-6}), mf.expect("res", res_a, res, {3e-6, 3e-6});
-    MhcMapBwd q{proj_in.as<float>(), r_in.as<float>(), alpha.as<float>(), bias.as<float>(), dpre.as<float>(), dpost.as<float>(), dres.as<float>(), dp_a.as<float>(), dr_a.as<float>(),
-                dalpha_a.as<float>(), dbias_a.as<float>(), tokens, n};
-    if (mb.run(supports_mhc_map_bwd_sm90(q, checker.device()), workspace_mhc_map_bwd_sm90(q), [&](const Launch& l) { mhc_map_bwd_sm90(q, l); }, {&dp_a, &dr_a, &dalpha_a, &dbias_a}))
-      mb.expect("dproj", dp_a, dp, kSums), mb.expect("dr", dr_a, drr, kSums), mb.expect("dalpha", dalpha_a, dalpha, kSums), mb.expect("dbias", dbias_a, dbias, kSums);
+    MhcMapFwd m{proj_in.as<float>(),
+                r_in.as<float>(),
+                alpha.as<float>(),
+                bias.as<float>(),
+                pre_a.as<float>(),
+                post_a.as<float>(),
+                res_a.as<float>(),
+                tokens,
+                n,
+                1e-6f};
+    if (mf.run(supports_mhc_map_fwd_sm90(m, checker.device()), 0, [&](const Launch& l) { mhc_map_fwd_sm90(m, l); },
+               {&pre_a, &post_a, &res_a}))
+      mf.expect("pre", pre_a, pre, {3e-6, 1e-6}), mf.expect("post", post_a, post, {3e-6, 1e-6}),
+          mf.expect("res", res_a, res, {3e-6, 3e-6});
+    MhcMapBwd q{proj_in.as<float>(),
+                r_in.as<float>(),
+                alpha.as<float>(),
+                bias.as<float>(),
+                dpre.as<float>(),
+                dpost.as<float>(),
+                dres.as<float>(),
+                dp_a.as<float>(),
+                dr_a.as<float>(),
+                dalpha_a.as<float>(),
+                dbias_a.as<float>(),
+                tokens,
+                n};
+    if (mb.run(supports_mhc_map_bwd_sm90(q, checker.device()), workspace_mhc_map_bwd_sm90(q),
+               [&](const Launch& l) { mhc_map_bwd_sm90(q, l); }, {&dp_a, &dr_a, &dalpha_a, &dbias_a}))
+      mb.expect("dproj", dp_a, dp, kSums), mb.expect("dr", dr_a, drr, kSums), mb.expect("dalpha", dalpha_a, dalpha, kSums),
+          mb.expect("dbias", dbias_a, dbias, kSums);
   }
 }
 
@@ -165,26 +248,47 @@ void perfs(Checker& checker) {
   const int64_t tokens = 32768;
   const int n = 4, dim = 7168, k = n * dim, outs = 24;
   const double wide = 2.0 * tokens * k, thin = 2.0 * tokens * dim;
-  DeviceRandom x(tokens * k, t), g(tokens * k, t, -1, 1, 2), y(tokens * k, t), f(tokens * dim, t), u(tokens * dim, t), h(tokens * 16, DType::kF32), p(tokens * 4, DType::kF32), dh(tokens * 16, DType::kF32),
-      dp(tokens * 4, DType::kF32), w(static_cast<int64_t>(outs) * k, DType::kF32), dw(static_cast<int64_t>(outs) * k, DType::kF32), proj(tokens * outs, DType::kF32), norm(tokens, DType::kF32, 90, 100),
-      r(tokens, DType::kF32, 1, 2), dr(tokens, DType::kF32);
+  DeviceRandom x(tokens * k, t), g(tokens * k, t, -1, 1, 2), y(tokens * k, t), f(tokens * dim, t), u(tokens * dim, t),
+      h(tokens * 16, DType::kF32), p(tokens * 4, DType::kF32), dh(tokens * 16, DType::kF32), dp(tokens * 4, DType::kF32),
+      w(static_cast<int64_t>(outs) * k, DType::kF32), dw(static_cast<int64_t>(outs) * k, DType::kF32),
+      proj(tokens * outs, DType::kF32), norm(tokens, DType::kF32, 90, 100), r(tokens, DType::kF32, 1, 2), dr(tokens, DType::kF32);
   const std::string s = "32768x4x7168";
   MhcSinkhornFwd s1{h.as<float>(), dh.as<float>(), tokens, n, 20, 1e-6f};
-  perf(checker, "mhc_sinkhorn_fwd", "32768x4", DType::kF32, tokens * 128.0, 0, [&](const Launch& l) { mhc_sinkhorn_fwd_sm90(s1, l); });
+  perf(checker, "mhc_sinkhorn_fwd", "32768x4", DType::kF32, tokens * 128.0, 0,
+       [&](const Launch& l) { mhc_sinkhorn_fwd_sm90(s1, l); });
   MhcSinkhornBwd s2{dh.as<float>(), h.as<float>(), dh.as<float>(), tokens, n, 20, 1e-6f};
-  perf(checker, "mhc_sinkhorn_bwd", "32768x4", DType::kF32, tokens * 192.0, 0, [&](const Launch& l) { mhc_sinkhorn_bwd_sm90(s2, l); });
+  perf(checker, "mhc_sinkhorn_bwd", "32768x4", DType::kF32, tokens * 192.0, 0,
+       [&](const Launch& l) { mhc_sinkhorn_bwd_sm90(s2, l); });
   MhcAggregateFwd a1{x.data(), p.as<float>(), u.data(), tokens, n, dim, t};
   perf(checker, "mhc_aggregate_fwd", s, t, wide + thin, 0, [&](const Launch& l) { mhc_aggregate_fwd_sm90(a1, l); });
   MhcAggregateBwd a2{u.data(), x.data(), p.as<float>(), nullptr, y.data(), dp.as<float>(), tokens, n, dim, t};
   perf(checker, "mhc_aggregate_bwd", s, t, 2 * wide + thin, 0, [&](const Launch& l) { mhc_aggregate_bwd_sm90(a2, l); });
   MhcPostFwd p1{x.data(), f.data(), nullptr, h.as<float>(), p.as<float>(), y.data(), tokens, n, dim, false, t};
   perf(checker, "mhc_post_fwd", s, t, 2 * wide + thin, 0, [&](const Launch& l) { mhc_post_fwd_sm90(p1, l); });
-  MhcPostBwd p2{g.data(), x.data(), f.data(), nullptr, h.as<float>(), p.as<float>(), y.data(), u.data(), dh.as<float>(), dp.as<float>(), nullptr, tokens, n, dim, false, t};
-  perf(checker, "mhc_post_bwd", s, t, 3 * wide + 2 * thin, workspace_mhc_post_bwd_sm90(p2), [&](const Launch& l) { mhc_post_bwd_sm90(p2, l); });
+  MhcPostBwd p2{g.data(),       x.data(), f.data(), nullptr, h.as<float>(), p.as<float>(), y.data(), u.data(), dh.as<float>(),
+                dp.as<float>(), nullptr,  tokens,   n,       dim,           false,         t};
+  perf(checker, "mhc_post_bwd", s, t, 3 * wide + 2 * thin, workspace_mhc_post_bwd_sm90(p2),
+       [&](const Launch& l) { mhc_post_bwd_sm90(p2, l); });
   MhcProjectFwd j1{x.data(), w.as<float>(), proj.as<float>(), norm.as<float>(), r.as<float>(), tokens, k, outs, 1e-6f, t};
-  perf(checker, "mhc_project_fwd", s, t, wide, workspace_mhc_project_fwd_sm90(j1), [&](const Launch& l) { mhc_project_fwd_sm90(j1, l); }, 2.0 * tokens * k * outs);
-  MhcProjectBwd j2{x.data(), w.as<float>(), norm.as<float>(), r.as<float>(), proj.as<float>(), dr.as<float>(), nullptr, y.data(), dw.as<float>(), tokens, k, outs, t};
-  perf(checker, "mhc_project_bwd", s, t, 2 * wide, workspace_mhc_project_bwd_sm90(j2), [&](const Launch& l) { mhc_project_bwd_sm90(j2, l); }, 4.0 * tokens * k * outs);
+  perf(
+      checker, "mhc_project_fwd", s, t, wide, workspace_mhc_project_fwd_sm90(j1),
+      [&](const Launch& l) { mhc_project_fwd_sm90(j1, l); }, 2.0 * tokens * k * outs);
+  MhcProjectBwd j2{x.data(),
+                   w.as<float>(),
+                   norm.as<float>(),
+                   r.as<float>(),
+                   proj.as<float>(),
+                   dr.as<float>(),
+                   nullptr,
+                   y.data(),
+                   dw.as<float>(),
+                   tokens,
+                   k,
+                   outs,
+                   t};
+  perf(
+      checker, "mhc_project_bwd", s, t, 2 * wide, workspace_mhc_project_bwd_sm90(j2),
+      [&](const Launch& l) { mhc_project_bwd_sm90(j2, l); }, 4.0 * tokens * k * outs);
 }
 
 }  // namespace
@@ -198,8 +302,10 @@ void check_mhc(Checker& checker) {
   }
   for (DType t : {DType::kBf16, DType::kF32})
     for (int n : {2, 4}) {
-      mixing(checker, 5, n, 40, false, true, t), mixing(checker, 3, n, 13, true, true, t), mixing(checker, 0, n, 8, false, false, t), mixing(checker, 2, n, 2104, true, false, t);
-      mapping(checker, 37, n, n * 24, t), mapping(checker, 1, n, n * 5, t), mapping(checker, 0, n, n * 8, t), mapping(checker, 130, n, n * 160, t);
+      mixing(checker, 5, n, 40, false, true, t), mixing(checker, 3, n, 13, true, true, t),
+          mixing(checker, 0, n, 8, false, false, t), mixing(checker, 2, n, 2104, true, false, t);
+      mapping(checker, 37, n, n * 24, t), mapping(checker, 1, n, n * 5, t), mapping(checker, 0, n, n * 8, t),
+          mapping(checker, 130, n, n * 160, t);
     }
 }
 

@@ -1,4 +1,5 @@
-// Statistics: a block takes a fixed strip of one segment's tokens, a warp every eighth of them; warps, then strips, are added in order.
+// Statistics: a block takes a fixed strip of one segment's tokens, a warp every eighth of them; warps, then strips, are added in
+// order.
 #include "kernels/aux_loss/aux_loss.h"
 
 #include "kernels/router/topk.cuh"
@@ -27,11 +28,12 @@ Parts parts_in(void* workspace, const AuxStats& a) {
 template <int NV>
 __global__ void __launch_bounds__(kWarps * 32) stats(AuxStats a, Parts parts) {
   WEFT_DYNAMIC_SMEM(stats_smem);
-  float* sums = reinterpret_cast<float*>(stats_smem);              // [warps, experts]
+  float* sums = reinterpret_cast<float*>(stats_smem);                       // [warps, experts]
   int32_t* counts = reinterpret_cast<int32_t*>(sums + kWarps * a.experts);  // [warps, experts], then [warps] tokens
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int64_t begin = a.cu == nullptr ? 0 : a.cu[blockIdx.y], end = a.cu == nullptr ? a.tokens : a.cu[blockIdx.y + 1];
-  const int64_t strip = (end - begin + gridDim.x - 1) / gridDim.x, first = begin + blockIdx.x * strip, last = first + strip < end ? first + strip : end;
+  const int64_t strip = (end - begin + gridDim.x - 1) / gridDim.x, first = begin + blockIdx.x * strip,
+                last = first + strip < end ? first + strip : end;
   float sum[NV] = {};
   int32_t count[NV] = {}, tokens = 0;
   for (int64_t t = first + warp; t < last; t += kWarps) {
@@ -53,7 +55,8 @@ __global__ void __launch_bounds__(kWarps * 32) stats(AuxStats a, Parts parts) {
   }
 #pragma unroll
   for (int i = 0; i < NV; ++i)
-    if (lane + i * 32 < a.experts) sums[warp * a.experts + lane + i * 32] = sum[i], counts[warp * a.experts + lane + i * 32] = count[i];
+    if (lane + i * 32 < a.experts)
+      sums[warp * a.experts + lane + i * 32] = sum[i], counts[warp * a.experts + lane + i * 32] = count[i];
   if (lane == 0) counts[kWarps * a.experts + warp] = tokens;
   __syncthreads();
   const int64_t part = static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x;
@@ -109,10 +112,15 @@ __global__ void __launch_bounds__(256) loss_bwd(AuxLossBwd a) {
   int low = 0, high = a.cu == nullptr ? 0 : a.segments - 1;
   while (low < high) {
     const int mid = (low + high + 1) / 2;
-    if (a.cu[mid] <= t) low = mid; else high = mid - 1;
+    if (a.cu[mid] <= t)
+      low = mid;
+    else
+      high = mid - 1;
   }
   const bool here = a.valid == nullptr || a.valid[t] != 0;
-  a.dscores[i] = here ? *a.dloss * factor(a.coeff, a.experts, a.k, a.segments, a.domain[low]) * static_cast<float>(a.counts[static_cast<int64_t>(low) * a.experts + e]) : 0.0f;
+  a.dscores[i] = here ? *a.dloss * factor(a.coeff, a.experts, a.k, a.segments, a.domain[low]) *
+                            static_cast<float>(a.counts[static_cast<int64_t>(low) * a.experts + e])
+                      : 0.0f;
 }
 
 Support fits(int experts, int k, int segments, const Device& d) {
@@ -138,14 +146,15 @@ void aux_stats_sm90(const AuxStats& a, const Launch& launch) {
   with_expert_registers(a.experts, [&](auto registers) {
     launch_grid(stats<decltype(registers)::value>, grid, dim3(kWarps * 32), smem, launch.stream, a, parts);
   });
-  launch_grid(add_strips, dim3(static_cast<unsigned>(a.segments), static_cast<unsigned>(ceil_div(a.experts, 128))), dim3(128), 0, launch.stream, a, parts,
-              static_cast<int64_t>(grid.x));
+  launch_grid(add_strips, dim3(static_cast<unsigned>(a.segments), static_cast<unsigned>(ceil_div(a.experts, 128))), dim3(128), 0,
+              launch.stream, a, parts, static_cast<int64_t>(grid.x));
 }
 
 void aux_loss_sm90(const AuxLoss& a, const Launch& launch) { launch_grid(loss, dim3(1), dim3(256), 0, launch.stream, a); }
 
 void aux_loss_bwd_sm90(const AuxLossBwd& a, const Launch& launch) {
-  if (a.tokens > 0) launch_grid(loss_bwd, dim3(static_cast<unsigned>(ceil_div(a.tokens * a.experts, 256))), dim3(256), 0, launch.stream, a);
+  if (a.tokens > 0)
+    launch_grid(loss_bwd, dim3(static_cast<unsigned>(ceil_div(a.tokens * a.experts, 256))), dim3(256), 0, launch.stream, a);
 }
 
 }  // namespace weft::kernels

@@ -33,12 +33,18 @@ __global__ void __launch_bounds__(kFlatThreads) cast(Cast a, bool aligned) {
 template <class F>
 bool with_type(DType t, F&& f) {
   switch (t) {
-    case DType::kF32: return f(Type<float>{}), true;
-    case DType::kBf16: return f(Type<bf16>{}), true;
-    case DType::kF16: return f(Type<__half>{}), true;
-    case DType::kF8E4M3: return f(Type<__nv_fp8_e4m3>{}), true;
-    case DType::kF8E5M2: return f(Type<__nv_fp8_e5m2>{}), true;
-    default: return false;
+    case DType::kF32:
+      return f(Type<float>{}), true;
+    case DType::kBf16:
+      return f(Type<bf16>{}), true;
+    case DType::kF16:
+      return f(Type<__half>{}), true;
+    case DType::kF8E4M3:
+      return f(Type<__nv_fp8_e4m3>{}), true;
+    case DType::kF8E5M2:
+      return f(Type<__nv_fp8_e5m2>{}), true;
+    default:
+      return false;
   }
 }
 
@@ -55,7 +61,8 @@ void cast_sm90(const Cast& a, const Launch& launch) {
   const bool aligned = is_aligned(a.x, 16) && is_aligned(a.y, 16);
   with_type(a.from, [&](auto from) {
     with_type(a.to, [&](auto to) {
-      launch_grid(cast<typename decltype(from)::type, typename decltype(to)::type>, dim3(flat_grid(ceil_div(a.count, 8), 4)), dim3(kFlatThreads), 0, launch.stream, a, aligned);
+      launch_grid(cast<typename decltype(from)::type, typename decltype(to)::type>, dim3(flat_grid(ceil_div(a.count, 8), 4)),
+                  dim3(kFlatThreads), 0, launch.stream, a, aligned);
     });
   });
 }

@@ -5,7 +5,8 @@
 namespace weft::kernels::dev {
 
 template <int kRows>
-__global__ void __launch_bounds__(32 * kRows) column_sum(const float* parts, int64_t num_parts, int64_t cols, int64_t stride, float* out) {
+__global__ void __launch_bounds__(32 * kRows)
+    column_sum(const float* parts, int64_t num_parts, int64_t cols, int64_t stride, float* out) {
   __shared__ float sums[kRows][33];
   const int64_t c = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
   float s = 0;
@@ -26,10 +27,11 @@ __global__ void __launch_bounds__(32 * kRows) column_sum(const float* parts, int
 namespace weft::kernels {
 
 // `parts` [num_parts, cols] fp32, rows `stride` apart (0: cols).
-inline void add_column_sums(const float* parts, int64_t num_parts, int64_t cols, float* out, cudaStream_t stream, int64_t stride = 0) {
+inline void add_column_sums(const float* parts, int64_t num_parts, int64_t cols, float* out, cudaStream_t stream,
+                            int64_t stride = 0) {
   if (cols == 0 || num_parts == 0) return;
-  launch_grid(dev::column_sum<16>, dim3(static_cast<unsigned>(ceil_div(cols, 32))), dim3(32, 16), 0, stream, parts, num_parts, cols,
-              stride == 0 ? cols : stride, out);
+  launch_grid(dev::column_sum<16>, dim3(static_cast<unsigned>(ceil_div(cols, 32))), dim3(32, 16), 0, stream, parts, num_parts,
+              cols, stride == 0 ? cols : stride, out);
 }
 
 }  // namespace weft::kernels

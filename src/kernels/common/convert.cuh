@@ -1,4 +1,5 @@
-// Eight neighbouring elements of any float type, f16 and FP8 included, to and from fp32. To FP8: nearest even, saturating, NaN kept.
+// Eight neighbouring elements of any float type, f16 and FP8 included, to and from fp32. To FP8: nearest even, saturating, NaN
+// kept.
 #pragma once
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
@@ -13,11 +14,17 @@ struct Bytes8 {  // eight elements as words
 };
 
 template <class T>
-__device__ __forceinline__ float element_to_f32(T v) { return static_cast<float>(v); }
+__device__ __forceinline__ float element_to_f32(T v) {
+  return static_cast<float>(v);
+}
 template <>
-__device__ __forceinline__ float element_to_f32<bf16>(bf16 v) { return __bfloat162float(v); }
+__device__ __forceinline__ float element_to_f32<bf16>(bf16 v) {
+  return __bfloat162float(v);
+}
 template <>
-__device__ __forceinline__ float element_to_f32<__half>(__half v) { return __half2float(v); }
+__device__ __forceinline__ float element_to_f32<__half>(__half v) {
+  return __half2float(v);
+}
 
 template <class T>
 __device__ __forceinline__ T element_from_f32(float v) {
@@ -74,7 +81,8 @@ __device__ __forceinline__ void write8(T* p, int count, bool full, const float (
       memcpy(&v, e, 16);
       *reinterpret_cast<uint4*>(p) = v;
     } else {
-      *reinterpret_cast<uint2*>(p) = make_uint2(fp8_pair<T>(f[0], f[1]) | fp8_pair<T>(f[2], f[3]) << 16, fp8_pair<T>(f[4], f[5]) | fp8_pair<T>(f[6], f[7]) << 16);
+      *reinterpret_cast<uint2*>(p) = make_uint2(fp8_pair<T>(f[0], f[1]) | fp8_pair<T>(f[2], f[3]) << 16,
+                                                fp8_pair<T>(f[4], f[5]) | fp8_pair<T>(f[6], f[7]) << 16);
     }
   } else {
 #pragma unroll

@@ -122,11 +122,16 @@ __device__ __forceinline__ float block_reduce(float v, float* scratch, float ide
   return lanes_reduce(v, 32, op);
 }
 
-// exp and sigmoid: to fp32 accuracy, or for results that are rounded to bf16 by the fast unit (relative error near 1e-6 for |v| < 20).
+// exp and sigmoid: to fp32 accuracy, or for results that are rounded to bf16 by the fast unit (relative error near 1e-6 for |v| <
+// 20).
 template <class T>
-__device__ __forceinline__ float exponential(float v) { return sizeof(T) == 4 ? expf(v) : __expf(v); }
+__device__ __forceinline__ float exponential(float v) {
+  return sizeof(T) == 4 ? expf(v) : __expf(v);
+}
 template <class T>
-__device__ __forceinline__ float sigmoid(float v) { return __fdividef(1.0f, 1.0f + exponential<T>(-v)); }
+__device__ __forceinline__ float sigmoid(float v) {
+  return __fdividef(1.0f, 1.0f + exponential<T>(-v));
+}
 
 }  // namespace weft::kernels::dev
 

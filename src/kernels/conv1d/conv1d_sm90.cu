@@ -1,5 +1,5 @@
-// A thread owns a few neighbouring channels and walks down a strip of tokens with a sliding window in registers, so x is read once
-// (plus width - 1 tokens a strip). Sums over tokens are kept a strip, then added up in order.
+// A thread owns a few neighbouring channels and walks down a strip of tokens with a sliding window in registers, so x is read
+// once (plus width - 1 tokens a strip). Sums over tokens are kept a strip, then added up in order.
 #include "kernels/conv1d/conv1d.h"
 
 #include "kernels/common/column_sum.cuh"
@@ -23,8 +23,12 @@ __device__ __forceinline__ void load4(const bf16* p, float (&f)[4]) {
   f[0] = __uint_as_float(v.x << 16), f[1] = __uint_as_float(v.x & 0xffff0000u);
   f[2] = __uint_as_float(v.y << 16), f[3] = __uint_as_float(v.y & 0xffff0000u);
 }
-__device__ __forceinline__ void store4(float* p, const float (&f)[4]) { *reinterpret_cast<float4*>(p) = make_float4(f[0], f[1], f[2], f[3]); }
-__device__ __forceinline__ void store4(bf16* p, const float (&f)[4]) { *reinterpret_cast<uint2*>(p) = make_uint2(pack2(f[0], f[1]), pack2(f[2], f[3])); }
+__device__ __forceinline__ void store4(float* p, const float (&f)[4]) {
+  *reinterpret_cast<float4*>(p) = make_float4(f[0], f[1], f[2], f[3]);
+}
+__device__ __forceinline__ void store4(bf16* p, const float (&f)[4]) {
+  *reinterpret_cast<uint2*>(p) = make_uint2(pack2(f[0], f[1]), pack2(f[2], f[3]));
+}
 template <class T>
 __device__ __forceinline__ void load_some4(const T* p, int count, bool full, float (&f)[4]) {
   if (full) return load4(p, f);
@@ -57,27 +61,36 @@ __device__ __forceinline__ Span span_of(const int32_t* cu, int32_t documents, in
   int low = 0, high = documents - 1;
   while (low < high) {
     const int mid = (low + high + 1) / 2;
-    if (cu[mid] <= t) low = mid; else high = mid - 1;
+    if (cu[mid] <= t)
+      low = mid;
+    else
+      high = mid - 1;
   }
   return {cu[low], cu[low + 1], low};
 }
 
 // The input `back` tokens before a document's start, for kChannels channels; back in 1 .. width - 1.
 template <class T, int W>
-__device__ __forceinline__ void from_state(const T* state, int32_t document, int32_t channels, int c, int count, int back, float (&f)[4]) {
+__device__ __forceinline__ void from_state(const T* state, int32_t document, int32_t channels, int c, int count, int back,
+                                           float (&f)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i)
-    f[i] = state != nullptr && i < count ? to_f32(state[(static_cast<int64_t>(document) * channels + c + i) * (W - 1) + W - 1 - back]) : 0.0f;
+    f[i] = state != nullptr && i < count
+               ? to_f32(state[(static_cast<int64_t>(document) * channels + c + i) * (W - 1) + W - 1 - back])
+               : 0.0f;
 }
 
 // window[j] = input at token t - (W - 1) + j, for j < W - 1: what token t needs beside itself.
 template <class T, int W>
-__device__ __forceinline__ void fill_window(const T* x, int64_t stride, const T* state, const Span& span, int32_t channels, int64_t t, int c, int count, bool full, float (&window)[W][4]) {
+__device__ __forceinline__ void fill_window(const T* x, int64_t stride, const T* state, const Span& span, int32_t channels,
+                                            int64_t t, int c, int count, bool full, float (&window)[W][4]) {
 #pragma unroll
   for (int j = 0; j < W - 1; ++j) {
     const int64_t at = t - (W - 1) + j;
-    if (at >= span.begin) load_some4(x + at * stride + c, count, full, window[j]);
-    else from_state<T, W>(state, span.document, channels, c, count, static_cast<int>(span.begin - at), window[j]);
+    if (at >= span.begin)
+      load_some4(x + at * stride + c, count, full, window[j]);
+    else
+      from_state<T, W>(state, span.document, channels, c, count, static_cast<int>(span.begin - at), window[j]);
   }
 }
 
@@ -107,7 +120,9 @@ __global__ void __launch_bounds__(128) conv1d_fwd(Conv1dFwd a, int64_t strip, bo
     for (int k = 0; k < kAhead; ++k) {
       const int64_t t = t0 + k;
       if (t >= last) break;
-      if (t == span.end) span = span_of(a.cu, a.documents, a.tokens, t), fill_window<T, W>(x, a.x_stride, state, span, a.channels, t, c, count, full, window);
+      if (t == span.end)
+        span = span_of(a.cu, a.documents, a.tokens, t),
+        fill_window<T, W>(x, a.x_stride, state, span, a.channels, t, c, count, full, window);
       float sum[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -125,7 +140,8 @@ __global__ void __launch_bounds__(128) conv1d_fwd(Conv1dFwd a, int64_t strip, bo
   }
 }
 
-// Column i of the final state: the input W - 1 - i tokens before the document's end, out of the initial state where that is earlier.
+// Column i of the final state: the input W - 1 - i tokens before the document's end, out of the initial state where that is
+// earlier.
 template <class T, int W>
 __global__ void __launch_bounds__(256) final_states(Conv1dFwd a) {
   const int64_t n = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
@@ -137,8 +153,10 @@ __global__ void __launch_bounds__(256) final_states(Conv1dFwd a) {
 #pragma unroll
   for (int i = 0; i < W - 1; ++i) {
     const int64_t at = end - (W - 1) + i, column = at - begin + W - 1;
-    if (at >= begin) state[i] = static_cast<const T*>(a.x)[at * a.x_stride + c];
-    else state[i] = before == nullptr ? from_f32<T>(0.0f) : before[n * (W - 1) + column];
+    if (at >= begin)
+      state[i] = static_cast<const T*>(a.x)[at * a.x_stride + c];
+    else
+      state[i] = before == nullptr ? from_f32<T>(0.0f) : before[n * (W - 1) + column];
   }
 #pragma unroll
   for (int i = 0; i < W - 1; ++i) static_cast<T*>(a.final_state)[n * (W - 1) + i] = state[i];
@@ -149,7 +167,8 @@ __global__ void __launch_bounds__(128) conv1d_bwd(Conv1dBwd a, int64_t strip, fl
   const int c = (blockIdx.y * 128 + threadIdx.x) * kChannels, count = a.channels - c;
   if (count <= 0) return;
   const bool full = aligned && count >= kChannels;
-  const T *x = static_cast<const T*>(a.x), *state = static_cast<const T*>(a.initial_state), *dy = static_cast<const T*>(a.dy), *dfinal = static_cast<const T*>(a.dfinal_state);
+  const T *x = static_cast<const T*>(a.x), *state = static_cast<const T*>(a.initial_state), *dy = static_cast<const T*>(a.dy),
+          *dfinal = static_cast<const T*>(a.dfinal_state);
   T* dx = static_cast<T*>(a.dx);
   float w[W][4], bias[4] = {}, window[W][4], da[W][4] = {}, dw[W][4] = {}, dbias[4] = {};  // da[j]: of token t - (W - 1) + j
 #pragma unroll
@@ -166,7 +185,8 @@ __global__ void __launch_bounds__(128) conv1d_bwd(Conv1dBwd a, int64_t strip, fl
 #pragma unroll
     for (int k = 0; k < kAhead; ++k)
       if (t0 + k < last + W - 1 && t0 + k < a.tokens)
-        load_some4(x + (t0 + k) * a.x_stride + c, count, full, next_x[k]), load_some4(dy + (t0 + k) * a.dy_stride + c, count, full, next_dy[k]);
+        load_some4(x + (t0 + k) * a.x_stride + c, count, full, next_x[k]),
+            load_some4(dy + (t0 + k) * a.dy_stride + c, count, full, next_dy[k]);
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
       const int64_t t = t0 + k, s = t - (W - 1);
@@ -178,7 +198,9 @@ __global__ void __launch_bounds__(128) conv1d_bwd(Conv1dBwd a, int64_t strip, fl
 #pragma unroll
       for (int i = 0; i < 4; ++i) da[W - 1][i] = 0;
       if (t < a.tokens) {
-        if (t == span.end) span = span_of(a.cu, a.documents, a.tokens, t), fill_window<T, W>(x, a.x_stride, state, span, a.channels, t, c, count, full, window);
+        if (t == span.end)
+          span = span_of(a.cu, a.documents, a.tokens, t),
+          fill_window<T, W>(x, a.x_stride, state, span, a.channels, t, c, count, full, window);
         const bool mine = t < last;
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -235,7 +257,9 @@ __global__ void __launch_bounds__(256) initial_states_bwd(Conv1dBwd a) {
   const int64_t begin = a.cu == nullptr ? 0 : a.cu[document], end = a.cu == nullptr ? a.tokens : a.cu[document + 1];
   const T *w = static_cast<const T*>(a.w) + static_cast<int64_t>(c) * W, *before = static_cast<const T*>(a.initial_state);
   auto input = [&](int64_t at) {
-    return at >= begin ? to_f32(static_cast<const T*>(a.x)[at * a.x_stride + c]) : before == nullptr ? 0.0f : to_f32(before[n * (W - 1) + at - begin + W - 1]);
+    return at >= begin         ? to_f32(static_cast<const T*>(a.x)[at * a.x_stride + c])
+           : before == nullptr ? 0.0f
+                               : to_f32(before[n * (W - 1) + at - begin + W - 1]);
   };
   float d[W] = {};
   for (int64_t t = begin; t < end && t < begin + W - 1; ++t) {
@@ -262,7 +286,8 @@ __global__ void __launch_bounds__(256) conv1d_step(Conv1dStep a) {
   const int64_t n = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
   if (n >= a.rows * a.channels) return;
   const int64_t row = n / a.channels;
-  const int32_t c = static_cast<int32_t>(n - row * a.channels), slot = a.slots == nullptr ? static_cast<int32_t>(row) : a.slots[row];
+  const int32_t c = static_cast<int32_t>(n - row * a.channels),
+                slot = a.slots == nullptr ? static_cast<int32_t>(row) : a.slots[row];
   T* y = static_cast<T*>(a.y);
   if (slot < 0) {
     y[n] = from_f32<T>(0.0f);
@@ -283,9 +308,12 @@ __global__ void __launch_bounds__(256) conv1d_step(Conv1dStep a) {
 
 template <class F>
 void with_width(int width, F&& f) {
-  if (width == 2) f(std::integral_constant<int, 2>{});
-  else if (width == 3) f(std::integral_constant<int, 3>{});
-  else f(std::integral_constant<int, 4>{});
+  if (width == 2)
+    f(std::integral_constant<int, 2>{});
+  else if (width == 3)
+    f(std::integral_constant<int, 3>{});
+  else
+    f(std::integral_constant<int, 4>{});
 }
 
 // Strips of tokens: enough of them to fill the device, none below 16 tokens; a function of the shape alone.
@@ -309,22 +337,28 @@ Support supports_conv1d_bwd_sm90(const Conv1dBwd& a, const Device& d) { return f
 Support supports_conv1d_step_sm90(const Conv1dStep& a, const Device& d) { return fits(d, a.dtype, a.width, a.channels); }
 
 size_t workspace_conv1d_bwd_sm90(const Conv1dBwd& a) {
-  return sizeof(float) * static_cast<size_t>(ceil_div(a.tokens, strip_of(a.tokens, a.channels, kBwdThreads))) * static_cast<size_t>(a.channels) * static_cast<size_t>(a.width + 1);
+  return sizeof(float) * static_cast<size_t>(ceil_div(a.tokens, strip_of(a.tokens, a.channels, kBwdThreads))) *
+         static_cast<size_t>(a.channels) * static_cast<size_t>(a.width + 1);
 }
 
 void conv1d_fwd_sm90(const Conv1dFwd& a, const Launch& launch) {
   if (a.channels == 0) return;
-  const bool aligned = a.channels % 4 == 0 && a.x_stride % 4 == 0 && a.y_stride % 4 == 0 && is_aligned(a.x, 16) && is_aligned(a.y, 16);
+  const bool aligned =
+      a.channels % 4 == 0 && a.x_stride % 4 == 0 && a.y_stride % 4 == 0 && is_aligned(a.x, 16) && is_aligned(a.y, 16);
   const int64_t strip = strip_of(a.tokens, a.channels, kFwdThreads);
   with_float_type(a.dtype, [&](auto type) {
     with_width(a.width, [&](auto width) {
       using T = typename decltype(type)::type;
       constexpr int W = decltype(width)::value;
       if (a.tokens > 0)
-        launch_grid(conv1d_fwd<T, W>, dim3(static_cast<unsigned>(ceil_div(a.tokens, strip)), static_cast<unsigned>(ceil_div(a.channels, kChannels * 128))), dim3(128), 0,
-                    launch.stream, a, strip, aligned);
+        launch_grid(
+            conv1d_fwd<T, W>,
+            dim3(static_cast<unsigned>(ceil_div(a.tokens, strip)), static_cast<unsigned>(ceil_div(a.channels, kChannels * 128))),
+            dim3(128), 0, launch.stream, a, strip, aligned);
       if (a.final_state != nullptr)
-        launch_grid(final_states<T, W>, dim3(static_cast<unsigned>(ceil_div(static_cast<int64_t>(a.documents) * a.channels, 256))), dim3(256), 0, launch.stream, a);
+        launch_grid(final_states<T, W>,
+                    dim3(static_cast<unsigned>(ceil_div(static_cast<int64_t>(a.documents) * a.channels, 256))), dim3(256), 0,
+                    launch.stream, a);
     });
   });
 }
@@ -340,10 +374,13 @@ void conv1d_bwd_sm90(const Conv1dBwd& a, const Launch& launch) {
       using T = typename decltype(type)::type;
       constexpr int W = decltype(width)::value;
       if (a.tokens > 0)
-        launch_grid(conv1d_bwd<T, W>, dim3(static_cast<unsigned>(strips), static_cast<unsigned>(ceil_div(a.channels, kChannels * 128))), dim3(128), 0, launch.stream, a, strip,
-                    parts, aligned);
+        launch_grid(conv1d_bwd<T, W>,
+                    dim3(static_cast<unsigned>(strips), static_cast<unsigned>(ceil_div(a.channels, kChannels * 128))), dim3(128),
+                    0, launch.stream, a, strip, parts, aligned);
       if (a.dinitial_state != nullptr)
-        launch_grid(initial_states_bwd<T, W>, dim3(static_cast<unsigned>(ceil_div(static_cast<int64_t>(a.documents) * a.channels, 256))), dim3(256), 0, launch.stream, a);
+        launch_grid(initial_states_bwd<T, W>,
+                    dim3(static_cast<unsigned>(ceil_div(static_cast<int64_t>(a.documents) * a.channels, 256))), dim3(256), 0,
+                    launch.stream, a);
     });
   });
   if (a.tokens == 0) return;
@@ -356,8 +393,8 @@ void conv1d_step_sm90(const Conv1dStep& a, const Launch& launch) {
   if (a.rows * a.channels == 0) return;
   with_float_type(a.dtype, [&](auto type) {
     with_width(a.width, [&](auto width) {
-      launch_grid(conv1d_step<typename decltype(type)::type, decltype(width)::value>, dim3(static_cast<unsigned>(ceil_div(a.rows * a.channels, 256))), dim3(256), 0,
-                  launch.stream, a);
+      launch_grid(conv1d_step<typename decltype(type)::type, decltype(width)::value>,
+                  dim3(static_cast<unsigned>(ceil_div(a.rows * a.channels, 256))), dim3(256), 0, launch.stream, a);
     });
   });
 }

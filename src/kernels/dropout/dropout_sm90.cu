@@ -22,7 +22,9 @@ __global__ void __launch_bounds__(kFlatThreads) dropout(Dropout a, uint32_t thre
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const uint64_t at = static_cast<uint64_t>(a.offset + i) / 4 + h;
-    const uint4 w = philox(make_uint4(static_cast<uint32_t>(at), static_cast<uint32_t>(at >> 32), static_cast<uint32_t>(a.stream), static_cast<uint32_t>(a.stream >> 32)), philox_key(a.seed));
+    const uint4 w = philox(make_uint4(static_cast<uint32_t>(at), static_cast<uint32_t>(at >> 32), static_cast<uint32_t>(a.stream),
+                                      static_cast<uint32_t>(a.stream >> 32)),
+                           philox_key(a.seed));
     words[4 * h] = w.x, words[4 * h + 1] = w.y, words[4 * h + 2] = w.z, words[4 * h + 3] = w.w;
   }
 #pragma unroll
@@ -43,7 +45,8 @@ void dropout_sm90(const Dropout& a, const Launch& launch) {
   const bool aligned = is_aligned(a.x, 16) && is_aligned(a.residual, 16) && is_aligned(a.y, 16);
   const uint32_t threshold = static_cast<uint32_t>(static_cast<double>(a.p) * 4294967296.0);
   with_float_type(a.dtype, [&](auto type) {
-    launch_grid(dropout<typename decltype(type)::type>, dim3(flat_grid(ceil_div(a.count, 8), 1)), dim3(kFlatThreads), 0, launch.stream, a, threshold, 1.0f / (1.0f - a.p), aligned);
+    launch_grid(dropout<typename decltype(type)::type>, dim3(flat_grid(ceil_div(a.count, 8), 1)), dim3(kFlatThreads), 0,
+                launch.stream, a, threshold, 1.0f / (1.0f - a.p), aligned);
   });
 }
 

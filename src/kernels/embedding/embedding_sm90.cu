@@ -26,14 +26,16 @@ __global__ void __launch_bounds__(kFlatThreads) gather(EmbeddingFwd a, FastDiv v
     at[k] = static_cast<int64_t>(token) * a.dim + col, count[k] = a.dim - col < 8 ? a.dim - col : 8;
 #pragma unroll
     for (int j = 0; j < 8; ++j) f[k][j] = 0;
-    if (id >= 0 && id < a.vocab) load_some(static_cast<const T*>(a.table) + id * a.dim + col, count[k], aligned && count[k] == 8, f[k]);
+    if (id >= 0 && id < a.vocab)
+      load_some(static_cast<const T*>(a.table) + id * a.dim + col, count[k], aligned && count[k] == 8, f[k]);
   }
 #pragma unroll
   for (int k = 0; k < kUnroll; ++k)
     if (count[k] > 0) store_some(static_cast<T*>(a.y) + at[k], count[k], aligned && count[k] == 8, f[k]);
 }
 
-__global__ void __launch_bounds__(256) make_keys(const int64_t* ids, int64_t tokens, int64_t begin, int64_t vocab, uint32_t* keys, uint32_t* values) {
+__global__ void __launch_bounds__(256)
+    make_keys(const int64_t* ids, int64_t tokens, int64_t begin, int64_t vocab, uint32_t* keys, uint32_t* values) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
   if (i >= tokens) return;
   const int64_t id = ids[i] - begin;
@@ -79,7 +81,8 @@ __global__ void __launch_bounds__(128) sum_runs(Segments a) {
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
       key[k] = i + k < end ? a.keys[i + k] : 0xffffffffu;
-      if (i + k < end && key[k] < a.vocab) load_some(static_cast<const T*>(a.dy) + static_cast<int64_t>(a.values[i + k]) * a.dim + col, count, full, f[k]);
+      if (i + k < end && key[k] < a.vocab)
+        load_some(static_cast<const T*>(a.dy) + static_cast<int64_t>(a.values[i + k]) * a.dim + col, count, full, f[k]);
     }
     key[kAhead] = i + kAhead < a.count ? a.keys[i + kAhead] : 0xffffffffu;
 #pragma unroll
@@ -145,7 +148,9 @@ Support supports_embedding_bwd_sm90(const EmbeddingBwd& a, const Device& d) { re
 
 size_t workspace_embedding_bwd_sm90(const EmbeddingBwd& a) {
   const size_t n = static_cast<size_t>(a.tokens), chunks = static_cast<size_t>(ceil_div(a.tokens, chunk_of(a.dim)));
-  return n == 0 ? 0 : 4 * round_up(4 * n) + round_up(chunks * 2 * static_cast<size_t>(a.dim) * sizeof(float)) + sort_pairs_workspace(a.tokens, key_bits(a.vocab));
+  return n == 0 ? 0
+                : 4 * round_up(4 * n) + round_up(chunks * 2 * static_cast<size_t>(a.dim) * sizeof(float)) +
+                      sort_pairs_workspace(a.tokens, key_bits(a.vocab));
 }
 
 void embedding_fwd_sm90(const EmbeddingFwd& all, const Launch& launch) {
@@ -158,8 +163,8 @@ void embedding_fwd_sm90(const EmbeddingFwd& all, const Launch& launch) {
     const bool aligned = a.dim % 8 == 0 && is_aligned(a.table, 16) && is_aligned(a.y, 16);
     with_float_type(a.dtype, [&](auto type) {
       const int64_t total = a.tokens * vecs;
-      launch_grid(gather<typename decltype(type)::type>, dim3(flat_grid(total, 4)), dim3(kFlatThreads), 0, launch.stream, a, FastDiv(static_cast<uint32_t>(vecs)),
-                  static_cast<uint32_t>(total), aligned);
+      launch_grid(gather<typename decltype(type)::type>, dim3(flat_grid(total, 4)), dim3(kFlatThreads), 0, launch.stream, a,
+                  FastDiv(static_cast<uint32_t>(vecs)), static_cast<uint32_t>(total), aligned);
     });
   }
 }
@@ -170,16 +175,19 @@ void embedding_bwd_sm90(const EmbeddingBwd& a, const Launch& launch) {
   const size_t list = round_up(4 * static_cast<size_t>(a.tokens));
   uint32_t* lists[4];
   for (uint32_t*& l : lists) l = reinterpret_cast<uint32_t*>(at), at += list;
-  Segments s{a.dy, lists[2], lists[3], a.dtable, reinterpret_cast<float*>(at), a.tokens, 0, a.vocab, a.dim, chunk_of(a.dim), 1, false};
+  Segments s{a.dy,  lists[2],        lists[3], a.dtable, reinterpret_cast<float*>(at), a.tokens, 0, a.vocab,
+             a.dim, chunk_of(a.dim), 1,        false};
   s.chunks = ceil_div(a.tokens, s.chunk);
   at += round_up(static_cast<size_t>(s.chunks) * 2 * static_cast<size_t>(a.dim) * sizeof(float));
-  launch_grid(make_keys, dim3(static_cast<unsigned>(ceil_div(a.tokens, 256))), dim3(256), 0, launch.stream, a.ids, a.tokens, a.vocab_begin, a.vocab, lists[0], lists[1]);
+  launch_grid(make_keys, dim3(static_cast<unsigned>(ceil_div(a.tokens, 256))), dim3(256), 0, launch.stream, a.ids, a.tokens,
+              a.vocab_begin, a.vocab, lists[0], lists[1]);
   sort_pairs(lists[0], lists[2], lists[1], lists[3], a.tokens, key_bits(a.vocab), at, launch.stream);
   const int vecs = static_cast<int>(ceil_div(a.dim, 8));
   while (s.lanes < 128 && s.lanes < vecs) s.lanes *= 2;
   s.aligned = a.dim % 8 == 0 && is_aligned(a.dy, 16);
   const dim3 grid(static_cast<unsigned>(ceil_div(s.chunks, 128 / s.lanes)), static_cast<unsigned>(ceil_div(vecs, s.lanes)));
-  with_float_type(a.dtype, [&](auto type) { launch_grid(sum_runs<typename decltype(type)::type>, grid, dim3(128), 0, launch.stream, s); });
+  with_float_type(a.dtype,
+                  [&](auto type) { launch_grid(sum_runs<typename decltype(type)::type>, grid, dim3(128), 0, launch.stream, s); });
   launch_grid(join_runs, grid, dim3(128), 0, launch.stream, s);
 }
 

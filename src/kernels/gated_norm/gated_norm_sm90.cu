@@ -20,16 +20,42 @@ Support supports_gated_norm_bwd_sm90(const GatedNormBwd& a, const Device& d) { r
 size_t workspace_gated_norm_bwd_sm90(const GatedNormBwd& a) { return group_norm_workspace(a.rows, a.group, a.cols / a.group); }
 
 void gated_norm_fwd_sm90(const GatedNormFwd& a, const Launch& launch) {
-  dev::GroupNorm g{.x = a.x, .z = a.z, .w = a.w, .y = a.y, .rstd = a.rstd, .rows = a.rows, .x_stride = a.x_stride, .z_stride = a.z_stride,
-                   .y_stride = a.cols, .group = a.group, .groups = a.cols / a.group, .eps = a.eps, .divisor = static_cast<float>(a.group),
-                   .w_shared = a.w_cols != a.cols, .gate_first = a.gate_first};
+  dev::GroupNorm g{.x = a.x,
+                   .z = a.z,
+                   .w = a.w,
+                   .y = a.y,
+                   .rstd = a.rstd,
+                   .rows = a.rows,
+                   .x_stride = a.x_stride,
+                   .z_stride = a.z_stride,
+                   .y_stride = a.cols,
+                   .group = a.group,
+                   .groups = a.cols / a.group,
+                   .eps = a.eps,
+                   .divisor = static_cast<float>(a.group),
+                   .w_shared = a.w_cols != a.cols,
+                   .gate_first = a.gate_first};
   launch_group_norm_fwd<true>(g, a.dtype, launch);
 }
 
 void gated_norm_bwd_sm90(const GatedNormBwd& a, const Launch& launch) {
-  dev::GroupNorm g{.x = a.x, .z = a.z, .w = a.w, .dy = a.dy, .dx = a.dx, .dz = a.dz, .rstd = const_cast<float*>(a.rstd), .rows = a.rows,
-                   .x_stride = a.x_stride, .z_stride = a.z_stride, .y_stride = a.cols, .dx_stride = a.dx_stride, .dz_stride = a.dz_stride,
-                   .group = a.group, .groups = a.cols / a.group, .divisor = static_cast<float>(a.group), .w_shared = a.w_cols != a.cols,
+  dev::GroupNorm g{.x = a.x,
+                   .z = a.z,
+                   .w = a.w,
+                   .dy = a.dy,
+                   .dx = a.dx,
+                   .dz = a.dz,
+                   .rstd = const_cast<float*>(a.rstd),
+                   .rows = a.rows,
+                   .x_stride = a.x_stride,
+                   .z_stride = a.z_stride,
+                   .y_stride = a.cols,
+                   .dx_stride = a.dx_stride,
+                   .dz_stride = a.dz_stride,
+                   .group = a.group,
+                   .groups = a.cols / a.group,
+                   .divisor = static_cast<float>(a.group),
+                   .w_shared = a.w_cols != a.cols,
                    .gate_first = a.gate_first};
   launch_group_norm_bwd<true>(g, a.dw, a.dtype, launch);
 }

@@ -1,5 +1,5 @@
-// RMS (or L2) norm over groups of columns, optionally gated. A block works on one group (blockIdx.y) and walks down the rows, so its
-// part of dw stays in registers; a group's row lives in the registers of `lanes` threads, NV vectors of eight each.
+// RMS (or L2) norm over groups of columns, optionally gated. A block works on one group (blockIdx.y) and walks down the rows, so
+// its part of dw stays in registers; a group's row lives in the registers of `lanes` threads, NV vectors of eight each.
 #pragma once
 #include "kernels/common/row_norm.cuh"
 
@@ -8,8 +8,8 @@ namespace weft::kernels::dev {
 struct GroupNorm {
   const void *x, *z, *w, *dy;
   void *y, *dx, *dz;
-  float* rstd;      // [rows, groups], read in backward
-  float* dw_parts;  // [blocks, groups, group], or null
+  float* rstd;                                                       // [rows, groups], read in backward
+  float* dw_parts;                                                   // [blocks, groups, group], or null
   int64_t rows, x_stride, z_stride, y_stride, dx_stride, dz_stride;  // y_stride: of dy too
   int32_t group, groups, lanes;
   float eps, divisor;  // of the sum of squares
@@ -30,7 +30,8 @@ __global__ void __launch_bounds__(512) group_norm_fwd(GroupNorm a) {
   const int vecs = (a.group + 7) / 8, lane = threadIdx.x % a.lanes, per_block = blockDim.x / a.lanes;
   const int64_t column = static_cast<int64_t>(blockIdx.y) * a.group;
   const T* w = a.w == nullptr ? nullptr : static_cast<const T*>(a.w) + (a.w_shared ? 0 : column);
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * per_block; first < a.rows; first += static_cast<int64_t>(gridDim.x) * per_block) {
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * per_block; first < a.rows;
+       first += static_cast<int64_t>(gridDim.x) * per_block) {
     const int64_t row = first + threadIdx.x / a.lanes;
     const bool here = row < a.rows;
     float u[NV][8], gate[kGate ? NV : 1][8], square = 0;
@@ -82,7 +83,8 @@ __global__ void __launch_bounds__(512) group_norm_bwd(GroupNorm a) {
   const int64_t column = static_cast<int64_t>(blockIdx.y) * a.group;
   const T* w = a.w == nullptr ? nullptr : static_cast<const T*>(a.w) + (a.w_shared ? 0 : column);
   float dw[NV][8] = {};
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * per_block; first < a.rows; first += static_cast<int64_t>(gridDim.x) * per_block) {
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * per_block; first < a.rows;
+       first += static_cast<int64_t>(gridDim.x) * per_block) {
     const int64_t row = first + sub;
     const bool here = row < a.rows;
     const float rstd = here ? a.rstd[row * a.groups + blockIdx.y] : 0.0f;
@@ -109,7 +111,10 @@ __global__ void __launch_bounds__(512) group_norm_bwd(GroupNorm a) {
         if constexpr (kGate) {
           float slope;
           const float gate = silu<T>(z[j], slope);
-          if (a.gate_first) x[j] *= gate; else g[j] *= gate;
+          if (a.gate_first)
+            x[j] *= gate;
+          else
+            g[j] *= gate;
         }
         const float n = x[j] * rstd;
         dw[i][j] += g[j] * n;
@@ -170,7 +175,8 @@ __global__ void __launch_bounds__(128) group_norm_plain(GroupNorm a, bool backwa
   if (backward && dw != nullptr)
     for (int c = threadIdx.x; c < a.group; c += 128) dw[c] = 0;
   for (int64_t row = blockIdx.x; row < a.rows; row += gridDim.x) {
-    const T *x = static_cast<const T*>(a.x) + row * a.x_stride + column, *z = a.z == nullptr ? nullptr : static_cast<const T*>(a.z) + row * a.z_stride + column;
+    const T *x = static_cast<const T*>(a.x) + row * a.x_stride + column,
+            *z = a.z == nullptr ? nullptr : static_cast<const T*>(a.z) + row * a.z_stride + column;
     float sum = 0;
     if (!backward) {
       for (int c = threadIdx.x; c < a.group; c += 128) {
@@ -183,7 +189,8 @@ __global__ void __launch_bounds__(128) group_norm_plain(GroupNorm a, bool backwa
       for (int c = threadIdx.x; c < a.group; c += 128) {
         float slope;
         const float gate = z != nullptr ? silu<T>(to_f32(z[c]), slope) : 1.0f;
-        static_cast<T*>(a.y)[row * a.y_stride + column + c] = from_f32<T>(to_f32(x[c]) * gate * rstd * (w != nullptr ? to_f32(w[c]) : 1.0f));
+        static_cast<T*>(a.y)[row * a.y_stride + column + c] =
+            from_f32<T>(to_f32(x[c]) * gate * rstd * (w != nullptr ? to_f32(w[c]) : 1.0f));
       }
       continue;
     }
@@ -198,7 +205,8 @@ __global__ void __launch_bounds__(128) group_norm_plain(GroupNorm a, bool backwa
     const float dot = block_reduce(sum, scratch) / a.divisor;
     for (int c = threadIdx.x; c < a.group; c += 128) {
       float slope = 0;
-      const float gate = z != nullptr ? silu<T>(to_f32(z[c]), slope) : 1.0f, g = to_f32(dy[c]) * (w != nullptr ? to_f32(w[c]) : 1.0f), v = to_f32(x[c]);
+      const float gate = z != nullptr ? silu<T>(to_f32(z[c]), slope) : 1.0f,
+                  g = to_f32(dy[c]) * (w != nullptr ? to_f32(w[c]) : 1.0f), v = to_f32(x[c]);
       float dx, dz = 0;
       if (z == nullptr || a.gate_first) {
         const float du = rstd * (g - v * gate * rstd * dot);
@@ -222,13 +230,15 @@ inline int64_t group_norm_parts(int64_t rows, int32_t groups) {
   return rows < most ? (rows > 0 ? rows : 1) : most;
 }
 inline size_t group_norm_workspace(int64_t rows, int32_t group, int32_t groups) {
-  return sizeof(float) * static_cast<size_t>(group_norm_parts(rows, groups)) * static_cast<size_t>(group) * static_cast<size_t>(groups);
+  return sizeof(float) * static_cast<size_t>(group_norm_parts(rows, groups)) * static_cast<size_t>(group) *
+         static_cast<size_t>(groups);
 }
 
 inline RowPlan plan_groups(const dev::GroupNorm& a) {
   bool aligned = a.group % 8 == 0;
   for (int64_t s : {a.x_stride, a.z_stride, a.y_stride, a.dx_stride, a.dz_stride}) aligned = aligned && s % 8 == 0;
-  for (const void* p : {a.x, a.z, a.w, a.dy, static_cast<const void*>(a.y), static_cast<const void*>(a.dx), static_cast<const void*>(a.dz)})
+  for (const void* p :
+       {a.x, a.z, a.w, a.dy, static_cast<const void*>(a.y), static_cast<const void*>(a.dx), static_cast<const void*>(a.dz)})
     aligned = aligned && is_aligned(p, 16);
   return plan_rows(a.group, aligned);
 }
@@ -243,10 +253,14 @@ void launch_group_norm_fwd(dev::GroupNorm a, DType dtype, const Launch& launch) 
   with_float_type(dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     const dim3 threads(static_cast<unsigned>(plan.threads));
-    if (plan.vectors == 1) launch_grid(dev::group_norm_fwd<T, 1, kGate>, grid, threads, 0, launch.stream, a);
-    else if (plan.vectors == 2) launch_grid(dev::group_norm_fwd<T, 2, kGate>, grid, threads, 0, launch.stream, a);
-    else if (plan.vectors == 4) launch_grid(dev::group_norm_fwd<T, 4, kGate>, grid, threads, 0, launch.stream, a);
-    else launch_grid(dev::group_norm_plain<T>, grid, dim3(128), 0, launch.stream, a, false);
+    if (plan.vectors == 1)
+      launch_grid(dev::group_norm_fwd<T, 1, kGate>, grid, threads, 0, launch.stream, a);
+    else if (plan.vectors == 2)
+      launch_grid(dev::group_norm_fwd<T, 2, kGate>, grid, threads, 0, launch.stream, a);
+    else if (plan.vectors == 4)
+      launch_grid(dev::group_norm_fwd<T, 4, kGate>, grid, threads, 0, launch.stream, a);
+    else
+      launch_grid(dev::group_norm_plain<T>, grid, dim3(128), 0, launch.stream, a, false);
   });
 }
 
@@ -261,10 +275,14 @@ void launch_group_norm_bwd(dev::GroupNorm a, float* dw, DType dtype, const Launc
   const size_t smem = sizeof(float) * static_cast<size_t>(plan.rows_per_block()) * static_cast<size_t>(a.group);
   with_float_type(dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    if (plan.vectors == 1) launch_grid(dev::group_norm_bwd<T, 1, kGate>, grid, threads, smem, launch.stream, a);
-    else if (plan.vectors == 2) launch_grid(dev::group_norm_bwd<T, 2, kGate>, grid, threads, smem, launch.stream, a);
-    else if (plan.vectors == 4) launch_grid(dev::group_norm_bwd<T, 4, kGate>, grid, threads, smem, launch.stream, a);
-    else launch_grid(dev::group_norm_plain<T>, grid, dim3(128), 0, launch.stream, a, true);
+    if (plan.vectors == 1)
+      launch_grid(dev::group_norm_bwd<T, 1, kGate>, grid, threads, smem, launch.stream, a);
+    else if (plan.vectors == 2)
+      launch_grid(dev::group_norm_bwd<T, 2, kGate>, grid, threads, smem, launch.stream, a);
+    else if (plan.vectors == 4)
+      launch_grid(dev::group_norm_bwd<T, 4, kGate>, grid, threads, smem, launch.stream, a);
+    else
+      launch_grid(dev::group_norm_plain<T>, grid, dim3(128), 0, launch.stream, a, true);
   });
   if (dw == nullptr) return;
   if (a.w_shared)

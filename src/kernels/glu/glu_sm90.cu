@@ -10,15 +10,16 @@ using namespace dev;
 constexpr float kSqrt2OverPi = 0.7978845608028654f, kSqrt1Over2 = 0.7071067811865476f, kSqrt1Over2Pi = 0.3989422804014327f;
 
 // act(g) and act'(g).
-// Phi(x) and its density. For bf16 results erfc is the rational form of Abramowitz and Stegun 7.1.26 (error below 1.5e-7), which shares the
-// exponential with the density.
+// Phi(x) and its density. For bf16 results erfc is the rational form of Abramowitz and Stegun 7.1.26 (error below 1.5e-7), which
+// shares the exponential with the density.
 template <class T>
 __device__ __forceinline__ void normal(float x, float& cdf, float& density) {
   if constexpr (sizeof(T) == 4) {
     cdf = 0.5f * erfcf(-x * kSqrt1Over2), density = kSqrt1Over2Pi * expf(-0.5f * x * x);
   } else {
     const float e = __expf(-0.5f * x * x), t = __fdividef(1.0f, fmaf(0.3275911f * kSqrt1Over2, fabsf(x), 1.0f));
-    const float tail = 0.5f * e * t * fmaf(t, fmaf(t, fmaf(t, fmaf(t, 1.061405429f, -1.453152027f), 1.421413741f), -0.284496736f), 0.254829592f);
+    const float tail =
+        0.5f * e * t * fmaf(t, fmaf(t, fmaf(t, fmaf(t, 1.061405429f, -1.453152027f), 1.421413741f), -0.284496736f), 0.254829592f);
     cdf = x > 0 ? 1.0f - tail : tail, density = kSqrt1Over2Pi * e;
   }
 }
@@ -83,8 +84,8 @@ __global__ void __launch_bounds__(kFlatThreads) glu_fwd(GluFwd a, FastDiv vecs, 
 
 // Gradients of one vector; returns its part of sum(dy * act * (u + offset)).
 template <class T, Glu kind>
-__device__ __forceinline__ float finish_vector(const GluBwd& a, int64_t row, int col, int count, bool full, float (&g)[8], float (&u)[8],
-                                               const float (&d)[8]) {
+__device__ __forceinline__ float finish_vector(const GluBwd& a, int64_t row, int col, int count, bool full, float (&g)[8],
+                                               float (&u)[8], const float (&d)[8]) {
   const float prob = a.prob == nullptr ? 1.0f : a.prob[row];
   float sum = 0;
 #pragma unroll

@@ -1,5 +1,5 @@
-// A row of at most 256 columns lives in the registers of a few lanes, eight values each: three butterflies inside a thread, the rest by
-// shuffles. Longer rows, up to 32768, go through shared memory, a block a row.
+// A row of at most 256 columns lives in the registers of a few lanes, eight values each: three butterflies inside a thread, the
+// rest by shuffles. Longer rows, up to 32768, go through shared memory, a block a row.
 #include "kernels/hadamard/hadamard.h"
 
 #include "kernels/common/device.cuh"
@@ -74,10 +74,12 @@ void hadamard_sm90(const Hadamard& a, const Launch& launch) {
     using T = typename decltype(type)::type;
     if (a.cols >= 8 && a.cols <= 256 && is_aligned(a.x, 16) && is_aligned(a.y, 16)) {
       const int lanes = a.cols / 8;
-      launch_grid(hadamard_lanes<T>, dim3(static_cast<unsigned>(ceil_div(a.rows, 256 / lanes))), dim3(256), 0, launch.stream, a, lanes);
+      launch_grid(hadamard_lanes<T>, dim3(static_cast<unsigned>(ceil_div(a.rows, 256 / lanes))), dim3(256), 0, launch.stream, a,
+                  lanes);
     } else {
       const int threads = a.cols >= 1024 ? 512 : a.cols >= 64 ? a.cols / 2 : 32;
-      launch_grid(hadamard_block<T>, dim3(static_cast<unsigned>(a.rows)), dim3(static_cast<unsigned>(threads)), sizeof(float) * static_cast<size_t>(a.cols), launch.stream, a);
+      launch_grid(hadamard_block<T>, dim3(static_cast<unsigned>(a.rows)), dim3(static_cast<unsigned>(threads)),
+                  sizeof(float) * static_cast<size_t>(a.cols), launch.stream, a);
     }
   });
 }

@@ -1,6 +1,6 @@
-// Sinkhorn and the mapping: a thread a token, everything in registers (Sinkhorn's backward keeps the sums of each half step and walks them
-// back). Projection: forward on mma.sync, the fp32 weights as two bf16 addends, a warp 16 tokens; backward in one pass over x, a thread two
-// columns with their weights and weight gradients in registers.
+// Sinkhorn and the mapping: a thread a token, everything in registers (Sinkhorn's backward keeps the sums of each half step and
+// walks them back). Projection: forward on mma.sync, the fp32 weights as two bf16 addends, a warp 16 tokens; backward in one pass
+// over x, a thread two columns with their weights and weight gradients in registers.
 #include "kernels/common/column_sum.cuh"
 #include "kernels/common/device.cuh"
 #include "kernels/common/mma.cuh"
@@ -64,8 +64,10 @@ __global__ void __launch_bounds__(128) sinkhorn_bwd(MhcSinkhornBwd a) {
   start<N>(a.logits + t * N * N, a.eps, p, m);
   const int steps = 2 * a.iterations - 1;  // even: columns
   for (int s = 0; s < steps; ++s) {
-    if (s % 2 == 0) normalize<N>(m, true, a.eps, divisors + s * N);
-    else normalize<N>(m, false, a.eps, divisors + s * N);
+    if (s % 2 == 0)
+      normalize<N>(m, true, a.eps, divisors + s * N);
+    else
+      normalize<N>(m, false, a.eps, divisors + s * N);
   }
 #pragma unroll
   for (int i = 0; i < N * N; ++i) g[i / N][i % N] = a.dh[t * N * N + i];
@@ -83,8 +85,10 @@ __global__ void __launch_bounds__(128) sinkhorn_bwd(MhcSinkhornBwd a) {
     }
   };
   for (int s = steps - 1; s >= 0; --s) {
-    if (s % 2 == 0) back(true, divisors + s * N);
-    else back(false, divisors + s * N);
+    if (s % 2 == 0)
+      back(true, divisors + s * N);
+    else
+      back(false, divisors + s * N);
   }
 #pragma unroll
   for (int i = 0; i < N; ++i) {
@@ -106,9 +110,12 @@ __global__ void __launch_bounds__(256) map_fwd(MhcMapFwd a) {
   const int64_t t = i / outs;
   const int o = static_cast<int>(i - t * outs), part = part_of(o, a.n);
   const float h = a.r[t] * a.proj[i] * a.alpha[part] + a.bias[o];
-  if (part == 0) a.pre[t * a.n + o] = sigmoid_of(h) + a.pre_eps;
-  else if (part == 1) a.post[t * a.n + o - a.n] = 2 * sigmoid_of(h);
-  else a.res[t * a.n * a.n + o - 2 * a.n] = h;
+  if (part == 0)
+    a.pre[t * a.n + o] = sigmoid_of(h) + a.pre_eps;
+  else if (part == 1)
+    a.post[t * a.n + o - a.n] = 2 * sigmoid_of(h);
+  else
+    a.res[t * a.n * a.n + o - 2 * a.n] = h;
 }
 
 // parts [blocks, outs + 3]: dbias, then dalpha.
@@ -161,8 +168,9 @@ __global__ void __launch_bounds__(256) project_plain(MhcProjectFwd a) {
   if (threadIdx.x == 0) a.norm[blockIdx.x] = norm, a.r[blockIdx.x] = 1.0f / (norm / sqrtf(static_cast<float>(a.k)) + a.eps);
 }
 
-// Weights in the order in which lanes need them: [K / 32][tile of 8 outputs][k half][addend][lane] pairs of words. Lane (q, r) holds for
-// output q the columns 8 r + 4 half + {0, 1} and {2, 3} of the chunk: the same permutation of K as the 16-byte loads of x give.
+// Weights in the order in which lanes need them: [K / 32][tile of 8 outputs][k half][addend][lane] pairs of words. Lane (q, r)
+// holds for output q the columns 8 r + 4 half + {0, 1} and {2, 3} of the chunk: the same permutation of K as the 16-byte loads of
+// x give.
 __global__ void __launch_bounds__(256) pack_weights(const float* w, int32_t k, int32_t num_out, uint2* packed) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
   if (i >= static_cast<int64_t>(k) / 32 * 3 * 2 * 32) return;
@@ -207,7 +215,8 @@ __global__ void __launch_bounds__(256) project_fwd(MhcProjectFwd a, const uint2*
           square[s] += f.x * f.x + f.y * f.y;
         }
       }
-      const uint32_t first[4] = {v[u][0].x, v[u][1].x, v[u][0].y, v[u][1].y}, second[4] = {v[u][0].z, v[u][1].z, v[u][0].w, v[u][1].w};
+      const uint32_t first[4] = {v[u][0].x, v[u][1].x, v[u][0].y, v[u][1].y},
+                     second[4] = {v[u][0].z, v[u][1].z, v[u][0].w, v[u][1].w};
 #pragma unroll
       for (int tile = 0; tile < 3; ++tile)
 #pragma unroll
@@ -267,7 +276,8 @@ __global__ void __launch_bounds__(128) project_bwd(MhcProjectBwd a, int64_t stri
 #pragma unroll 2
     for (int i = 0; i < count; ++i) {
       const int64_t at = (t0 + i) * a.k + col;
-      const float x0 = one ? to_f32(static_cast<const T*>(a.x)[at]) : 0.0f, x1 = two ? to_f32(static_cast<const T*>(a.x)[at + 1]) : 0.0f;
+      const float x0 = one ? to_f32(static_cast<const T*>(a.x)[at]) : 0.0f,
+                  x1 = two ? to_f32(static_cast<const T*>(a.x)[at + 1]) : 0.0f;
       float d0 = -coefficient[i] * x0, d1 = -coefficient[i] * x1;
       if (a.dx_in != nullptr) {
         if (one) d0 += to_f32(static_cast<const T*>(a.dx_in)[at]);
@@ -320,7 +330,8 @@ Support supports_mhc_map_bwd_sm90(const MhcMapBwd&, const Device& d) { return on
 
 size_t workspace_mhc_project_fwd_sm90(const MhcProjectFwd& a) { return static_cast<size_t>(a.k / 32) * 384 * sizeof(uint2); }
 size_t workspace_mhc_project_bwd_sm90(const MhcProjectBwd& a) {
-  return sizeof(float) * static_cast<size_t>(ceil_div(a.tokens, strip_of(a.tokens))) * static_cast<size_t>(a.num_out) * static_cast<size_t>(a.k);
+  return sizeof(float) * static_cast<size_t>(ceil_div(a.tokens, strip_of(a.tokens))) * static_cast<size_t>(a.num_out) *
+         static_cast<size_t>(a.k);
 }
 size_t workspace_mhc_map_bwd_sm90(const MhcMapBwd& a) {
   return sizeof(float) * static_cast<size_t>(ceil_div(a.tokens, 256)) * static_cast<size_t>(a.n * a.n + 2 * a.n + 3);
@@ -329,15 +340,19 @@ size_t workspace_mhc_map_bwd_sm90(const MhcMapBwd& a) {
 void mhc_sinkhorn_fwd_sm90(const MhcSinkhornFwd& a, const Launch& launch) {
   if (a.tokens == 0) return;
   const dim3 grid(static_cast<unsigned>(ceil_div(a.tokens, 128)));
-  if (a.n == 2) launch_grid(sinkhorn_fwd<2>, grid, dim3(128), 0, launch.stream, a);
-  else launch_grid(sinkhorn_fwd<4>, grid, dim3(128), 0, launch.stream, a);
+  if (a.n == 2)
+    launch_grid(sinkhorn_fwd<2>, grid, dim3(128), 0, launch.stream, a);
+  else
+    launch_grid(sinkhorn_fwd<4>, grid, dim3(128), 0, launch.stream, a);
 }
 
 void mhc_sinkhorn_bwd_sm90(const MhcSinkhornBwd& a, const Launch& launch) {
   if (a.tokens == 0) return;
   const dim3 grid(static_cast<unsigned>(ceil_div(a.tokens, 128)));
-  if (a.n == 2) launch_grid(sinkhorn_bwd<2>, grid, dim3(128), 0, launch.stream, a);
-  else launch_grid(sinkhorn_bwd<4>, grid, dim3(128), 0, launch.stream, a);
+  if (a.n == 2)
+    launch_grid(sinkhorn_bwd<2>, grid, dim3(128), 0, launch.stream, a);
+  else
+    launch_grid(sinkhorn_bwd<4>, grid, dim3(128), 0, launch.stream, a);
 }
 
 void mhc_map_fwd_sm90(const MhcMapFwd& a, const Launch& launch) {
@@ -357,13 +372,17 @@ void mhc_map_bwd_sm90(const MhcMapBwd& a, const Launch& launch) {
 void mhc_project_fwd_sm90(const MhcProjectFwd& a, const Launch& launch) {
   if (a.tokens == 0) return;
   if (a.dtype != DType::kBf16 || a.k % 32 != 0 || !is_aligned(a.x, 16)) {
-    if (a.dtype == DType::kBf16) launch_grid(project_plain<bf16>, dim3(static_cast<unsigned>(a.tokens)), dim3(256), 0, launch.stream, a);
-    else launch_grid(project_plain<float>, dim3(static_cast<unsigned>(a.tokens)), dim3(256), 0, launch.stream, a);
+    if (a.dtype == DType::kBf16)
+      launch_grid(project_plain<bf16>, dim3(static_cast<unsigned>(a.tokens)), dim3(256), 0, launch.stream, a);
+    else
+      launch_grid(project_plain<float>, dim3(static_cast<unsigned>(a.tokens)), dim3(256), 0, launch.stream, a);
     return;
   }
   uint2* packed = static_cast<uint2*>(launch.workspace);
-  launch_grid(pack_weights, dim3(static_cast<unsigned>(ceil_div(static_cast<int64_t>(a.k) / 32 * 192, 256))), dim3(256), 0, launch.stream, a.w, a.k, a.num_out, packed);
-  launch_grid(project_fwd, dim3(static_cast<unsigned>(ceil_div(a.tokens, 128))), dim3(256), 0, launch.stream, a, static_cast<const uint2*>(packed));
+  launch_grid(pack_weights, dim3(static_cast<unsigned>(ceil_div(static_cast<int64_t>(a.k) / 32 * 192, 256))), dim3(256), 0,
+              launch.stream, a.w, a.k, a.num_out, packed);
+  launch_grid(project_fwd, dim3(static_cast<unsigned>(ceil_div(a.tokens, 128))), dim3(256), 0, launch.stream, a,
+              static_cast<const uint2*>(packed));
 }
 
 void mhc_project_bwd_sm90(const MhcProjectBwd& a, const Launch& launch) {
@@ -371,8 +390,10 @@ void mhc_project_bwd_sm90(const MhcProjectBwd& a, const Launch& launch) {
   const int64_t strip = strip_of(a.tokens), strips = ceil_div(a.tokens, strip);
   float* parts = static_cast<float*>(launch.workspace);
   const dim3 grid(static_cast<unsigned>(strips), static_cast<unsigned>(ceil_div(a.k, 256)));
-  if (a.dtype == DType::kBf16) launch_grid(project_bwd<bf16>, grid, dim3(128), 0, launch.stream, a, strip, parts);
-  else launch_grid(project_bwd<float>, grid, dim3(128), 0, launch.stream, a, strip, parts);
+  if (a.dtype == DType::kBf16)
+    launch_grid(project_bwd<bf16>, grid, dim3(128), 0, launch.stream, a, strip, parts);
+  else
+    launch_grid(project_bwd<float>, grid, dim3(128), 0, launch.stream, a, strip, parts);
   if (a.dw != nullptr) add_column_sums(parts, strips, static_cast<int64_t>(a.num_out) * a.k, a.dw, launch.stream);
 }
 

@@ -1,5 +1,5 @@
-// Forward: a vector of eight columns a thread, all streams of it in registers. Backward: a block a token, since the gradients of the small
-// matrices are sums over its columns.
+// Forward: a vector of eight columns a thread, all streams of it in registers. Backward: a block a token, since the gradients of
+// the small matrices are sums over its columns.
 #include "kernels/common/column_sum.cuh"
 #include "kernels/common/flat.cuh"
 #include "kernels/mhc/mhc_mix.h"
@@ -29,7 +29,8 @@ __device__ __forceinline__ void block_sums(const float (&v)[kNum], float* out) {
 }
 
 template <class T, int N>
-__global__ void __launch_bounds__(kFlatThreads) aggregate_fwd(MhcAggregateFwd a, int64_t first, FastDiv vecs, uint32_t total, bool aligned) {
+__global__ void __launch_bounds__(kFlatThreads)
+    aggregate_fwd(MhcAggregateFwd a, int64_t first, FastDiv vecs, uint32_t total, bool aligned) {
   const uint32_t i = blockIdx.x * kFlatThreads + threadIdx.x;
   if (i >= total) return;
   const uint32_t local = vecs.div(i);
@@ -78,7 +79,8 @@ __global__ void __launch_bounds__(256) aggregate_bwd(MhcAggregateBwd a, bool ali
 }
 
 template <class T, int N>
-__global__ void __launch_bounds__(kFlatThreads) post_fwd(MhcPostFwd a, int64_t first, FastDiv vecs, uint32_t total, bool aligned) {
+__global__ void __launch_bounds__(kFlatThreads)
+    post_fwd(MhcPostFwd a, int64_t first, FastDiv vecs, uint32_t total, bool aligned) {
   const uint32_t i = blockIdx.x * kFlatThreads + threadIdx.x;
   if (i >= total) return;
   const uint32_t local = vecs.div(i);
@@ -161,8 +163,10 @@ __global__ void __launch_bounds__(256) post_bwd(MhcPostBwd a, bool aligned) {
         float dot = 0;
 #pragma unroll
         for (int c = 0; c < 8; ++c) dx[j][c] += h[i][j] * g[c], dot += g[c] * x[c];
-        if (a.transposed) sums[j * N + i] += dot;
-        else sums[i * N + j] += dot;
+        if (a.transposed)
+          sums[j * N + i] += dot;
+        else
+          sums[i * N + j] += dot;
       }
     }
 #pragma unroll
@@ -172,8 +176,10 @@ __global__ void __launch_bounds__(256) post_bwd(MhcPostBwd a, bool aligned) {
   __shared__ float out[N * N + N];
   block_sums(sums, out);
   __syncthreads();
-  if (threadIdx.x < N * N) a.dh[t * N * N + threadIdx.x] = out[threadIdx.x];
-  else if (threadIdx.x < N * N + N) a.dp[t * N + threadIdx.x - N * N] = out[threadIdx.x];
+  if (threadIdx.x < N * N)
+    a.dh[t * N * N + threadIdx.x] = out[threadIdx.x];
+  else if (threadIdx.x < N * N + N)
+    a.dp[t * N + threadIdx.x - N * N] = out[threadIdx.x];
 }
 
 // Sums of df over strips of tokens.
@@ -192,8 +198,10 @@ int64_t strip_of(int64_t tokens) { return ceil_div(tokens, 64) > 16 ? ceil_div(t
 
 template <class F>
 void with_streams(int n, F&& f) {
-  if (n == 2) f(std::integral_constant<int, 2>{});
-  else f(std::integral_constant<int, 4>{});
+  if (n == 2)
+    f(std::integral_constant<int, 2>{});
+  else
+    f(std::integral_constant<int, 4>{});
 }
 Support fits(int n, const Device& d, DType t) {
   if (n != 2 && n != 4) return {"n is not 2 or 4"};
@@ -213,7 +221,8 @@ size_t workspace_mhc_post_bwd_sm90(const MhcPostBwd& a) {
 template <class Args, class Go>
 void in_flat_launches(const Args& a, Go&& go) {
   const int64_t vecs = ceil_div(a.dim, 8), step = kFlatMost / vecs;
-  for (int64_t first = 0; first < a.tokens; first += step) go(first, vecs, (a.tokens - first < step ? a.tokens - first : step) * vecs);
+  for (int64_t first = 0; first < a.tokens; first += step)
+    go(first, vecs, (a.tokens - first < step ? a.tokens - first : step) * vecs);
 }
 
 void mhc_aggregate_fwd_sm90(const MhcAggregateFwd& a, const Launch& launch) {
@@ -222,8 +231,9 @@ void mhc_aggregate_fwd_sm90(const MhcAggregateFwd& a, const Launch& launch) {
   in_flat_launches(a, [&](int64_t first, int64_t vecs, int64_t total) {
     with_float_type(a.dtype, [&](auto type) {
       with_streams(a.n, [&](auto n) {
-        launch_grid(aggregate_fwd<typename decltype(type)::type, decltype(n)::value>, dim3(flat_grid(total, 1)), dim3(kFlatThreads), 0, launch.stream, a, first,
-                    FastDiv(static_cast<uint32_t>(vecs)), static_cast<uint32_t>(total), aligned);
+        launch_grid(aggregate_fwd<typename decltype(type)::type, decltype(n)::value>, dim3(flat_grid(total, 1)),
+                    dim3(kFlatThreads), 0, launch.stream, a, first, FastDiv(static_cast<uint32_t>(vecs)),
+                    static_cast<uint32_t>(total), aligned);
       });
     });
   });
@@ -231,22 +241,25 @@ void mhc_aggregate_fwd_sm90(const MhcAggregateFwd& a, const Launch& launch) {
 
 void mhc_aggregate_bwd_sm90(const MhcAggregateBwd& a, const Launch& launch) {
   if (a.tokens == 0) return;
-  const bool aligned = a.dim % 8 == 0 && is_aligned(a.x, 16) && is_aligned(a.du, 16) && is_aligned(a.dx, 16) && is_aligned(a.dx_in, 16);
+  const bool aligned =
+      a.dim % 8 == 0 && is_aligned(a.x, 16) && is_aligned(a.du, 16) && is_aligned(a.dx, 16) && is_aligned(a.dx_in, 16);
   with_float_type(a.dtype, [&](auto type) {
     with_streams(a.n, [&](auto n) {
-      launch_grid(aggregate_bwd<typename decltype(type)::type, decltype(n)::value>, dim3(static_cast<unsigned>(a.tokens)), dim3(256), 0, launch.stream, a, aligned);
+      launch_grid(aggregate_bwd<typename decltype(type)::type, decltype(n)::value>, dim3(static_cast<unsigned>(a.tokens)),
+                  dim3(256), 0, launch.stream, a, aligned);
     });
   });
 }
 
 void mhc_post_fwd_sm90(const MhcPostFwd& a, const Launch& launch) {
   if (a.dim == 0) return;
-  const bool aligned = a.dim % 8 == 0 && is_aligned(a.x, 16) && is_aligned(a.y, 16) && is_aligned(a.f, 16) && is_aligned(a.bias, 16);
+  const bool aligned =
+      a.dim % 8 == 0 && is_aligned(a.x, 16) && is_aligned(a.y, 16) && is_aligned(a.f, 16) && is_aligned(a.bias, 16);
   in_flat_launches(a, [&](int64_t first, int64_t vecs, int64_t total) {
     with_float_type(a.dtype, [&](auto type) {
       with_streams(a.n, [&](auto n) {
-        launch_grid(post_fwd<typename decltype(type)::type, decltype(n)::value>, dim3(flat_grid(total, 1)), dim3(kFlatThreads), 0, launch.stream, a, first,
-                    FastDiv(static_cast<uint32_t>(vecs)), static_cast<uint32_t>(total), aligned);
+        launch_grid(post_fwd<typename decltype(type)::type, decltype(n)::value>, dim3(flat_grid(total, 1)), dim3(kFlatThreads), 0,
+                    launch.stream, a, first, FastDiv(static_cast<uint32_t>(vecs)), static_cast<uint32_t>(total), aligned);
       });
     });
   });
@@ -255,17 +268,19 @@ void mhc_post_fwd_sm90(const MhcPostFwd& a, const Launch& launch) {
 void mhc_post_bwd_sm90(const MhcPostBwd& a, const Launch& launch) {
   if (a.tokens == 0) return;
   bool aligned = a.dim % 8 == 0;
-  for (const void* p : {a.g, a.x, a.f, a.bias, static_cast<const void*>(a.dx), static_cast<const void*>(a.df)}) aligned = aligned && is_aligned(p, 16);
+  for (const void* p : {a.g, a.x, a.f, a.bias, static_cast<const void*>(a.dx), static_cast<const void*>(a.df)})
+    aligned = aligned && is_aligned(p, 16);
   float* parts = static_cast<float*>(launch.workspace);
   const int64_t strip = strip_of(a.tokens), strips = ceil_div(a.tokens, strip);
   with_float_type(a.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     with_streams(a.n, [&](auto n) {
-      launch_grid(post_bwd<typename decltype(type)::type, decltype(n)::value>, dim3(static_cast<unsigned>(a.tokens)), dim3(256), 0, launch.stream, a, aligned);
+      launch_grid(post_bwd<typename decltype(type)::type, decltype(n)::value>, dim3(static_cast<unsigned>(a.tokens)), dim3(256),
+                  0, launch.stream, a, aligned);
     });
     if (a.dbias != nullptr && a.dim > 0)
-      launch_grid(column_parts<T>, dim3(static_cast<unsigned>(strips), static_cast<unsigned>(ceil_div(a.dim, 128))), dim3(128), 0, launch.stream,
-                  static_cast<const T*>(a.df), a.tokens, a.dim, strip, parts);
+      launch_grid(column_parts<T>, dim3(static_cast<unsigned>(strips), static_cast<unsigned>(ceil_div(a.dim, 128))), dim3(128), 0,
+                  launch.stream, static_cast<const T*>(a.df), a.tokens, a.dim, strip, parts);
   });
   if (a.dbias != nullptr) add_column_sums(parts, strips, a.dim, a.dbias, launch.stream);
 }

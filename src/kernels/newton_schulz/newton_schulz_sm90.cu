@@ -66,7 +66,8 @@ void muon_momentum_sm90(const MuonMomentum& a, const Launch& launch) {
   if (a.count == 0) return;
   const bool aligned = is_aligned(a.grad, 16) && is_aligned(a.momentum, 16) && is_aligned(a.u, 16);
   with_float_type(a.grad_dtype, [&](auto type) {
-    launch_grid(momentum<typename decltype(type)::type>, dim3(flat_grid(ceil_div(a.count, 8), 1)), dim3(kFlatThreads), 0, launch.stream, a, aligned);
+    launch_grid(momentum<typename decltype(type)::type>, dim3(flat_grid(ceil_div(a.count, 8), 1)), dim3(kFlatThreads), 0,
+                launch.stream, a, aligned);
   });
 }
 
@@ -74,7 +75,8 @@ void scale_by_norm_sm90(const ScaleByNorm& a, const Launch& launch) {
   if (a.count == 0) return;
   const bool aligned = is_aligned(a.x, 16) && is_aligned(a.y, 16);
   with_float_type(a.to, [&](auto type) {
-    launch_grid(scale_by_norm<typename decltype(type)::type>, dim3(flat_grid(ceil_div(a.count, 8), 1)), dim3(kFlatThreads), 0, launch.stream, a, aligned);
+    launch_grid(scale_by_norm<typename decltype(type)::type>, dim3(flat_grid(ceil_div(a.count, 8), 1)), dim3(kFlatThreads), 0,
+                launch.stream, a, aligned);
   });
 }
 
@@ -82,7 +84,8 @@ void polynomial_sm90(const Polynomial& a, const Launch& launch) {
   if (a.count == 0) return;
   const bool aligned = is_aligned(a.x, 16) && is_aligned(a.z, 16) && is_aligned(a.y, 16);
   with_float_type(a.dtype, [&](auto type) {
-    launch_grid(polynomial<typename decltype(type)::type>, dim3(flat_grid(ceil_div(a.count, 8), 1)), dim3(kFlatThreads), 0, launch.stream, a, aligned);
+    launch_grid(polynomial<typename decltype(type)::type>, dim3(flat_grid(ceil_div(a.count, 8), 1)), dim3(kFlatThreads), 0,
+                launch.stream, a, aligned);
   });
 }
 

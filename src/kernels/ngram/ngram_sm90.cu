@@ -18,7 +18,10 @@ __global__ void __launch_bounds__(256) ngram(NgramFwd a, bool aligned) {
     int low = 0, high = a.num_documents - 1;
     while (low < high) {  // the last document that starts at or before the token: empty ones share their start with the next
       const int mid = (low + high + 1) / 2;
-      if (a.cu[mid] <= token) low = mid; else high = mid - 1;
+      if (a.cu[mid] <= token)
+        low = mid;
+      else
+        high = mid - 1;
     }
     start = a.cu[low];
   }
@@ -50,7 +53,8 @@ void ngram_fwd_sm90(const NgramFwd& a, const Launch& launch) {
   if (count == 0) return;
   const bool aligned = a.dim % 8 == 0 && is_aligned(a.table, 16) && is_aligned(a.e, 16);
   with_float_type(a.dtype, [&](auto type) {
-    launch_grid(ngram<typename decltype(type)::type>, dim3(static_cast<unsigned>(ceil_div(count, 256))), dim3(256), 0, launch.stream, a, aligned);
+    launch_grid(ngram<typename decltype(type)::type>, dim3(static_cast<unsigned>(ceil_div(count, 256))), dim3(256), 0,
+                launch.stream, a, aligned);
   });
 }
 

@@ -1,4 +1,5 @@
-// Rows by index: a vector of eight a thread; the gradient of the probabilities has a group of threads a row, for one order of sums.
+// Rows by index: a vector of eight a thread; the gradient of the probabilities has a group of threads a row, for one order of
+// sums.
 #include "kernels/common/flat.cuh"
 #include "kernels/permute/permute.h"
 
@@ -8,7 +9,8 @@ namespace {
 using namespace dev;
 
 template <class T>
-__global__ void __launch_bounds__(kFlatThreads) permute(PermuteFwd a, int64_t first_row, FastDiv vecs, FastDiv k, uint32_t total, bool aligned) {
+__global__ void __launch_bounds__(kFlatThreads)
+    permute(PermuteFwd a, int64_t first_row, FastDiv vecs, FastDiv k, uint32_t total, bool aligned) {
   constexpr int kUnroll = 4;
   float f[kUnroll][8];
   int64_t at[kUnroll];
@@ -25,7 +27,9 @@ __global__ void __launch_bounds__(kFlatThreads) permute(PermuteFwd a, int64_t fi
     at[u] = row * a.dim + col, count[u] = a.dim - col < 8 ? a.dim - col : 8;
 #pragma unroll
     for (int j = 0; j < 8; ++j) f[u][j] = 0;
-    if (slot >= 0) load_some(static_cast<const T*>(a.x) + static_cast<int64_t>(k.div(static_cast<uint32_t>(slot))) * a.dim + col, count[u], aligned && count[u] == 8, f[u]);
+    if (slot >= 0)
+      load_some(static_cast<const T*>(a.x) + static_cast<int64_t>(k.div(static_cast<uint32_t>(slot))) * a.dim + col, count[u],
+                aligned && count[u] == 8, f[u]);
     if (col == 0 && a.row_probs != nullptr) a.row_probs[row] = slot >= 0 ? a.probs[slot] : 0.0f;
   }
 #pragma unroll
@@ -34,7 +38,8 @@ __global__ void __launch_bounds__(kFlatThreads) permute(PermuteFwd a, int64_t fi
 }
 
 template <class T, int kAhead>
-__global__ void __launch_bounds__(kFlatThreads) unpermute(UnpermuteFwd a, int64_t first_token, FastDiv vecs, uint32_t total, bool aligned) {
+__global__ void __launch_bounds__(kFlatThreads)
+    unpermute(UnpermuteFwd a, int64_t first_token, FastDiv vecs, uint32_t total, bool aligned) {
   const uint32_t i = blockIdx.x * kFlatThreads + threadIdx.x;
   if (i >= total) return;
   const uint32_t local = vecs.div(i);
@@ -58,8 +63,10 @@ __global__ void __launch_bounds__(kFlatThreads) unpermute(UnpermuteFwd a, int64_
     for (int u = 0; u < kAhead; ++u) {
       if (row[u] < 0) continue;
       float f[8];
-      if (full) unpack(raw[u], f);
-      else load_some(static_cast<const T*>(a.x) + static_cast<int64_t>(row[u]) * a.dim + col, count, false, f);
+      if (full)
+        unpack(raw[u], f);
+      else
+        load_some(static_cast<const T*>(a.x) + static_cast<int64_t>(row[u]) * a.dim + col, count, false, f);
 #pragma unroll
       for (int c = 0; c < 8; ++c) sum[c] += p[u] * f[c];
     }
@@ -102,7 +109,8 @@ __global__ void __launch_bounds__(kFlatThreads) unpermute_bwd(UnpermuteBwd a, Fa
 
 // Padding rows: zeros in `rows`, and the probabilities of all rows. A warp looks at 32 rows.
 template <class T>
-__global__ void __launch_bounds__(256) padding(const int32_t* slot_of_row, const float* probs, float* row_probs, T* rows, int64_t max_rows, int32_t dim, bool aligned) {
+__global__ void __launch_bounds__(256) padding(const int32_t* slot_of_row, const float* probs, float* row_probs, T* rows,
+                                               int64_t max_rows, int32_t dim, bool aligned) {
   const int lane = threadIdx.x & 31;
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * 8 + (threadIdx.x >> 5)) * 32;
   const int32_t slot = first + lane < max_rows ? slot_of_row[first + lane] : 0;
@@ -111,12 +119,14 @@ __global__ void __launch_bounds__(256) padding(const int32_t* slot_of_row, const
   const float zeros[8] = {};
   for (; empty != 0; empty &= empty - 1) {
     T* row = rows + (first + __ffs(static_cast<int>(empty)) - 1) * dim;
-    for (int col = lane * 8; col < dim; col += 256) store_some(row + col, dim - col < 8 ? dim - col : 8, aligned && dim - col >= 8, zeros);
+    for (int col = lane * 8; col < dim; col += 256)
+      store_some(row + col, dim - col < 8 ? dim - col : 8, aligned && dim - col >= 8, zeros);
   }
 }
 
 template <class T>
-__global__ void __launch_bounds__(kFlatThreads) permute_tokens(PermuteFwd a, int64_t first_token, FastDiv vecs, uint32_t total, bool aligned) {
+__global__ void __launch_bounds__(kFlatThreads)
+    permute_tokens(PermuteFwd a, int64_t first_token, FastDiv vecs, uint32_t total, bool aligned) {
   constexpr int kUnroll = 2;
   Vec8<T> raw[kUnroll];
   int64_t token[kUnroll];
@@ -180,8 +190,10 @@ __global__ void __launch_bounds__(kFlatThreads) unpermute_bwd_tokens(UnpermuteBw
           if (row[j] < 0) continue;
           float x[8];
           if (a.dprobs != nullptr) {
-            if (full) unpack(raw[j], x);
-            else load_some(static_cast<const T*>(a.x) + static_cast<int64_t>(row[j]) * a.dim + col, count, false, x);
+            if (full)
+              unpack(raw[j], x);
+            else
+              load_some(static_cast<const T*>(a.x) + static_cast<int64_t>(row[j]) * a.dim + col, count, false, x);
 #pragma unroll
             for (int c = 0; c < 8; ++c) dot[j] += c < count ? g[c] * x[c] : 0.0f;
           }
@@ -225,12 +237,12 @@ void permute_fwd_sm90(const PermuteFwd& a, const Launch& launch) {
   if (a.row_of_slot != nullptr) {
     with_float_type(a.dtype, [&](auto type) {
       using T = typename decltype(type)::type;
-      launch_grid(padding<T>, dim3(static_cast<unsigned>(ceil_div(a.max_rows, 256))), dim3(256), 0, launch.stream, a.slot_of_row, a.probs, a.row_probs,
-                  static_cast<T*>(a.y), a.max_rows, a.dim, aligned);
+      launch_grid(padding<T>, dim3(static_cast<unsigned>(ceil_div(a.max_rows, 256))), dim3(256), 0, launch.stream, a.slot_of_row,
+                  a.probs, a.row_probs, static_cast<T*>(a.y), a.max_rows, a.dim, aligned);
       for (int64_t first = 0; first < a.tokens; first += step) {
         const int64_t total = (a.tokens - first < step ? a.tokens - first : step) * vecs;
-        launch_grid(permute_tokens<T>, dim3(flat_grid(total, 2)), dim3(kFlatThreads), 0, launch.stream, a, first, FastDiv(static_cast<uint32_t>(vecs)),
-                    static_cast<uint32_t>(total), aligned);
+        launch_grid(permute_tokens<T>, dim3(flat_grid(total, 2)), dim3(kFlatThreads), 0, launch.stream, a, first,
+                    FastDiv(static_cast<uint32_t>(vecs)), static_cast<uint32_t>(total), aligned);
       }
     });
     return;
@@ -238,8 +250,9 @@ void permute_fwd_sm90(const PermuteFwd& a, const Launch& launch) {
   for (int64_t first = 0; first < a.max_rows; first += step) {
     const int64_t total = (a.max_rows - first < step ? a.max_rows - first : step) * vecs;
     with_float_type(a.dtype, [&](auto type) {
-      launch_grid(permute<typename decltype(type)::type>, dim3(flat_grid(total, 4)), dim3(kFlatThreads), 0, launch.stream, a, first,
-                  FastDiv(static_cast<uint32_t>(vecs)), FastDiv(static_cast<uint32_t>(a.k)), static_cast<uint32_t>(total), aligned);
+      launch_grid(permute<typename decltype(type)::type>, dim3(flat_grid(total, 4)), dim3(kFlatThreads), 0, launch.stream, a,
+                  first, FastDiv(static_cast<uint32_t>(vecs)), FastDiv(static_cast<uint32_t>(a.k)), static_cast<uint32_t>(total),
+                  aligned);
     });
   }
 }
@@ -253,12 +266,15 @@ void unpermute_fwd_sm90(const UnpermuteFwd& a, const Launch& launch) {
     with_float_type(a.dtype, [&](auto type) {
       using T = typename decltype(type)::type;
       auto go = [&](auto kernel) {
-        launch_grid(kernel, dim3(flat_grid(total, 1)), dim3(kFlatThreads), 0, launch.stream, a, first, FastDiv(static_cast<uint32_t>(vecs)),
-                    static_cast<uint32_t>(total), aligned);
+        launch_grid(kernel, dim3(flat_grid(total, 1)), dim3(kFlatThreads), 0, launch.stream, a, first,
+                    FastDiv(static_cast<uint32_t>(vecs)), static_cast<uint32_t>(total), aligned);
       };
-      if (a.k <= 2) go(unpermute<T, 2>);
-      else if (a.k <= 4) go(unpermute<T, 4>);
-      else go(unpermute<T, 8>);
+      if (a.k <= 2)
+        go(unpermute<T, 2>);
+      else if (a.k <= 4)
+        go(unpermute<T, 4>);
+      else
+        go(unpermute<T, 8>);
     });
   }
 }
@@ -271,17 +287,19 @@ void unpermute_bwd_sm90(const UnpermuteBwd& a, const Launch& launch) {
     const int across = a.dim >= 2048 ? kFlatThreads : 32;
     with_float_type(a.dtype, [&](auto type) {
       using T = typename decltype(type)::type;
-      launch_grid(padding<T>, dim3(static_cast<unsigned>(ceil_div(a.max_rows, 256))), dim3(256), 0, launch.stream, a.slot_of_row, static_cast<const float*>(nullptr),
-                  static_cast<float*>(nullptr), static_cast<T*>(a.dx), a.max_rows, a.dim, aligned);
+      launch_grid(padding<T>, dim3(static_cast<unsigned>(ceil_div(a.max_rows, 256))), dim3(256), 0, launch.stream, a.slot_of_row,
+                  static_cast<const float*>(nullptr), static_cast<float*>(nullptr), static_cast<T*>(a.dx), a.max_rows, a.dim,
+                  aligned);
       if (a.tokens > 0)
-        launch_grid(unpermute_bwd_tokens<T>, dim3(static_cast<unsigned>(ceil_div(a.tokens, kFlatThreads / across))), dim3(kFlatThreads), 0, launch.stream, a, across,
-                    aligned);
+        launch_grid(unpermute_bwd_tokens<T>, dim3(static_cast<unsigned>(ceil_div(a.tokens, kFlatThreads / across))),
+                    dim3(kFlatThreads), 0, launch.stream, a, across, aligned);
     });
     return;
   }
   with_float_type(a.dtype, [&](auto type) {
-    launch_grid(unpermute_bwd<typename decltype(type)::type>, dim3(static_cast<unsigned>(ceil_div(a.max_rows, kFlatThreads / lanes))), dim3(kFlatThreads), 0,
-                launch.stream, a, FastDiv(static_cast<uint32_t>(a.k)), lanes, aligned);
+    launch_grid(unpermute_bwd<typename decltype(type)::type>,
+                dim3(static_cast<unsigned>(ceil_div(a.max_rows, kFlatThreads / lanes))), dim3(kFlatThreads), 0, launch.stream, a,
+                FastDiv(static_cast<uint32_t>(a.k)), lanes, aligned);
   });
 }
 

@@ -13,7 +13,9 @@ __global__ void __launch_bounds__(256) count(PermutePlan a, int64_t slots, int64
   WEFT_DYNAMIC_SMEM(count_smem);
   int32_t* counts = reinterpret_cast<int32_t*>(count_smem);
   for (int e = threadIdx.x; e < a.experts; e += 256) counts[e] = 0;
-  for (int64_t r = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x; r < a.max_rows; r += static_cast<int64_t>(gridDim.x) * 256) a.slot_of_row[r] = -1;
+  for (int64_t r = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x; r < a.max_rows;
+       r += static_cast<int64_t>(gridDim.x) * 256)
+    a.slot_of_row[r] = -1;
   __syncthreads();
   for (int i = 0; i < kSlots; i += 256) {
     const int64_t slot = static_cast<int64_t>(blockIdx.x) * kSlots + i + threadIdx.x;
@@ -52,7 +54,8 @@ __global__ void __launch_bounds__(1024) scan(PermutePlan a, int64_t blocks, int3
   if (warp != 0) return;
   int32_t before = 0;
   for (int e = 0; e < a.experts; e += 32) {
-    const int32_t padded = e + lane < a.experts ? (totals[e + lane] + a.align - 1) / a.align * a.align : 0, sum = warp_prefix(padded);
+    const int32_t padded = e + lane < a.experts ? (totals[e + lane] + a.align - 1) / a.align * a.align : 0,
+                  sum = warp_prefix(padded);
     if (e + lane < a.experts) a.offsets[e + lane] = before + sum - padded;
     before += __shfl_sync(~0u, sum, 31);
   }

@@ -19,16 +19,37 @@ Support supports_qk_norm_bwd_sm90(const QkNormBwd& a, const Device& d) { return 
 size_t workspace_qk_norm_bwd_sm90(const QkNormBwd& a) { return group_norm_workspace(a.tokens, a.dim, a.heads); }
 
 void qk_norm_fwd_sm90(const QkNormFwd& a, const Launch& launch) {
-  dev::GroupNorm g{.x = a.x, .w = a.w, .y = a.y, .rstd = a.rstd, .rows = a.tokens, .x_stride = a.x_stride, .y_stride = a.y_stride,
-                   .group = a.dim, .groups = a.heads, .eps = a.eps, .divisor = a.l2 ? 1.0f : static_cast<float>(a.dim), .w_shared = true,
+  dev::GroupNorm g{.x = a.x,
+                   .w = a.w,
+                   .y = a.y,
+                   .rstd = a.rstd,
+                   .rows = a.tokens,
+                   .x_stride = a.x_stride,
+                   .y_stride = a.y_stride,
+                   .group = a.dim,
+                   .groups = a.heads,
+                   .eps = a.eps,
+                   .divisor = a.l2 ? 1.0f : static_cast<float>(a.dim),
+                   .w_shared = true,
                    .gate_first = true};
   launch_group_norm_fwd<false>(g, a.dtype, launch);
 }
 
 void qk_norm_bwd_sm90(const QkNormBwd& a, const Launch& launch) {
-  dev::GroupNorm g{.x = a.x, .w = a.w, .dy = a.dy, .dx = a.dx, .rstd = const_cast<float*>(a.rstd), .rows = a.tokens, .x_stride = a.x_stride,
-                   .y_stride = a.dy_stride, .dx_stride = a.dx_stride, .group = a.dim, .groups = a.heads,
-                   .divisor = a.l2 ? 1.0f : static_cast<float>(a.dim), .w_shared = true, .gate_first = true};
+  dev::GroupNorm g{.x = a.x,
+                   .w = a.w,
+                   .dy = a.dy,
+                   .dx = a.dx,
+                   .rstd = const_cast<float*>(a.rstd),
+                   .rows = a.tokens,
+                   .x_stride = a.x_stride,
+                   .y_stride = a.dy_stride,
+                   .dx_stride = a.dx_stride,
+                   .group = a.dim,
+                   .groups = a.heads,
+                   .divisor = a.l2 ? 1.0f : static_cast<float>(a.dim),
+                   .w_shared = true,
+                   .gate_first = true};
   launch_group_norm_bwd<false>(g, a.l2 ? nullptr : a.dw, a.dtype, launch);
 }
 

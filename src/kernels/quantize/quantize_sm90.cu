@@ -1,6 +1,6 @@
-// Row-major copies alone stream: sixteen lanes a 128-block, or the registers of a block a row. With the transposed copy, or for squares, a
-// block takes a tile of 128 x 128 through shared memory and writes both copies. Row and column scales of kRow come from a first pass
-// that takes maxima with integer atomics: order does not matter.
+// Row-major copies alone stream: sixteen lanes a 128-block, or the registers of a block a row. With the transposed copy, or for
+// squares, a block takes a tile of 128 x 128 through shared memory and writes both copies. Row and column scales of kRow come
+// from a first pass that takes maxima with integer atomics: order does not matter.
 #include "kernels/quantize/quantize.h"
 
 #include "kernels/common/convert.cuh"
@@ -44,9 +44,11 @@ __global__ void __launch_bounds__(256) amax(Amax a, bool aligned) {
   __shared__ float scratch[33];
   float m = 0;
 #pragma unroll 4
-  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) * 8; i < a.count; i += static_cast<int64_t>(gridDim.x) * 2048) {
+  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) * 8; i < a.count;
+       i += static_cast<int64_t>(gridDim.x) * 2048) {
     float f[8];
-    load_some(static_cast<const T*>(a.x) + i, a.count - i < 8 ? static_cast<int>(a.count - i) : 8, aligned && a.count - i >= 8, f);
+    load_some(static_cast<const T*>(a.x) + i, a.count - i < 8 ? static_cast<int>(a.count - i) : 8, aligned && a.count - i >= 8,
+              f);
     m = MaxOp{}(m, amax8<T>(f));
   }
   m = block_reduce<MaxOp>(m, scratch, 0.0f);
@@ -84,7 +86,8 @@ __global__ void __launch_bounds__(512) quantize_rows(Quantize a, int lanes) {
   float f[NV][8], m = 0;
 #pragma unroll
   for (int i = 0; i < NV; ++i)
-    if (here && lane + i * lanes < vecs) load8(static_cast<const T*>(a.x) + row * a.cols + (lane + i * lanes) * 8, f[i]), m = MaxOp{}(m, amax8<T>(f[i]));
+    if (here && lane + i * lanes < vecs)
+      load8(static_cast<const T*>(a.x) + row * a.cols + (lane + i * lanes) * 8, f[i]), m = MaxOp{}(m, amax8<T>(f[i]));
   m = lanes <= 32 ? lanes_reduce<MaxOp>(m, lanes) : block_reduce<MaxOp>(m, scratch, 0.0f);
   m = multiplier<To>(m, a.pow2);
 #pragma unroll
@@ -108,7 +111,8 @@ __global__ void __launch_bounds__(256) maxima(Quantize a, float* rows, float* co
   float best[8] = {};
   for (int i = threadIdx.x / 16; i < kEdge; i += 16) {
     float f[8] = {};
-    if (row0 + i < a.rows && count > 0) load_some(static_cast<const T*>(a.x) + (row0 + i) * a.cols + col, count < 8 ? count : 8, aligned && count >= 8, f);
+    if (row0 + i < a.rows && count > 0)
+      load_some(static_cast<const T*>(a.x) + (row0 + i) * a.cols + col, count < 8 ? count : 8, aligned && count >= 8, f);
     const float m = lanes_reduce<MaxOp>(amax8<T>(f), 16);
     if (threadIdx.x % 16 == 0 && row0 + i < a.rows) atomic_amax(rows + row0 + i, m);
 #pragma unroll
@@ -117,7 +121,8 @@ __global__ void __launch_bounds__(256) maxima(Quantize a, float* rows, float* co
 #pragma unroll
   for (int j = 0; j < 8; ++j) atomic_amax(&column[threadIdx.x % 16 * 8 + j], best[j]);
   __syncthreads();
-  if (threadIdx.x < kEdge && blockIdx.y * kEdge + static_cast<int>(threadIdx.x) < a.cols) atomic_amax(cols + blockIdx.y * kEdge + threadIdx.x, column[threadIdx.x]);
+  if (threadIdx.x < kEdge && blockIdx.y * kEdge + static_cast<int>(threadIdx.x) < a.cols)
+    atomic_amax(cols + blockIdx.y * kEdge + threadIdx.x, column[threadIdx.x]);
 }
 
 template <class T>
@@ -128,19 +133,22 @@ struct QuantTile {
 };
 
 template <class T, class To>
-__global__ void __launch_bounds__(256) quantize_tile(Quantize a, const float* rows, const float* cols, bool aligned, bool aligned_t) {
+__global__ void __launch_bounds__(256)
+    quantize_tile(Quantize a, const float* rows, const float* cols, bool aligned, bool aligned_t) {
   WEFT_DYNAMIC_SMEM(quantize_smem);
   QuantTile<T>& tile = *reinterpret_cast<QuantTile<T>*>(quantize_smem);
   __shared__ float scratch[33];
   const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kEdge;
   const int col0 = blockIdx.y * kEdge, part = threadIdx.x % 16 * 8, count = a.cols - col0 - part;
-  const int rows_here = a.rows - row0 < kEdge ? static_cast<int>(a.rows - row0) : kEdge, cols_here = a.cols - col0 < kEdge ? a.cols - col0 : kEdge;
+  const int rows_here = a.rows - row0 < kEdge ? static_cast<int>(a.rows - row0) : kEdge,
+            cols_here = a.cols - col0 < kEdge ? a.cols - col0 : kEdge;
   float all = 0;
 #pragma unroll
   for (int k = 0; k < 8; ++k) {
     const int i = threadIdx.x / 16 + 16 * k;
     float f[8] = {};
-    if (i < rows_here && count > 0) load_some(static_cast<const T*>(a.x) + (row0 + i) * a.cols + col0 + part, count < 8 ? count : 8, aligned && count >= 8, f);
+    if (i < rows_here && count > 0)
+      load_some(static_cast<const T*>(a.x) + (row0 + i) * a.cols + col0 + part, count < 8 ? count : 8, aligned && count >= 8, f);
     store8(&tile.x[i][part], f);
     const float m = amax8<T>(f);
     all = MaxOp{}(all, m);
@@ -161,10 +169,17 @@ __global__ void __launch_bounds__(256) quantize_tile(Quantize a, const float* ro
     const int i = threadIdx.x;
     float r, c;
     switch (a.block) {
-      case QuantBlock::kTensor: r = c = *a.amax; break;
-      case QuantBlock::kRow: r = i < rows_here ? rows[row0 + i] : 0.0f, c = i < cols_here ? cols[col0 + i] : 0.0f; break;
-      case QuantBlock::k1x128: r = tile.row_amax[i], c = tile.col_amax[i]; break;
-      default: r = c = all;
+      case QuantBlock::kTensor:
+        r = c = *a.amax;
+        break;
+      case QuantBlock::kRow:
+        r = i < rows_here ? rows[row0 + i] : 0.0f, c = i < cols_here ? cols[col0 + i] : 0.0f;
+        break;
+      case QuantBlock::k1x128:
+        r = tile.row_amax[i], c = tile.col_amax[i];
+        break;
+      default:
+        r = c = all;
     }
     r = tile.row_mult[i] = multiplier<To>(r, a.pow2), c = tile.col_mult[i] = multiplier<To>(c, a.pow2);
     const int64_t row_blocks = (a.rows + kEdge - 1) / kEdge, col_blocks = (a.cols + kEdge - 1) / kEdge;
@@ -216,7 +231,8 @@ __global__ void __launch_bounds__(256) quantize_tile(Quantize a, const float* ro
       if (aligned_t && left >= 16) {
         uint32_t word[4];
 #pragma unroll
-        for (int j = 0; j < 4; ++j) word[j] = fp8_pair<To>(f[4 * j], f[4 * j + 1]) | fp8_pair<To>(f[4 * j + 2], f[4 * j + 3]) << 16;
+        for (int j = 0; j < 4; ++j)
+          word[j] = fp8_pair<To>(f[4 * j], f[4 * j + 1]) | fp8_pair<To>(f[4 * j + 2], f[4 * j + 3]) << 16;
         *reinterpret_cast<uint4*>(out + h) = make_uint4(word[0], word[1], word[2], word[3]);
       } else {
 #pragma unroll
@@ -229,30 +245,35 @@ __global__ void __launch_bounds__(256) quantize_tile(Quantize a, const float* ro
 
 template <class T, class To>
 void run_quantize(const Quantize& a, const Launch& launch) {
-  const bool aligned = a.cols % 8 == 0 && is_aligned(a.x, 16) && is_aligned(a.q, 8), aligned_t = a.rows % 16 == 0 && is_aligned(a.q_t, 16);
+  const bool aligned = a.cols % 8 == 0 && is_aligned(a.x, 16) && is_aligned(a.q, 8),
+             aligned_t = a.rows % 16 == 0 && is_aligned(a.q_t, 16);
   const int64_t tiles_down = ceil_div(a.rows, kEdge);
   const unsigned tiles_across = static_cast<unsigned>(ceil_div(a.cols, kEdge));
   if (a.q_t == nullptr && (a.block == QuantBlock::kTensor || a.block == QuantBlock::k1x128)) {
-    launch_grid(quantize_blocks<T, To>, dim3(static_cast<unsigned>(ceil_div(a.rows * tiles_across, 16))), dim3(256), 0, launch.stream, a,
-                static_cast<int>(tiles_across), aligned);
+    launch_grid(quantize_blocks<T, To>, dim3(static_cast<unsigned>(ceil_div(a.rows * tiles_across, 16))), dim3(256), 0,
+                launch.stream, a, static_cast<int>(tiles_across), aligned);
     return;
   }
   const RowPlan plan = plan_rows(a.cols, aligned);
   if (a.q_t == nullptr && a.block == QuantBlock::kRow && plan.vectors > 0) {
     const dim3 grid(static_cast<unsigned>(ceil_div(a.rows, plan.rows_per_block()))), threads(static_cast<unsigned>(plan.threads));
-    if (plan.vectors == 1) launch_grid(quantize_rows<T, To, 1>, grid, threads, 0, launch.stream, a, plan.lanes);
-    else if (plan.vectors == 2) launch_grid(quantize_rows<T, To, 2>, grid, threads, 0, launch.stream, a, plan.lanes);
-    else launch_grid(quantize_rows<T, To, 4>, grid, threads, 0, launch.stream, a, plan.lanes);
+    if (plan.vectors == 1)
+      launch_grid(quantize_rows<T, To, 1>, grid, threads, 0, launch.stream, a, plan.lanes);
+    else if (plan.vectors == 2)
+      launch_grid(quantize_rows<T, To, 2>, grid, threads, 0, launch.stream, a, plan.lanes);
+    else
+      launch_grid(quantize_rows<T, To, 4>, grid, threads, 0, launch.stream, a, plan.lanes);
     return;
   }
   float *rows = static_cast<float*>(launch.workspace), *cols = rows + a.rows;
   const dim3 grid(static_cast<unsigned>(tiles_down), tiles_across);
   if (a.block == QuantBlock::kRow) {
-    launch_grid(zero, dim3(static_cast<unsigned>(ceil_div(a.rows + a.cols, 256))), dim3(256), 0, launch.stream, rows, a.rows + a.cols);
+    launch_grid(zero, dim3(static_cast<unsigned>(ceil_div(a.rows + a.cols, 256))), dim3(256), 0, launch.stream, rows,
+                a.rows + a.cols);
     launch_grid(maxima<T>, grid, dim3(256), 0, launch.stream, a, rows, cols, aligned);
   }
-  launch_grid(quantize_tile<T, To>, grid, dim3(256), sizeof(QuantTile<T>), launch.stream, a, static_cast<const float*>(rows), static_cast<const float*>(cols), aligned,
-              aligned_t);
+  launch_grid(quantize_tile<T, To>, grid, dim3(256), sizeof(QuantTile<T>), launch.stream, a, static_cast<const float*>(rows),
+              static_cast<const float*>(cols), aligned, aligned_t);
 }
 
 }  // namespace
@@ -275,7 +296,8 @@ void amax_sm90(const Amax& a, const Launch& launch) {
   if (a.count == 0) return;
   with_float_type(a.dtype, [&](auto type) {
     const auto kernel = amax<typename decltype(type)::type>;
-    launch_grid(kernel, dim3(persistent_grid(kernel, 256, 0, ceil_div(a.count, 2048))), dim3(256), 0, launch.stream, a, is_aligned(a.x, 16));
+    launch_grid(kernel, dim3(persistent_grid(kernel, 256, 0, ceil_div(a.count, 2048))), dim3(256), 0, launch.stream, a,
+                is_aligned(a.x, 16));
   });
 }
 
@@ -283,8 +305,10 @@ void quantize_sm90(const Quantize& a, const Launch& launch) {
   if (a.rows == 0 || a.cols == 0) return;
   with_float_type(a.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    if (a.to == DType::kF8E4M3) run_quantize<T, __nv_fp8_e4m3>(a, launch);
-    else run_quantize<T, __nv_fp8_e5m2>(a, launch);
+    if (a.to == DType::kF8E4M3)
+      run_quantize<T, __nv_fp8_e4m3>(a, launch);
+    else
+      run_quantize<T, __nv_fp8_e5m2>(a, launch);
   });
 }
 

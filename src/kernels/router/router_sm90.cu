@@ -43,7 +43,8 @@ __global__ void __launch_bounds__(kWarps * 32) router_fwd(RouterFwd a) {
   float* choices = reinterpret_cast<float*>(counts + a.experts) + warp * a.experts;
   for (int e = threadIdx.x; e < a.experts; e += kWarps * 32) counts[e] = 0;
   __syncthreads();
-  for (int64_t t = static_cast<int64_t>(blockIdx.x) * kWarps + warp; t < a.tokens; t += static_cast<int64_t>(gridDim.x) * kWarps) {
+  for (int64_t t = static_cast<int64_t>(blockIdx.x) * kWarps + warp; t < a.tokens;
+       t += static_cast<int64_t>(gridDim.x) * kWarps) {
     if (a.valid != nullptr && a.valid[t] == 0) {
       if (lane < a.k) a.indices[t * a.k + lane] = -1, a.weights[t * a.k + lane] = 0;
       if (a.scores != nullptr)
@@ -66,7 +67,10 @@ __global__ void __launch_bounds__(kWarps * 32) router_fwd(RouterFwd a) {
 #pragma unroll
     for (int i = 0; i < NV; ++i) {
       const int e = lane + i * 32;
-      s[i] = e >= a.experts ? 0.0f : a.score == Score::kSoftmaxPre ? p[i] : a.score == Score::kSoftmaxPost ? z[i] : score_of(a.score, z[i]);
+      s[i] = e >= a.experts                   ? 0.0f
+             : a.score == Score::kSoftmaxPre  ? p[i]
+             : a.score == Score::kSoftmaxPost ? z[i]
+                                              : score_of(a.score, z[i]);
       race[i] = e >= a.experts ? -INFINITY : s[i] + (a.bias == nullptr ? 0.0f : a.bias[e]);
       if (!soft) all += s[i];
     }
@@ -239,7 +243,8 @@ Support fits(int experts, int k, const Device& d) {
 Support supports_router_fwd_sm90(const RouterFwd& a, const Device& d) {
   if (a.groups > 1) {
     if (a.groups > 32 || a.experts % a.groups != 0) return {"groups does not divide experts, or is above 32"};
-    if (a.group_topk < 1 || a.group_topk > a.groups || a.k % a.group_topk != 0) return {"group_topk does not divide k, or is above groups"};
+    if (a.group_topk < 1 || a.group_topk > a.groups || a.k % a.group_topk != 0)
+      return {"group_topk does not divide k, or is above groups"};
     if (a.k > a.group_topk * (a.experts / a.groups)) return {"the kept groups hold fewer than k experts"};
   }
   return fits(a.experts, a.k, d);
@@ -251,14 +256,16 @@ void router_fwd_sm90(const RouterFwd& a, const Launch& launch) {
   with_expert_registers(a.experts, [&](auto registers) {
     const auto kernel = router_fwd<decltype(registers)::value>;
     const size_t smem = static_cast<size_t>(a.experts) * 4 * (1 + (a.groups > 1 ? kWarps : 0));
-    launch_grid(kernel, dim3(persistent_grid(kernel, kWarps * 32, smem, ceil_div(a.tokens, kWarps))), dim3(kWarps * 32), smem, launch.stream, a);
+    launch_grid(kernel, dim3(persistent_grid(kernel, kWarps * 32, smem, ceil_div(a.tokens, kWarps))), dim3(kWarps * 32), smem,
+                launch.stream, a);
   });
 }
 
 void router_bwd_sm90(const RouterBwd& a, const Launch& launch) {
   if (a.tokens == 0) return;
   with_expert_registers(a.experts, [&](auto registers) {
-    launch_grid(router_bwd<decltype(registers)::value>, dim3(static_cast<unsigned>(ceil_div(a.tokens, kWarps))), dim3(kWarps * 32), 0, launch.stream, a);
+    launch_grid(router_bwd<decltype(registers)::value>, dim3(static_cast<unsigned>(ceil_div(a.tokens, kWarps))),
+                dim3(kWarps * 32), 0, launch.stream, a);
   });
 }
 

@@ -8,7 +8,9 @@ struct Pick {
   float value;
   int32_t index;
 };
-__device__ __forceinline__ bool ahead(const Pick& a, const Pick& b) { return a.value > b.value || (a.value == b.value && a.index < b.index); }
+__device__ __forceinline__ bool ahead(const Pick& a, const Pick& b) {
+  return a.value > b.value || (a.value == b.value && a.index < b.index);
+}
 
 // The highest value of the warp, the lower index on ties; index 0x7fffffff when all are -inf.
 template <int NV>
@@ -46,12 +48,18 @@ namespace weft::kernels {
 // Calls f with the registers a lane needs for `experts`, 1 to 1024.
 template <class F>
 void with_expert_registers(int experts, F&& f) {
-  if (experts <= 32) f(std::integral_constant<int, 1>{});
-  else if (experts <= 64) f(std::integral_constant<int, 2>{});
-  else if (experts <= 128) f(std::integral_constant<int, 4>{});
-  else if (experts <= 256) f(std::integral_constant<int, 8>{});
-  else if (experts <= 512) f(std::integral_constant<int, 16>{});
-  else f(std::integral_constant<int, 32>{});
+  if (experts <= 32)
+    f(std::integral_constant<int, 1>{});
+  else if (experts <= 64)
+    f(std::integral_constant<int, 2>{});
+  else if (experts <= 128)
+    f(std::integral_constant<int, 4>{});
+  else if (experts <= 256)
+    f(std::integral_constant<int, 8>{});
+  else if (experts <= 512)
+    f(std::integral_constant<int, 16>{});
+  else
+    f(std::integral_constant<int, 32>{});
 }
 
 }  // namespace weft::kernels

@@ -1,5 +1,5 @@
-// A block a row; the row stays in L2 over the passes. Thresholds are found digit by digit (radix selection) on order-preserving keys: by
-// count for top-k, by integer mass for top-p. The last pass walks the row in index order.
+// A block a row; the row stays in L2 over the passes. Thresholds are found digit by digit (radix selection) on order-preserving
+// keys: by count for top-k, by integer mass for top-p. The last pass walks the row in index order.
 #include "kernels/sample/sample.h"
 
 #include "kernels/common/device.cuh"
@@ -30,7 +30,8 @@ __device__ __forceinline__ void adjusted(const Sample& a, const Row& r, const T*
       continue;
     }
     const int32_t seen = r.counts == nullptr ? 0 : r.counts[c + j];
-    if (r.repetition != 1.0f && (seen > 0 || (r.in_prompt != nullptr && r.in_prompt[c + j] != 0))) z[j] = z[j] > 0 ? z[j] / r.repetition : z[j] * r.repetition;
+    if (r.repetition != 1.0f && (seen > 0 || (r.in_prompt != nullptr && r.in_prompt[c + j] != 0)))
+      z[j] = z[j] > 0 ? z[j] / r.repetition : z[j] * r.repetition;
     if (seen > 0) z[j] -= r.frequency * static_cast<float>(seen) + r.presence;
     z[j] = z[j] / r.temperature + 0.0f;  // no -0: equal values have equal keys
   }
@@ -41,7 +42,9 @@ __device__ __forceinline__ uint32_t key_of(float z) {
   return u & 0x80000000u ? ~u : u | 0x80000000u;
 }
 __device__ __forceinline__ float value_of(uint32_t key) { return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key); }
-__device__ __forceinline__ Mass mass_of(float z, float top) { return static_cast<Mass>(static_cast<double>(expf(z - top)) * 1099511627776.0 + 0.5); }
+__device__ __forceinline__ Mass mass_of(float z, float top) {
+  return static_cast<Mass>(static_cast<double>(expf(z - top)) * 1099511627776.0 + 0.5);
+}
 
 __device__ __forceinline__ Mass block_sum(Mass v, Mass* scratch) {
 #pragma unroll
@@ -98,8 +101,11 @@ __global__ void __launch_bounds__(kThreads) sample(Sample a, bool aligned) {
   const int64_t row = blockIdx.x;
   const T* logits = static_cast<const T*>(a.logits) + row * a.stride;
   const float temperature = a.temperature == nullptr ? 1.0f : a.temperature[row];
-  const Row r{temperature > 0 ? temperature : 1.0f, a.repetition == nullptr ? 1.0f : a.repetition[row], a.presence == nullptr ? 0.0f : a.presence[row],
-              a.frequency == nullptr ? 0.0f : a.frequency[row], a.counts == nullptr ? nullptr : a.counts + row * a.vocab,
+  const Row r{temperature > 0 ? temperature : 1.0f,
+              a.repetition == nullptr ? 1.0f : a.repetition[row],
+              a.presence == nullptr ? 0.0f : a.presence[row],
+              a.frequency == nullptr ? 0.0f : a.frequency[row],
+              a.counts == nullptr ? nullptr : a.counts + row * a.vocab,
               a.in_prompt == nullptr ? nullptr : a.in_prompt + row * a.vocab};
   // Highest value, sum of exponentials, lowest index of the highest.
   float top = -INFINITY, sum = 0, z[8];
@@ -155,7 +161,8 @@ __global__ void __launch_bounds__(kThreads) sample(Sample a, bool aligned) {
           if (c + j < a.vocab && (shift == 24 || key >> (shift + 8) == prefix)) atomicAdd(&bins[(key >> shift) & 255u], Mass{1});
         }
       }
-      prefix = prefix << 8 | static_cast<uint32_t>(find_bin(bins, static_cast<Mass>(k) - above, above, &shared_int, &shared_above));
+      prefix =
+          prefix << 8 | static_cast<uint32_t>(find_bin(bins, static_cast<Mass>(k) - above, above, &shared_int, &shared_above));
     }
     threshold = prefix, ties = static_cast<Mass>(k) - above;
   }
@@ -168,7 +175,8 @@ __global__ void __launch_bounds__(kThreads) sample(Sample a, bool aligned) {
       for (int j = 0; j < 8; ++j)
         if (key_of(z[j]) > threshold) mine += mass_of(z[j], row_top);
     }
-    const Mass at_threshold = ties == ~Mass{0} ? 0 : ties * mass_of(value_of(threshold), row_top), total = block_sum(mine, scratch) + at_threshold;
+    const Mass at_threshold = ties == ~Mass{0} ? 0 : ties * mass_of(value_of(threshold), row_top),
+               total = block_sum(mine, scratch) + at_threshold;
     const double wanted = ceil(static_cast<double>(p) * static_cast<double>(total));
     const Mass target = wanted < 1 ? 1 : static_cast<Mass>(wanted);
     Mass above = 0;
@@ -182,15 +190,19 @@ __global__ void __launch_bounds__(kThreads) sample(Sample a, bool aligned) {
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
           const uint32_t key = key_of(z[j]);
-          if (key > threshold && (shift == 24 || key >> (shift + 8) == prefix)) atomicAdd(&bins[(key >> shift) & 255u], mass_of(z[j], row_top));
+          if (key > threshold && (shift == 24 || key >> (shift + 8) == prefix))
+            atomicAdd(&bins[(key >> shift) & 255u], mass_of(z[j], row_top));
         }
       }
-      if (threadIdx.x == 0 && at_threshold > 0 && (shift == 24 || threshold >> (shift + 8) == prefix)) atomicAdd(&bins[(threshold >> shift) & 255u], at_threshold);
+      if (threadIdx.x == 0 && at_threshold > 0 && (shift == 24 || threshold >> (shift + 8) == prefix))
+        atomicAdd(&bins[(threshold >> shift) & 255u], at_threshold);
       prefix = prefix << 8 | static_cast<uint32_t>(find_bin(bins, target - above, above, &shared_int, &shared_above));
     }
     const Mass one = mass_of(value_of(prefix), row_top), needed = one > 0 ? (target - above + one - 1) / one : 1;
-    if (prefix > threshold) threshold = prefix, ties = needed;
-    else if (needed < ties) ties = needed;
+    if (prefix > threshold)
+      threshold = prefix, ties = needed;
+    else if (needed < ties)
+      ties = needed;
   }
   const float min_p = a.min_p == nullptr ? 0.0f : a.min_p[row];
   auto stays = [&](float v) { return expf(v - row_top) >= min_p; };
@@ -208,7 +220,8 @@ __global__ void __launch_bounds__(kThreads) sample(Sample a, bool aligned) {
   equal = block_sum(equal, scratch);
   if (equal < ties) ties = equal;
   const float edge = value_of(threshold);
-  const Mass edge_mass = edge > -INFINITY && stays(edge) ? mass_of(edge, row_top) : 0, total = block_sum(mine, scratch) + ties * edge_mass;
+  const Mass edge_mass = edge > -INFINITY && stays(edge) ? mass_of(edge, row_top) : 0,
+             total = block_sum(mine, scratch) + ties * edge_mass;
   const double at = static_cast<double>(a.uniform[row]) * static_cast<double>(total);
   Mass target = static_cast<Mass>(at < 0 ? 0 : at), passed = 0, ties_passed = 0;
   if (target >= total) target = total - 1;
@@ -260,7 +273,8 @@ void sample_sm90(const Sample& a, const Launch& launch) {
   if (a.rows == 0) return;
   const bool aligned = is_aligned(a.logits, 16) && a.stride % 8 == 0;
   with_float_type(a.dtype, [&](auto type) {
-    launch_grid(sample<typename decltype(type)::type>, dim3(static_cast<unsigned>(a.rows)), dim3(kThreads), 0, launch.stream, a, aligned);
+    launch_grid(sample<typename decltype(type)::type>, dim3(static_cast<unsigned>(a.rows)), dim3(kThreads), 0, launch.stream, a,
+                aligned);
   });
 }
 

@@ -1,5 +1,5 @@
-// Forward: a vector of eight columns a thread, the table in cache. Backward: a block adds up a strip of tokens into a table of its own
-// in shared memory, a thread a column; strips are added up in order.
+// Forward: a vector of eight columns a thread, the table in cache. Backward: a block adds up a strip of tokens into a table of
+// its own in shared memory, a thread a column; strips are added up in order.
 #include "kernels/structure/structure.h"
 
 #include "kernels/common/column_sum.cuh"
@@ -18,7 +18,8 @@ __device__ __forceinline__ int32_t row_of(const StructureStreams& s, int c, int3
 }
 
 template <class T>
-__global__ void __launch_bounds__(kFlatThreads) structure_fwd(StructureFwd a, int64_t first, FastDiv vecs, uint32_t total, bool aligned) {
+__global__ void __launch_bounds__(kFlatThreads)
+    structure_fwd(StructureFwd a, int64_t first, FastDiv vecs, uint32_t total, bool aligned) {
   const uint32_t i = blockIdx.x * kFlatThreads + threadIdx.x;
   if (i >= total) return;
   const uint32_t local = vecs.div(i);
@@ -84,7 +85,9 @@ int64_t strip_of(int64_t tokens) {
   const int64_t strip = ceil_div(tokens, 528);
   return strip < 16 ? 16 : strip;
 }
-size_t smem_of(const StructureBwd& a) { return sizeof(float) * static_cast<size_t>(rows_of(a.streams)) * static_cast<size_t>(a.dim < 256 ? a.dim : 256); }
+size_t smem_of(const StructureBwd& a) {
+  return sizeof(float) * static_cast<size_t>(rows_of(a.streams)) * static_cast<size_t>(a.dim < 256 ? a.dim : 256);
+}
 
 Support fits(const StructureStreams& s, const Device& d, DType t) {
   if (s.num < 1 || s.num > 8) return {"streams are not 1 to 8"};
@@ -99,7 +102,8 @@ Support supports_structure_bwd_sm90(const StructureBwd& a, const Device& d) {
   return fits(a.streams, d, a.dtype);
 }
 size_t workspace_structure_bwd_sm90(const StructureBwd& a) {
-  const size_t row = static_cast<size_t>(rows_of(a.streams)) * static_cast<size_t>(a.dim) + 8 * static_cast<size_t>(ceil_div(a.dim, 256));
+  const size_t row =
+      static_cast<size_t>(rows_of(a.streams)) * static_cast<size_t>(a.dim) + 8 * static_cast<size_t>(ceil_div(a.dim, 256));
   return sizeof(float) * static_cast<size_t>(ceil_div(a.tokens, strip_of(a.tokens))) * row;
 }
 
@@ -110,8 +114,8 @@ void structure_fwd_sm90(const StructureFwd& a, const Launch& launch) {
   for (int64_t first = 0; first < a.tokens; first += step) {
     const int64_t total = (a.tokens - first < step ? a.tokens - first : step) * vecs;
     with_float_type(a.dtype, [&](auto type) {
-      launch_grid(structure_fwd<typename decltype(type)::type>, dim3(flat_grid(total, 1)), dim3(kFlatThreads), 0, launch.stream, a, first,
-                  FastDiv(static_cast<uint32_t>(vecs)), static_cast<uint32_t>(total), aligned);
+      launch_grid(structure_fwd<typename decltype(type)::type>, dim3(flat_grid(total, 1)), dim3(kFlatThreads), 0, launch.stream,
+                  a, first, FastDiv(static_cast<uint32_t>(vecs)), static_cast<uint32_t>(total), aligned);
     });
   }
 }
@@ -123,13 +127,14 @@ void structure_bwd_sm90(const StructureBwd& a, const Launch& launch) {
   float* parts = static_cast<float*>(launch.workspace);
   const unsigned threads = static_cast<unsigned>(a.dim < 256 ? ceil_div(a.dim, 32) * 32 : 256);
   with_float_type(a.dtype, [&](auto type) {
-    launch_grid(structure_bwd<typename decltype(type)::type>, dim3(static_cast<unsigned>(strips), static_cast<unsigned>(slices)), dim3(threads), smem_of(a), launch.stream, a,
-                rows, strip, parts);
+    launch_grid(structure_bwd<typename decltype(type)::type>, dim3(static_cast<unsigned>(strips), static_cast<unsigned>(slices)),
+                dim3(threads), smem_of(a), launch.stream, a, rows, strip, parts);
   });
   const int64_t table = static_cast<int64_t>(rows) * a.dim, stride = table + 8 * slices;
   if (a.dtable != nullptr) add_column_sums(parts, strips, table, a.dtable, launch.stream, stride);
   if (a.dscale != nullptr)
-    for (int64_t y = 0; y < slices; ++y) add_column_sums(parts + table + y * 8, strips, a.streams.num, a.dscale, launch.stream, stride);
+    for (int64_t y = 0; y < slices; ++y)
+      add_column_sums(parts + table + y * 8, strips, a.streams.num, a.dscale, launch.stream, stride);
 }
 
 }  // namespace weft::kernels

@@ -1,4 +1,5 @@
-// One block a row for the statistics, each thread with a running (max, sum), joined in a fixed tree. The gradient is element-wise.
+// One block a row for the statistics, each thread with a running (max, sum), joined in a fixed tree. The gradient is
+// element-wise.
 #include "kernels/common/flat.cuh"
 #include "kernels/xent/xent.h"
 
@@ -28,8 +29,8 @@ __device__ __forceinline__ State join(const State& a, const State& b) {
 }
 
 __device__ __forceinline__ State shuffled(const State& s, int o) {
-  return {__shfl_xor_sync(~0u, s.max, o), __shfl_xor_sync(~0u, s.sum, o), __shfl_xor_sync(~0u, s.logit_sum, o), __shfl_xor_sync(~0u, s.best_value, o),
-          __shfl_xor_sync(~0u, s.best, o)};
+  return {__shfl_xor_sync(~0u, s.max, o), __shfl_xor_sync(~0u, s.sum, o), __shfl_xor_sync(~0u, s.logit_sum, o),
+          __shfl_xor_sync(~0u, s.best_value, o), __shfl_xor_sync(~0u, s.best, o)};
 }
 
 template <class T>
@@ -79,7 +80,8 @@ __global__ void __launch_bounds__(512) xent_tile(XentTile a, bool aligned) {
   if (a.first) {
     a.target[row] = hit ? to_f32(logits[label]) : -INFINITY;
   } else {
-    const State before{a.max[row], a.sum[row], a.logit_sum == nullptr ? 0.0f : a.logit_sum[row], a.max[row], a.best == nullptr ? 0 : a.best[row]};
+    const State before{a.max[row], a.sum[row], a.logit_sum == nullptr ? 0.0f : a.logit_sum[row], a.max[row],
+                       a.best == nullptr ? 0 : a.best[row]};
     s = join(before, s);
     if (hit) a.target[row] = to_f32(logits[label]);
   }
@@ -150,7 +152,8 @@ void xent_tile_sm90(const XentTile& a, const Launch& launch) {
   const bool aligned = is_aligned(a.logits, 16) && a.stride % 8 == 0;
   const int threads = a.cols >= 8192 ? 512 : a.cols >= 1024 ? 128 : 32;
   with_float_type(a.dtype, [&](auto type) {
-    launch_grid(xent_tile<typename decltype(type)::type>, dim3(static_cast<unsigned>(a.rows)), dim3(threads), 0, launch.stream, a, aligned);
+    launch_grid(xent_tile<typename decltype(type)::type>, dim3(static_cast<unsigned>(a.rows)), dim3(threads), 0, launch.stream, a,
+                aligned);
   });
 }
 
@@ -162,8 +165,9 @@ void xent_grad_sm90(const XentGrad& a, const Launch& launch) {
   if (a.rows == 0 || a.cols == 0) return;
   const bool aligned = is_aligned(a.logits, 16) && is_aligned(a.dlogits, 16) && a.stride % 8 == 0;
   with_float_type(a.dtype, [&](auto type) {
-    launch_grid(xent_grad<typename decltype(type)::type>, dim3(static_cast<unsigned>(a.rows), static_cast<unsigned>(ceil_div(a.cols, 8192))), dim3(256), 0,
-                launch.stream, a, aligned);
+    launch_grid(xent_grad<typename decltype(type)::type>,
+                dim3(static_cast<unsigned>(a.rows), static_cast<unsigned>(ceil_div(a.cols, 8192))), dim3(256), 0, launch.stream,
+                a, aligned);
   });
 }
 
