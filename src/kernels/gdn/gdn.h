@@ -1,6 +1,7 @@
 // Gated delta rule (Yang, Kautz and Hatamizadeh 2024), packed documents. Value head h uses key head h / (Hv / Hk). State [Dk, Dv]:
 //   S <- exp(g_t) S     u_t = beta_t (v_t - S^T k_t)     S <- S + k_t u_t^T     o_t = scale S^T q_t
 // q and k come L2-normalised. Chunks of kGdnChunk tokens from the document's start. Deterministic.
+// Forward only: a backward has no kernel yet.
 #pragma once
 #include "kernels/launch.h"
 
@@ -26,32 +27,7 @@ struct GdnFwd {
   DType dtype;
 };
 
-struct GdnBwd {
-  const void* d_o;  // [T, Hv, Dv] dtype
-  const void* q;
-  const void* k;
-  const void* v;
-  const float* g;
-  const float* beta;
-  const int32_t* cu_seqlens;
-  const void* states;
-  const float* d_final_state;  // [documents, Hv, Dk, Dv] or null
-  void* dq;                    // [T, Hk, Dk] dtype
-  void* dk;                    // [T, Hk, Dk] dtype
-  void* dv;                    // [T, Hv, Dv] dtype
-  float* dg;                   // [T, Hv]
-  float* d_beta;               // [T, Hv]
-  float* d_initial_state;      // [documents, Hv, Dk, Dv] or null
-  int64_t tokens, documents;
-  int32_t key_heads, value_heads, key_dim, value_dim;
-  float scale;
-  DType dtype;
-};
-
 Support supports_gdn_fwd_sm90(const GdnFwd&, const Device&);
-Support supports_gdn_bwd_sm90(const GdnBwd&, const Device&);
-size_t workspace_gdn_bwd_sm90(const GdnBwd&);
 void gdn_fwd_sm90(const GdnFwd&, const Launch&);
-void gdn_bwd_sm90(const GdnBwd&, const Launch&);
 
 }  // namespace weft::kernels
