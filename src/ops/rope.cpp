@@ -37,6 +37,9 @@ RopeOptions turned_back(RopeOptions o) {
 }
 
 constexpr Candidate<kernels::Rope> kRope[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const kernels::Rope& a, const Policy& p) { return kernels::supports_rope_sm90(a, p.device); }, nullptr, kernels::rope_sm90},
+#endif
     {"cpu", [](const kernels::Rope& a, const Policy& p) { return kernels::supports_rope_cpu(a, p.device); }, nullptr, kernels::rope_cpu},
 };
 
@@ -81,26 +84,6 @@ struct RopeNode final : Node {
   }
 };
 
-struct SplitRopeNode final : Node {
-  at::Tensor positions;
-  RopeTable table;
-  RopeOptions back;
-  QkvShape s;
-  at::Tensor like;  // zero elements: dtype and device
-  variable_list apply(variable_list&& grads) override {
-    const int64_t T = positions.size(0), nq = s.heads * s.dim, nk = s.groups * s.dim, nv = s.groups * s.dim_v;
-    at::Tensor d = at::empty({T, nq + nk + nv}, like.options());
-    const at::Tensor part[3] = {d.narrow(1, 0, nq).view({T, s.heads, s.dim}), d.narrow(1, nq, nk).view({T, s.groups, s.dim}),
-                                d.narrow(1, nq + nk, nv).view({T, s.groups, s.dim_v})};
-    for (int i = 0; i < 3; ++i) {
-      if (!grads[i].defined()) part[i].zero_();
-      else if (i == 2 || !table.defined()) part[i].copy_(grads[i]);
-      else rope_into("rope_bwd", heads_contiguous(grads[i]) ? grads[i] : grads[i].contiguous(), part[i], positions, table, back, policy);
-    }
-    return {d};
-  }
-};
-
 }  // namespace
 
 at::Tensor rope(const at::Tensor& x, const at::Tensor& positions_T, const RopeTable& table, const RopeOptions& o, const Policy& policy) {
@@ -114,36 +97,6 @@ at::Tensor rope(const at::Tensor& x, const at::Tensor& positions_T, const RopeTa
   }
   if (node) node->positions = positions_T, node->table = table, node->back = turned_back(o);
   return attach(node, y);
-}
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor> split_rope(const at::Tensor& qkv, const QkvShape& s, const at::Tensor& positions_T,
-                                                          const RopeTable& table, const RopeOptions& o, const Policy& policy) {
-  const int64_t nq = s.heads * s.dim, nk = s.groups * s.dim, nv = s.groups * s.dim_v;
-  check_shape(qkv.dim() == 2 && qkv.size(1) == nq + nk + nv && qkv.is_contiguous(), "split_rope", "qkv", describe(qkv),
-              "[tokens, " + std::to_string(nq + nk + nv) + "] contiguous");
-  const int64_t T = qkv.size(0);
-  if (table.defined()) check_table("split_rope", T, s.dim, positions_T, table, o);
-  auto node = make_node<SplitRopeNode>(policy, {qkv}, false);
-  at::Tensor q, k, v;
-  {
-    at::AutoDispatchBelowADInplaceOrView below;
-    const at::Tensor whole = qkv.detach();
-    const at::Tensor q0 = whole.narrow(1, 0, nq).view({T, s.heads, s.dim}), k0 = whole.narrow(1, nq, nk).view({T, s.groups, s.dim});
-    v = whole.narrow(1, nq + nk, nv).view({T, s.groups, s.dim_v});
-    if (table.defined()) {
-      q = at::empty(q0.sizes(), q0.options()), k = at::empty(k0.sizes(), k0.options());
-      rope_into("rope", q0, q, positions_T, table, o, policy);
-      rope_into("rope", k0, k, positions_T, table, o, policy);
-    } else {
-      q = q0, k = k0;
-    }
-  }
-  if (node) {
-    node->positions = positions_T.defined() ? positions_T : at::empty({T}, at::kInt);
-    node->table = table, node->back = turned_back(o), node->s = s, node->like = at::empty({0}, qkv.options().requires_grad(false));
-    q = attach(node, q), k = attach(node, k), v = attach(node, v);
-  }
-  return {q, k, v};
 }
 
 }  // namespace weft::ops

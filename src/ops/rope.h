@@ -2,8 +2,6 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
-#include <tuple>
-
 #include "kernels/rope/rope.h"
 #include "ops/policy.h"
 #include "ops/rope_table.h"
@@ -19,14 +17,6 @@ struct RopeOptions {
 // x_THR [T, heads, dim], heads and dims contiguous (a slice of a wider row is fine); positions_T [T] int32 below the table's rows.
 // Returns a contiguous [T, heads, dim]. ShapeError for a table wider than the head, or a position outside it (checked on the CPU).
 at::Tensor rope(const at::Tensor& x_THR, const at::Tensor& positions_T, const RopeTable&, const RopeOptions&, const Policy&);
-
-struct QkvShape {
-  int64_t heads, groups, dim, dim_v;  // query heads, key/value heads, dims of q and k, dims of v
-};
-// qkv_TE [T, heads*dim | groups*dim | groups*dim_v] -> q [T, heads, dim], k [T, groups, dim], v [T, groups, dim_v], q and k rotated
-// (an undefined table: only split). One autograd node; its backward writes one gradient of qkv. v is a view of qkv.
-std::tuple<at::Tensor, at::Tensor, at::Tensor> split_rope(const at::Tensor& qkv_TE, const QkvShape&, const at::Tensor& positions_T,
-                                                          const RopeTable&, const RopeOptions&, const Policy&);
 
 namespace reference {
 at::Tensor rope(const at::Tensor& x_THR, const at::Tensor& positions_T, const RopeTable&, const RopeOptions&);  // its backward: `inverse` flipped

@@ -36,22 +36,6 @@ Case rope_row(const Row& r) {
   return c;
 }
 
-Case split_row(int64_t T, QkvShape s, bool turns) {
-  Case c{"split_rope", std::to_string(T) + "x" + std::to_string(s.heads) + "/" + std::to_string(s.groups) + (turns ? "" : " plain"), {at::kFloat, at::kBFloat16}, [=](const Build& b) {
-           at::manual_seed(b.seed);
-           const RopeTable table = turns ? rope_table({s.dim}, 64, b.device) : RopeTable{};
-           const at::Tensor positions = at::randint(64, {T}, at::kInt).to(b.device);
-           Instance i;
-           i.inputs = {at::randn({T, (s.heads + s.groups) * s.dim + s.groups * s.dim_v}, at::TensorOptions().dtype(b.dtype).device(b.device))};
-           i.op = [=](const std::vector<at::Tensor>& x, std::deque<Weight>&, const Policy& p) {
-             auto [q, k, v] = split_rope(x[0], s, positions, table, {}, p);
-             return std::vector<at::Tensor>{q, k, v};
-           };
-           return i;
-         }};
-  return c;
-}
-
 }  // namespace
 
 std::vector<Case> rope_cases() {
@@ -62,8 +46,7 @@ std::vector<Case> rope_cases() {
           rope_row({"1x1x2", 1, 1, 2, 0, 2, R::kHalf, false, false}),
           rope_row({"0x4x8", 0, 4, 8, 0, 8, R::kHalf, false, false}),
           rope_row({"8192x32x128", 8192, 32, 128, 0, 128, R::kHalf, false, true}),
-          rope_row({"32768x32x128 last 64 adjacent to half", 32768, 32, 128, 64, 64, R::kAdjacentToHalf, false, true}),
-          split_row(9, {4, 2, 8, 6}, true), split_row(3, {2, 1, 4, 4}, false), split_row(0, {2, 2, 4, 4}, true)};
+          rope_row({"32768x32x128 last 64 adjacent to half", 32768, 32, 128, 64, 64, R::kAdjacentToHalf, false, true})};
 }
 
 }  // namespace weft::ops::cases

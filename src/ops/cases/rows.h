@@ -27,5 +27,8 @@ std::vector<Case> linear_cross_entropy_cases();
 std::vector<Case> rmsnorm_cases();
 std::vector<Case> rope_cases();
 std::vector<Case> ssd_cases();
+std::vector<Case> sparse_cases();
+std::vector<Case> mamba3_cases();
+std::vector<Case> recurrent_cases();
 
 }  // namespace weft::ops::cases
