@@ -20,23 +20,21 @@ inline int32_t round_up(int32_t n, int32_t to) { return (n + to - 1) / to * to; 
 
 typedef float Vec16 __attribute__((vector_size(64), aligned(4), may_alias));
 
+// Every accumulator is a variable of its own: an array indexed in a loop would live in memory.
 WEFT_CLONES static void gemm(const float* a, int64_t lda, const float* b, float* c, int64_t ldc, int32_t M, int32_t K, bool accumulate) {
+  const auto at = [&](int64_t r, int v) -> Vec16& { return *reinterpret_cast<Vec16*>(c + r * ldc + 16 * v); };
   for (int32_t i = 0; i < M; i += 4) {
-    Vec16 acc[4][2] = {};
-    if (accumulate)
-      for (int r = 0; r < 4; ++r)
-        for (int v = 0; v < 2; ++v) acc[r][v] = *reinterpret_cast<const Vec16*>(c + (i + r) * ldc + 16 * v);
-    const float* row = a + i * lda;
+    Vec16 c00{}, c01{}, c10{}, c11{}, c20{}, c21{}, c30{}, c31{};
+    if (accumulate) c00 = at(i, 0), c01 = at(i, 1), c10 = at(i + 1, 0), c11 = at(i + 1, 1), c20 = at(i + 2, 0), c21 = at(i + 2, 1), c30 = at(i + 3, 0), c31 = at(i + 3, 1);
+    const float *a0 = a + i * lda, *a1 = a0 + lda, *a2 = a1 + lda, *a3 = a2 + lda;
     for (int32_t k = 0; k < K; ++k) {
       const Vec16 b0 = *reinterpret_cast<const Vec16*>(b + k * kPanel), b1 = *reinterpret_cast<const Vec16*>(b + k * kPanel + 16);
-      for (int r = 0; r < 4; ++r) {
-        const float x = row[r * lda + k];
-        acc[r][0] += x * b0;
-        acc[r][1] += x * b1;
-      }
+      c00 += a0[k] * b0, c01 += a0[k] * b1;
+      c10 += a1[k] * b0, c11 += a1[k] * b1;
+      c20 += a2[k] * b0, c21 += a2[k] * b1;
+      c30 += a3[k] * b0, c31 += a3[k] * b1;
     }
-    for (int r = 0; r < 4; ++r)
-      for (int v = 0; v < 2; ++v) *reinterpret_cast<Vec16*>(c + (i + r) * ldc + 16 * v) = acc[r][v];
+    at(i, 0) = c00, at(i, 1) = c01, at(i + 1, 0) = c10, at(i + 1, 1) = c11, at(i + 2, 0) = c20, at(i + 2, 1) = c21, at(i + 3, 0) = c30, at(i + 3, 1) = c31;
   }
 }
 
