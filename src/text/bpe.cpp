@@ -35,7 +35,7 @@ Bpe::Bpe(const Vocab& vocab, std::vector<Merge> merges, BpeOptions options)
     const uint64_t key = pair_key(m.left, m.right);
     size_t at = mix(key) & (slots - 1);
     while (table_[at].rank != kNone && table_[at].pair != key) at = (at + 1) & (slots - 1);
-    table_[at] = {key, static_cast<uint32_t>(rank), m.result};
+    table_[at] = {key, options_.rank_by_result ? static_cast<uint32_t>(m.result) : static_cast<uint32_t>(rank), m.result};
   }
   for (unsigned b = 0; b < 256; ++b) {
     const char c = static_cast<char>(b);
@@ -110,7 +110,7 @@ void Bpe::merge_short(Scratch& s) const {
       if (sym[i].rank < rank) rank = sym[i].rank, best = i;
     }
     if (rank == kNone) break;
-    sym[best].id = merges_[rank].result;
+    sym[best].id = options_.rank_by_result ? static_cast<int32_t>(rank) : merges_[rank].result;
     sym[best].length += sym[best + 1].length;
     --n;
     std::copy(sym + best + 2, sym + n + 1, sym + best + 1);

@@ -18,6 +18,7 @@ struct BpeOptions {
   bool fuse_unknown = false;    // neighbouring unknown characters become one unknown token
   bool ignore_merges = false;   // a word that is a token is that token
   int32_t unknown = -1;         // id, or -1: unknown characters vanish
+  bool rank_by_result = false;  // a merge ranks by the id of its result (tiktoken), not by its place in the list
   std::string prefix, suffix;   // continuing_subword_prefix, end_of_word_suffix
 };
 

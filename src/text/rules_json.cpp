@@ -1,5 +1,6 @@
 #include "text/rules_json.h"
 
+#include "text/build.h"
 #include "text/byte_level.h"
 #include "text/unicode.h"
 
@@ -38,21 +39,6 @@ SplitBehavior read_behavior(const Node& node, const char* fallback) {
   node.fail("unknown behavior '" + name + "'");
 }
 
-std::string from_base64(const Node& node) {
-  const std::string text = node.as_text();
-  std::string out;
-  uint32_t bits = 0;
-  int have = 0;
-  for (const char c : text) {
-    if (c == '=') break;
-    const int digit = c >= 'A' && c <= 'Z' ? c - 'A' : c >= 'a' && c <= 'z' ? c - 'a' + 26 : c >= '0' && c <= '9' ? c - '0' + 52 : c == '+' ? 62 : c == '/' ? 63 : -1;
-    if (digit < 0) node.fail("is not base64");
-    bits = bits << 6 | static_cast<uint32_t>(digit);
-    if ((have += 6) >= 8) out += static_cast<char>(bits >> (have -= 8) & 255);
-  }
-  return out;
-}
-
 void add_normalizer(const Node& node, int depth, std::vector<Normalizer>& out) {
   if (depth > 16) node.fail("Sequence nests deeper than 16");
   const std::string type = node.text("type");
@@ -87,7 +73,7 @@ void add_normalizer(const Node& node, int depth, std::vector<Normalizer>& out) {
     rule.kind = Normalizer::kNmt;
   } else if (type == "Precompiled") {
     rule.kind = Normalizer::kPrecompiled;
-    rule.map = std::make_shared<CharMap>(from_base64(node.at("precompiled_charsmap")), node.where());
+    rule.map = std::make_shared<CharMap>(decode_base64(node.text("precompiled_charsmap"), node.at("precompiled_charsmap").where()), node.where());
   } else if (type == "Replace") {
     rule.kind = Normalizer::kReplace;
     bool literal = false;

@@ -12,6 +12,7 @@
 #include "text/json_read.h"
 #include "text/normalize.h"
 #include "text/pretokenize.h"
+#include "text/spm_bpe.h"
 #include "text/tokenizer.h"
 #include "text/unigram.h"
 #include "text/vocab.h"
@@ -32,6 +33,7 @@ struct Scratch {  // buffers of one thread
   PreTokenizeScratch cuts;
   Bpe::Scratch bpe;
   Unigram::Scratch unigram;
+  SpmBpe::Scratch spm_bpe;
   WordCache cache;
   std::vector<uint32_t> ends;
 };
@@ -45,6 +47,8 @@ struct Tokenizer::State {
   std::unique_ptr<Unigram> unigram;
   std::unique_ptr<WordPiece> word_piece;
   std::unique_ptr<WordLevel> word_level;
+  std::unique_ptr<SpmBpe> spm_bpe;
+  bool sentence_piece = false;  // read from SentencePiece's own format
   std::vector<Normalizer> normalizers;
   std::vector<PreTokenizer> pre_tokenizers;
   std::vector<DecodeRule> decoders;

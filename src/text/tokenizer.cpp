@@ -198,6 +198,7 @@ void Tokenizer::State::encode_piece(std::string_view piece, Scratch& s, std::vec
   if (bpe) bpe->encode(piece, s.bpe, ids, ends);
   else if (unigram) unigram->encode(piece, s.unigram, ids, ends);
   else if (word_piece) word_piece->encode(piece, ids, ends);
+  else if (spm_bpe) spm_bpe->encode(piece, s.spm_bpe, ids, ends);
   else word_level->encode(piece, ids, ends);
 }
 
@@ -335,7 +336,21 @@ int32_t Tokenizer::pad_id() const { return state_->pad; }
 int32_t Tokenizer::unknown_id() const { return state_->unknown; }
 
 std::string Tokenizer::content_hash() const {
-  const std::string text = to_json();
+  const State& s = *state_;
+  std::string text = s.normalizer_json.dump() + s.pre_tokenizer_json.dump() + s.post_processor_json.dump() + s.decoder_json.dump() + s.model_json.dump();
+  const auto put = [&](std::string_view part) { text += std::to_string(part.size()) + ":", text += part; };
+  const auto number = [&](int64_t n) { text += std::to_string(n) + ","; };
+  for (int32_t id = 0; id < s.vocab.size(); ++id) {
+    if (s.vocab.has(id)) number(id), put(s.vocab.token(id));
+  }
+  for (const AddedToken& t : s.added) {
+    number(t.id), put(t.content);
+    for (const bool b : {t.single_word, t.lstrip, t.rstrip, t.normalized, t.special}) number(b);
+  }
+  if (s.bpe) {
+    for (const Merge& m : s.bpe->merges()) number(m.left), number(m.right);
+  }
+  for (const double score : s.unigram ? s.unigram->scores() : s.spm_bpe ? s.spm_bpe->scores() : std::vector<double>()) put(Json(score).dump());
   const XXH128_hash_t h = XXH3_128bits(text.data(), text.size());
   char out[33];
   std::snprintf(out, sizeof out, "%016llx%016llx", static_cast<unsigned long long>(h.high64), static_cast<unsigned long long>(h.low64));

@@ -61,7 +61,7 @@ class Tokenizer {
   int32_t eos_id() const;
   int32_t pad_id() const;
   int32_t unknown_id() const;
-  // XXH3-128 of all that decides ids, as 32 hexadecimal digits: equal for equal tokenizers, whatever file they came from.
+  // XXH3-128 of vocabulary, merges, scores, added tokens and rules, as 32 hexadecimal digits.
   std::string content_hash() const;
   std::string to_json() const;  // a tokenizer.json that Hugging Face loads
   void save(const std::string& path) const;
@@ -70,6 +70,7 @@ class Tokenizer {
 
  private:
   friend class StreamDecoder;
+  friend struct Build;
   explicit Tokenizer(std::shared_ptr<const State>);
   std::shared_ptr<const State> state_;
 };

@@ -1,8 +1,11 @@
 // tokenizer.json: reading, writing, and what follows from the rules.
 #include <algorithm>
 #include <unordered_map>
+#include <unordered_set>
 
+#include "base/error.h"
 #include "base/files.h"
+#include "text/build.h"
 #include "text/byte_level.h"
 #include "text/rules_json.h"
 #include "text/state.h"
@@ -71,14 +74,21 @@ void read_bpe(const Node& node, State& s) {
     options.unknown = s.vocab.id_of(node.text("unk_token"));
     s.unknown = options.unknown;
   }
-  std::vector<Merge> merges = read_merges(node.at("merges"), s.vocab, options.prefix);
+  Build::set_bpe(s, read_merges(node.at("merges"), s.vocab, options.prefix), std::move(options));
+}
+
+}  // namespace
+
+void Build::set_bpe(State& s, std::vector<Merge> merges, BpeOptions options) {
   // Bytes stay bytes when nothing between the last ByteLevel rule and the model can see the difference.
   s.byte_level = !s.pre_tokenizers.empty() && s.pre_tokenizers.back().kind == PreTokenizer::kByteLevel && options.prefix.empty() &&
                  options.suffix.empty() && !options.byte_fallback && options.unknown < 0;
   if (s.byte_level) {
     std::string bytes;
+    std::unordered_set<int32_t> apart;  // their text is no word of the model
+    for (const AddedToken& t : s.added) apart.insert(t.id);
     for (int32_t id = 0; id < s.vocab.size(); ++id) {
-      if (!s.vocab.has(id)) continue;
+      if (!s.vocab.has(id) || apart.contains(id)) continue;
       if (alphabet_to_bytes(s.vocab.token(id), bytes)) s.bytes_vocab.add(bytes, id);
     }
     s.pre_tokenizers.back().raw = true;
@@ -86,6 +96,8 @@ void read_bpe(const Node& node, State& s) {
   }
   s.bpe = std::make_unique<Bpe>(s.byte_level ? s.bytes_vocab : s.vocab, std::move(merges), options);
 }
+
+namespace {
 
 void read_unigram(const Node& node, State& s) {
   node.only({"type", "unk_id", "vocab", "byte_fallback"});
@@ -222,15 +234,11 @@ void State::finish() {
   }
 }
 
-Tokenizer Tokenizer::from_json(std::string_view text, const std::string& where) {
-  Json root = read_json(text, where);
-  const Node node(root, where);
-  node.only({"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model"});
-  if (node.text("version", "1.0") != "1.0") node.fail("unknown version '" + node.text("version") + "', want 1.0");
+std::shared_ptr<State> Build::start(const Json& sections, const std::string& where) {
   auto state = std::make_shared<State>();
   State& s = *state;
   s.where = where;
-  const auto section = [&](const char* key) { return node.has(key) ? root[key] : Json(); };
+  const auto section = [&](const char* key) { return sections.contains(key) ? sections[key] : Json(); };
   s.normalizer_json = section("normalizer");
   s.pre_tokenizer_json = section("pre_tokenizer");
   s.post_processor_json = section("post_processor");
@@ -239,6 +247,21 @@ Tokenizer Tokenizer::from_json(std::string_view text, const std::string& where) 
   s.pre_tokenizers = read_pre_tokenizers(Node(s.pre_tokenizer_json, where + ".pre_tokenizer"));
   s.decoders = read_decoders(Node(s.decoder_json, where + ".decoder"));
   s.post = read_post_rules(Node(s.post_processor_json, where + ".post_processor"));
+  return state;
+}
+
+Tokenizer Build::finish(std::shared_ptr<State> state) {
+  state->finish();
+  return Tokenizer(std::move(state));
+}
+
+Tokenizer Tokenizer::from_json(std::string_view text, const std::string& where) {
+  Json root = read_json(text, where);
+  const Node node(root, where);
+  node.only({"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model"});
+  if (node.text("version", "1.0") != "1.0") node.fail("unknown version '" + node.text("version") + "', want 1.0");
+  auto state = Build::start(root, where);
+  State& s = *state;
   const Node model = node.at("model");
   // Old files do not say; then the fields tell.
   const std::string type = model.text("type", model.has("merges") ? "BPE" : model.has("max_input_chars_per_word") ? "WordPiece" : model.has("unk_id") ? "Unigram" : "WordLevel");
@@ -252,14 +275,14 @@ Tokenizer Tokenizer::from_json(std::string_view text, const std::string& where) 
   }
   s.model_json["type"] = type;
   if (node.has("added_tokens")) add_tokens(node.at("added_tokens"), s);
-  s.finish();
-  return Tokenizer(std::move(state));
+  return Build::finish(std::move(state));
 }
-
-Tokenizer Tokenizer::load(const std::string& path) { return from_json(read_file(path), path); }
 
 std::string Tokenizer::to_json() const {
   const State& s = *state_;
+  if (s.sentence_piece) {
+    throw UnsupportedError(s.where + ": to tokenizer.json: SentencePiece's own normalizer and scores have no exact form there");
+  }
   const auto flag = [](bool b) { return b ? "true" : "false"; };
   std::string out = "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [";
   for (size_t i = 0; i < s.added.size(); ++i) {

@@ -19,6 +19,7 @@ Unigram::Unigram(const Vocab& vocab, std::vector<double> scores, UnigramOptions 
     const size_t i = static_cast<size_t>(id);
     if (!options_.unusable.empty() && options_.unusable[i]) continue;
     trie_.add(vocab_.token(id), id);
+    if (!options_.user_defined.empty() && options_.user_defined[i]) continue;
     lowest = std::min(lowest, scores_[i]), highest = std::max(highest, scores_[i]);
   }
   unknown_score_ = options_.single_precision ? static_cast<float>(lowest) - static_cast<float>(kUnknownPenalty) : lowest - kUnknownPenalty;
