@@ -23,6 +23,7 @@ struct Node {
     kText, kPrint, kIf, kFor, kSet, kSetBlock, kMacro, kFilterBlock, kGeneration, kBreak, kContinue, kBody, kWith
   } kind;
   int line = 0;
+  int height = 1;                    // of the tree below: bounded
   std::string name;                  // of a variable, attribute, filter, test, operator, macro; kText: the text
   Value value;                       // kLiteral
   Nodes children;                    // see parse; kSlice: object, start, stop, step (null when left out)

@@ -8,7 +8,7 @@
 namespace weft::text::jinja {
 namespace {
 
-constexpr int kMaxDepth = 100;
+constexpr int kMaxDepth = 100, kMaxHeight = 400;
 constexpr size_t kMaxSource = 1 << 20;
 
 struct Token {
@@ -113,6 +113,13 @@ class Lexer {
         while (n < rest.size() && (std::isdigit(static_cast<unsigned char>(rest[n])) || rest[n] == '_' ||
                                    (rest[n] == '.' && !real && n + 1 < rest.size() && std::isdigit(static_cast<unsigned char>(rest[n + 1]))))) {
           real |= rest[n++] == '.';
+        }
+        if (n + 1 < rest.size() && (rest[n] | 32) == 'e') {
+          const size_t digits = n + 1 + (rest[n + 1] == '-' || rest[n + 1] == '+');
+          if (digits < rest.size() && std::isdigit(static_cast<unsigned char>(rest[digits]))) {
+            real = true;
+            for (n = digits; n < rest.size() && std::isdigit(static_cast<unsigned char>(rest[n]));) ++n;
+          }
         }
         std::string number(rest.substr(0, n));
         number.erase(std::remove(number.begin(), number.end(), '_'), number.end());
@@ -256,9 +263,14 @@ class Parser {
   NodePtr make(Node::Kind kind, NodePtr a, NodePtr b = nullptr) const {
     NodePtr n = make(kind);
     n->line = a->line;
-    n->children.push_back(std::move(a));
-    if (b) n->children.push_back(std::move(b));
+    put(*n, std::move(a));
+    if (b) put(*n, std::move(b));
     return n;
+  }
+  static void put(Node& n, NodePtr child) {
+    if (child) n.height = std::max(n.height, child->height + 1);
+    if (n.height > kMaxHeight) fail(n.line, "nests deeper than 400");
+    n.children.push_back(std::move(child));
   }
   bool at_end_tag(const std::vector<std::string>& ends) const {
     return peek().kind == Token::kBlockBegin && std::find(ends.begin(), ends.end(), peek(1).text) != ends.end();
@@ -270,17 +282,17 @@ class Parser {
       if (peek().kind == Token::kText) {
         NodePtr text = make(Node::kText);
         text->name = take().text;
-        n->children.push_back(std::move(text));
+        put(*n, std::move(text));
       } else if (peek().kind == Token::kPrintBegin) {
         take();
         NodePtr print = make(Node::kPrint, tuple());
         if (peek().kind != Token::kPrintEnd) fail(peek().line, "got '" + peek().text + "', want }}");
         take();
-        n->children.push_back(std::move(print));
+        put(*n, std::move(print));
       } else {
         if (ends.empty() && peek(1).text.starts_with("end")) return n;
         take();
-        n->children.push_back(statement());
+        put(*n, statement());
       }
     }
     return n;
@@ -296,19 +308,19 @@ class Parser {
     const std::string tag = want_name();
     if (tag == "if") {
       n->kind = Node::kIf;  // condition, body, [condition, body]..., [else body]
-      n->children.push_back(expression());
+      put(*n, expression());
       end_block();
-      n->children.push_back(body({"elif", "else", "endif"}));
+      put(*n, body({"elif", "else", "endif"}));
       while (at_end_tag({"elif"})) {
         take(), take();
-        n->children.push_back(expression());
+        put(*n, expression());
         end_block();
-        n->children.push_back(body({"elif", "else", "endif"}));
+        put(*n, body({"elif", "else", "endif"}));
       }
       if (at_end_tag({"else"})) {
         take(), take();
         end_block();
-        n->children.push_back(body({"endif"}));
+        put(*n, body({"endif"}));
       }
       close("endif");
     } else if (tag == "for") {
@@ -316,18 +328,19 @@ class Parser {
       do n->words.push_back(want_name());
       while (accept(","));
       if (!accept_name("in")) fail(peek().line, "for without in");
-      n->children.push_back(tuple(true));
-      n->children.push_back(accept_name("if") ? expression() : nullptr);
+      put(*n, tuple(true));
+      put(*n, accept_name("if") ? expression() : nullptr);
       if (is_name("recursive")) fail(peek().line, "recursive loops are not supported");
       end_block();
       ++loops_;
-      n->children.push_back(body({"else", "endfor"}));
+      put(*n, body({"else", "endfor"}));
       --loops_;
-      n->children.push_back(nullptr);
+      put(*n, nullptr);
       if (at_end_tag({"else"})) {
         take(), take();
         end_block();
-        n->children.back() = body({"endfor"});
+        n->children.pop_back();
+        put(*n, body({"endfor"}));
       }
       close("endfor");
     } else if (tag == "set") {
@@ -339,15 +352,15 @@ class Parser {
         while (accept(",")) n->words.push_back(want_name());
       }
       if (accept("=")) {
-        n->children.push_back(tuple());
+        put(*n, tuple());
         end_block();
       } else {  // the body's text, through filters
         n->kind = Node::kSetBlock;
         NodePtr value = make(Node::kLiteral);
         while (accept("|")) value = filter(std::move(value));
         end_block();
-        n->children.push_back(body({"endset"}));
-        n->children.push_back(std::move(value));
+        put(*n, body({"endset"}));
+        put(*n, std::move(value));
         close("endset");
       }
     } else if (tag == "macro") {
@@ -363,9 +376,9 @@ class Parser {
       want(")");
       end_block();
       const int loops = std::exchange(loops_, 0);
-      n->children.push_back(body({"endmacro"}));
+      put(*n, body({"endmacro"}));
       loops_ = loops;
-      for (NodePtr& d : defaults) n->children.push_back(std::move(d));
+      for (NodePtr& d : defaults) put(*n, std::move(d));
       close("endmacro");
     } else if (tag == "filter") {
       n->kind = Node::kFilterBlock;
@@ -373,24 +386,24 @@ class Parser {
       value = filter(std::move(value));
       while (accept("|")) value = filter(std::move(value));
       end_block();
-      n->children.push_back(body({"endfilter"}));
-      n->children.push_back(std::move(value));
+      put(*n, body({"endfilter"}));
+      put(*n, std::move(value));
       close("endfilter");
     } else if (tag == "generation") {
       n->kind = Node::kGeneration;
       end_block();
-      n->children.push_back(body({"endgeneration"}));
+      put(*n, body({"endgeneration"}));
       close("endgeneration");
     } else if (tag == "with") {
       n->kind = Node::kWith;  // words and leading children: names and values; then the body
       while (peek().kind == Token::kName) {
         n->words.push_back(want_name());
         want("=");
-        n->children.push_back(expression());
+        put(*n, expression());
         if (!accept(",")) break;
       }
       end_block();
-      n->children.push_back(body({"endwith"}));
+      put(*n, body({"endwith"}));
       close("endwith");
     } else if (tag == "break" || tag == "continue") {
       if (loops_ == 0) fail(n->line, tag + " outside a loop");
@@ -409,7 +422,7 @@ class Parser {
     NodePtr n = make(Node::kTuple, std::move(first));
     while (accept(",")) {
       if (peek().kind == Token::kBlockEnd || peek().kind == Token::kPrintEnd || is(")") || is("=")) break;
-      n->children.push_back(no_condition ? disjunction() : expression());
+      put(*n, no_condition ? disjunction() : expression());
     }
     return n;
   }
@@ -419,7 +432,7 @@ class Parser {
     while (accept_name("if")) {  // children: value, condition, other or null
       NodePtr condition = disjunction();
       NodePtr n = make(Node::kIfElse, std::move(value), std::move(condition));
-      n->children.push_back(accept_name("else") ? expression() : nullptr);
+      put(*n, accept_name("else") ? expression() : nullptr);
       value = std::move(n);
     }
     return value;
@@ -449,7 +462,7 @@ class Parser {
       if (op.empty()) return n ? std::move(n) : std::move(left);
       if (!n) n = make(Node::kCompare, std::move(left));
       n->words.push_back(op);
-      n->children.push_back(sum());
+      put(*n, sum());
     }
   }
   NodePtr binary(std::initializer_list<const char*> ops, NodePtr (Parser::*next)()) {
@@ -503,7 +516,7 @@ class Parser {
         n->value = Value::of(i);
         return n;
       }
-      case Token::kFloat: n->value = Value::of(std::stod(t.text)); return n;
+      case Token::kFloat: n->value = Value::of(std::strtod(t.text.c_str(), nullptr)); return n;
       case Token::kName:
         if (t.text == "true" || t.text == "True") n->value = Value::of(true);
         else if (t.text == "false" || t.text == "False") n->value = Value::of(false);
@@ -522,7 +535,7 @@ class Parser {
     if (t.text == "[") {
       n->kind = Node::kList;
       while (!is("]")) {
-        n->children.push_back(expression());
+        put(*n, expression());
         if (!accept(",")) break;
       }
       want("]");
@@ -531,9 +544,9 @@ class Parser {
     if (t.text == "{") {
       n->kind = Node::kDict;
       while (!is("}")) {
-        n->children.push_back(expression());
+        put(*n, expression());
         want(":");
-        n->children.push_back(expression());
+        put(*n, expression());
         if (!accept(",")) break;
       }
       want("}");
@@ -573,11 +586,11 @@ class Parser {
     }
     want("]");
     if (!slice && !part[0]) fail(n->line, "empty subscript");
-    n->children.push_back(std::move(part[0]));
+    put(*n, std::move(part[0]));
     if (slice) {
       n->kind = Node::kSlice;
-      n->children.push_back(std::move(part[1]));
-      n->children.push_back(std::move(part[2]));
+      put(*n, std::move(part[1]));
+      put(*n, std::move(part[2]));
     }
     return n;
   }
@@ -588,7 +601,7 @@ class Parser {
       std::string name;
       if (peek().kind == Token::kName && peek(1).kind == Token::kOperator && peek(1).text == "=") name = take().text, take();
       n.words.push_back(name);
-      n.children.push_back(expression());
+      put(n, expression());
       if (!accept(",")) break;
     }
     want(")");
@@ -614,7 +627,7 @@ class Parser {
         } else if (peek().kind == Token::kString || peek().kind == Token::kInt || peek().kind == Token::kFloat || is("[") || is("{") ||
                    (peek().kind == Token::kName && !is_name("and") && !is_name("or") && !is_name("else") && !is_name("is") && !is_name("if") && !is_name("in") && !is_name("not"))) {
           n->words.push_back("");
-          n->children.push_back(postfix(primary()));
+          put(*n, postfix(primary()));
         }
       } else {
         return n;

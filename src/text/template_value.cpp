@@ -84,6 +84,15 @@ const Value* Value::find(std::string_view key) const {
   return nullptr;
 }
 
+std::string dict_key(const Value& v) {
+  if (v.kind == Value::kString) return *v.text;
+  if (v.kind == Value::kInt || v.kind == Value::kBool) return "\x01" + std::to_string(v.as_int());
+  throw Error{std::string("dict: want strings or whole numbers as keys, got ") + type_name(v)};
+}
+Value from_dict_key(const std::string& key) {
+  return !key.empty() && key[0] == '\x01' ? Value::of(int64_t{std::stoll(key.substr(1))}) : Value::of(key);
+}
+
 bool equal(const Value& a, const Value& b) {
   if (a.is_number() && b.is_number()) {
     if (a.kind != Value::kFloat && b.kind != Value::kFloat) return a.as_int() == b.as_int();
@@ -180,14 +189,14 @@ std::string str(const Value& v) {
     }
     case Value::kDict: {
       std::string out = "{";
-      for (size_t i = 0; i < v.dict->size(); ++i) out += (i > 0 ? ", " : "") + repr(Value::of((*v.dict)[i].first)) + ": " + repr((*v.dict)[i].second);
+      for (size_t i = 0; i < v.dict->size(); ++i) out += (i > 0 ? ", " : "") + repr(from_dict_key((*v.dict)[i].first)) + ": " + repr((*v.dict)[i].second);
       return out + "}";
     }
     default: throw Error{std::string("cannot print a ") + type_name(v)};
   }
 }
 
-static void dump(const Value& v, int indent, int level, bool sort_keys, std::string_view item, std::string_view key, std::string& out) {
+static void dump(const Value& v, int indent, int level, bool sort_keys, bool ascii, std::string_view item, std::string_view key, std::string& out) {
   const auto line = [&](int l) {
     if (indent >= 0) out += '\n', out.append(static_cast<size_t>(indent * l), ' ');
   };
@@ -195,14 +204,15 @@ static void dump(const Value& v, int indent, int level, bool sort_keys, std::str
     case Value::kNone: out += "null"; return;
     case Value::kBool: out += v.boolean ? "true" : "false"; return;
     case Value::kInt: case Value::kFloat: out += v.kind == Value::kFloat && std::isnan(v.real) ? "NaN" : str(v); return;
-    case Value::kString: out += nlohmann::json(*v.text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace); return;
+    case Value::kString: out += nlohmann::json(*v.text).dump(-1, ' ', ascii, nlohmann::json::error_handler_t::replace); return;
     case Value::kList: case Value::kTuple:
+      if (v.lazy) throw Error{"tojson: the result of map or select has no JSON form\n  try: a list filter before it"};
       if (v.list->empty()) return void(out += "[]");
       out += '[';
       for (size_t i = 0; i < v.list->size(); ++i) {
         if (i > 0) out += item;
         line(level + 1);
-        dump((*v.list)[i], indent, level + 1, sort_keys, item, key, out);
+        dump((*v.list)[i], indent, level + 1, sort_keys, ascii, item, key, out);
       }
       line(level);
       out += ']';
@@ -216,9 +226,9 @@ static void dump(const Value& v, int indent, int level, bool sort_keys, std::str
       for (size_t i = 0; i < order.size(); ++i) {
         if (i > 0) out += item;
         line(level + 1);
-        dump(Value::of(order[i]->first), indent, level + 1, sort_keys, item, key, out);
+        dump(Value::of(str(from_dict_key(order[i]->first))), indent, level + 1, sort_keys, ascii, item, key, out);
         out += key;
-        dump(order[i]->second, indent, level + 1, sort_keys, item, key, out);
+        dump(order[i]->second, indent, level + 1, sort_keys, ascii, item, key, out);
       }
       line(level);
       out += '}';
@@ -228,9 +238,9 @@ static void dump(const Value& v, int indent, int level, bool sort_keys, std::str
   }
 }
 
-std::string to_json(const Value& v, int indent, bool sort_keys, std::string_view item, std::string_view key) {
+std::string to_json(const Value& v, int indent, bool sort_keys, bool ascii, std::string_view item, std::string_view key) {
   std::string out;
-  dump(v, indent, 0, sort_keys, item, key, out);
+  dump(v, indent, 0, sort_keys, ascii, item, key, out);
   return out;
 }
 

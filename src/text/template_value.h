@@ -24,6 +24,7 @@ struct Value {
     int64_t integer = 0;
     double real;
   };
+  bool lazy = false;                        // kList that upstream makes step by step: it has no length and no JSON
   int depth = 0;                            // of what it holds: bounded, so that nothing recurses without end
   std::shared_ptr<const std::string> text;  // kString; kUndefined, kBuiltin, kMethod: the name
   std::shared_ptr<const Values> list;       // kList, kTuple; kMethod: its object
@@ -49,6 +50,10 @@ struct Value {
   const Value* find(std::string_view key) const;  // of a dict
 };
 
+// Keys of a dict are strings; whole numbers are kept as marked strings.
+std::string dict_key(const Value&);  // Error for other kinds
+Value from_dict_key(const std::string&);
+
 struct Error {  // becomes an InputError with the line
   std::string text;
 };
@@ -59,7 +64,7 @@ std::string str(const Value&);            // Python's str()
 std::string repr(const Value&);
 std::string float_repr(double);
 const char* type_name(const Value&);
-// json.dumps(ensure_ascii=False): indent < 0 is one line.
-std::string to_json(const Value&, int indent, bool sort_keys, std::string_view item = ", ", std::string_view key = ": ");
+// json.dumps: indent < 0 is one line.
+std::string to_json(const Value&, int indent, bool sort_keys, bool ascii, std::string_view item = ", ", std::string_view key = ": ");
 
 }  // namespace weft::text::jinja

@@ -3,6 +3,7 @@
 //   decode FILE [--skip-special]                  list of ids -> JSON string, whole and streamed (they must agree)
 //   train OUT SIZE TEXTS [--pattern P] [--min N]        JSON strings, one a text; writes a tokenizer.json
 //   rewrite IN OUT                                any vocabulary file -> tokenizer.json
+//   template FILE                                 each line an object of variables -> JSON string, or {"error": ...}
 //   bench FILE TEXT SECONDS                       MB/s of encode on one thread, TEXT's lines of JSON strings
 #include <chrono>
 #include <cstdio>
@@ -11,6 +12,7 @@
 
 #include "base/files.h"
 #include "text/bpe_train.h"
+#include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 namespace weft::text {
@@ -66,6 +68,22 @@ int decode(const Tokenizer& t, bool skip) {
   return 0;
 }
 
+int render(const std::string& file) {
+  const ChatTemplate t(read_file(file), file);
+  std::string line;
+  while (std::getline(std::cin, line)) {
+    try {
+      const RenderedChat chat = t.render(nlohmann::ordered_json::parse(line), {.now = 1767225600});
+      json ranges = json::array();
+      for (const auto& r : chat.generated) ranges.push_back({r.begin, r.end});
+      std::cout << json{{"text", chat.text}, {"generated", ranges}}.dump() << '\n';
+    } catch (const std::exception& e) {
+      std::cout << json{{"error", e.what()}}.dump() << '\n';
+    }
+  }
+  return 0;
+}
+
 int bench(const Tokenizer& t, const std::string& file, double seconds) {
   const std::vector<std::string> texts = lines_of(file);
   size_t bytes = 0, ids = 0;
@@ -97,6 +115,7 @@ int run(int argc, char** argv) {
   if (verb == "encode" && args.size() >= 2) return encode(Tokenizer::load(args[1]), {has("--special"), has("--add")}, has("--offsets"));
   if (verb == "decode" && args.size() >= 2) return decode(Tokenizer::load(args[1]), has("--skip-special"));
   if (verb == "rewrite" && args.size() >= 3) return Tokenizer::load(args[1]).save(args[2]), 0;
+  if (verb == "template" && args.size() >= 2) return render(args[1]);
   if (verb == "bench" && args.size() >= 4) return bench(Tokenizer::load(args[1]), args[2], std::stod(args[3]));
   if (verb == "train" && args.size() >= 4) {
     BpeTrainOptions options;
@@ -117,7 +136,7 @@ int run(int argc, char** argv) {
     std::cout << json{{"count_s", std::chrono::duration<double>(counted - start).count()}, {"train_s", std::chrono::duration<double>(end - counted).count()}, {"words", trainer.stats().words}, {"merges", trainer.stats().merges}}.dump() << '\n';
     return 0;
   }
-  std::cerr << "usage: text_tool encode|decode|train|rewrite|bench ...\n";
+  std::cerr << "usage: text_tool encode|decode|train|rewrite|template|bench ...\n";
   return 2;
 }
 
