@@ -27,6 +27,9 @@ at::Tensor dropout_mask(const at::Tensor& like, double p, DropoutKey key) {
 namespace {
 
 constexpr Candidate<kernels::Dropout> kDropout[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const kernels::Dropout& a, const Policy& p) { return kernels::supports_dropout_sm90(a, p.device); }, nullptr, kernels::dropout_sm90},
+#endif
     {"cpu", [](const kernels::Dropout& a, const Policy& p) { return kernels::supports_dropout_cpu(a, p.device); }, nullptr, kernels::dropout_cpu},
 };
 

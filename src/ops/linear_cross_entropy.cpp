@@ -4,6 +4,7 @@
 
 #include "kernels/linear_xent/linear_xent.h"
 #include "kernels/xent/xent.h"
+#include "ops/composed.h"
 #include "ops/linear.h"
 #include "ops/node.h"
 #include "ops/run.h"
@@ -69,8 +70,20 @@ kernels::Support supports_chunked(const Args& a, const Policy&) {
   if (a.dtype != DType::kF32 && a.dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
   return {};
 }
-constexpr Candidate<LinearXentFwd> kFwd[] = {{"chunked", supports_chunked<LinearXentFwd>, nullptr, nullptr}};
-constexpr Candidate<LinearXentBwd> kBwd[] = {{"chunked", supports_chunked<LinearXentBwd>, nullptr, nullptr}};
+constexpr Candidate<LinearXentFwd> kFwd[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const LinearXentFwd& a, const Policy& p) { return kernels::supports_linear_xent_fwd_sm90(a, p.device); },
+     kernels::workspace_linear_xent_fwd_sm90, kernels::linear_xent_fwd_sm90},
+#endif
+    {"chunked", supports_chunked<LinearXentFwd>, nullptr, nullptr},
+};
+constexpr Candidate<LinearXentBwd> kBwd[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const LinearXentBwd& a, const Policy& p) { return kernels::supports_linear_xent_bwd_sm90(a, p.device); },
+     kernels::workspace_linear_xent_bwd_sm90, kernels::linear_xent_bwd_sm90},
+#endif
+    {"chunked", supports_chunked<LinearXentBwd>, nullptr, nullptr},
+};
 
 template <class Args>
 void run_part(const char* op, std::span<const Candidate<Args>> all, const Args& a, const at::Tensor& like, const Policy& policy) {
@@ -148,6 +161,48 @@ Forward forward_chunked(const Problem& p, Weight& w, const at::Tensor& cotangent
   return out;
 }
 
+// Labels as the fused kernels want them: negative where ignored.
+at::Tensor negative_where_ignored(const Problem& p) {
+  if (p.options.ignore_index < 0) return p.targets_T;  // the public op let no other negative label through
+  return at::where(p.targets_T == p.options.ignore_index, -1, p.targets_T);
+}
+
+LinearXentFwd describe_fwd(const at::Tensor& x, const at::Tensor& w) {
+  LinearXentFwd a{};
+  a.x = x.data_ptr(), a.w = w.data_ptr(), a.tokens = x.size(0), a.vocab = w.size(0), a.dim = static_cast<int32_t>(x.size(1)), a.dtype = dtype_of(x);
+  return a;
+}
+
+LinearXentBwd describe_bwd(const at::Tensor& x, const at::Tensor& w) {
+  LinearXentBwd a{};
+  a.x = x.data_ptr(), a.w = w.data_ptr(), a.tokens = x.size(0), a.vocab = w.size(0), a.dim = static_cast<int32_t>(x.size(1)), a.dtype = dtype_of(x);
+  return a;
+}
+
+TokenLoss forward_fused(const Candidate<LinearXentFwd>& c, LinearXentFwd a, const Problem& p) {
+  const auto f32 = f32_like(p.x_TD);
+  TokenLoss out{at::empty({a.tokens}, f32), at::empty({a.tokens}, f32)};
+  const at::Tensor labels = negative_where_ignored(p);
+  const at::Tensor top1 = p.options.correct_T != nullptr ? at::empty({a.tokens}, f32.dtype(at::kInt)) : at::Tensor();
+  a.labels = labels.data_ptr<int64_t>(), a.loss = out.loss_T.data_ptr<float>(), a.lse = out.lse_T.data_ptr<float>();
+  a.top1 = top1.defined() ? top1.data_ptr<int32_t>() : nullptr;
+  run(c, a, p.x_TD);
+  if (p.options.z_loss != 0) out.loss_T = at::where(labels >= 0, out.loss_T + p.options.z_loss * out.lse_T.square(), out.loss_T);
+  if (top1.defined()) *p.options.correct_T = (top1 == labels).to(at::kByte);
+  return out;
+}
+
+at::Tensor backward_fused(const Candidate<LinearXentBwd>& c, LinearXentBwd a, const Problem& p, Weight& w, const at::Tensor& lse_T,
+                          const at::Tensor& g_T, const at::Tensor& h_T) {
+  const at::Tensor labels = negative_where_ignored(p), dx = at::empty_like(p.x_TD);
+  const at::Tensor h = h_T.defined() ? at::where(labels >= 0, h_T, at::zeros_like(h_T)) : h_T;  // ignored rows give nothing
+  a.labels = labels.data_ptr<int64_t>(), a.lse = lse_T.data_ptr<float>(), a.d_loss = g_T.data_ptr<float>();
+  a.d_lse = h.defined() ? h.data_ptr<float>() : nullptr, a.dx = dx.data_ptr();
+  a.dw = w.wants_grad() ? w.main_grad.data_ptr<float>() : nullptr;
+  run(c, a, p.x_TD);
+  return dx;
+}
+
 // By tiles of the vocabulary: each row of dw is touched once, and dx is summed in fp32.
 at::Tensor backward_chunked(const Problem& p, Weight& w, const at::Tensor& lse_T, const at::Tensor& g_T, const at::Tensor& h_T, bool wants_dx,
                             const Policy& policy) {
@@ -182,8 +237,7 @@ struct LossNode final : Node {  // outputs: loss, lse
     }
     const at::Tensor x = unpack(this->x), lse = unpack(this->lse);
     const Problem p{x, w->value, targets, options};
-    LinearXentBwd a{};
-    a.tokens = x.size(0), a.vocab = w->value.size(0), a.dim = static_cast<int32_t>(x.size(1)), a.dtype = dtype_of(x);
+    const LinearXentBwd a = describe_bwd(x, w->value);
     const auto* c = select<LinearXentBwd>("linear_cross_entropy_bwd", kBwd, a, policy);
     if (c == nullptr) {
       auto [dx, dw] = reference::linear_cross_entropy_bwd(g, h, x, w->value, targets, options);
@@ -191,7 +245,8 @@ struct LossNode final : Node {  // outputs: loss, lse
       return {dx};
     }
     g = g.defined() ? g.to(at::kFloat).contiguous() : at::zeros_like(lse);
-    const at::Tensor dx = backward_chunked(p, *w, lse, g, through_lse(g, h, lse, options.z_loss), wants_dx, inner(policy));
+    const at::Tensor h_T = through_lse(g, h, lse, options.z_loss);
+    const at::Tensor dx = composed(c) ? backward_chunked(p, *w, lse, g, h_T, wants_dx, inner(policy)) : backward_fused(*c, a, p, *w, lse, g, h_T);
     if (w->trainable) w->done();
     return {dx};
   }
@@ -220,13 +275,14 @@ TokenLoss linear_cross_entropy(const at::Tensor& x_TD, Weight& w, const at::Tens
   }
   auto node = make_node<LossNode>(policy, {x_TD}, w.wants_grad());
   at::AutoDispatchBelowADInplaceOrView below;
-  LinearXentFwd a{};
-  a.tokens = x_TD.size(0), a.vocab = w.value.size(0), a.dim = static_cast<int32_t>(x_TD.size(1)), a.dtype = dtype_of(x_TD);
+  const LinearXentFwd a = describe_fwd(x_TD, w.value);
   const auto* c = select<LinearXentFwd>(op, kFwd, a, policy);
   TokenLoss loss;
   at::Tensor made_dx, promised;
   if (c == nullptr) {
     loss = reference::linear_cross_entropy(x_TD, w.value, targets_T, options);
+  } else if (!composed(c)) {
+    loss = forward_fused(*c, a, {x_TD.detach(), w.value, targets_T, options});  // its backward makes the logits again: promises are not needed
   } else {
     if (at_once && node) promised = loss_weights_T.detach().to(at::kFloat).contiguous();
     Forward f = forward_chunked({x_TD.detach(), w.value, targets_T, options}, w, promised, inner(policy));

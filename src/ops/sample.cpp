@@ -48,6 +48,9 @@ Sampled sample(const at::Tensor& logits, const SampleOptions& o) {
 namespace {
 
 constexpr Candidate<kernels::Sample> kSample[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const kernels::Sample& a, const Policy& p) { return kernels::supports_sample_sm90(a, p.device); }, nullptr, kernels::sample_sm90},
+#endif
     {"cpu", [](const kernels::Sample& a, const Policy& p) { return kernels::supports_sample_cpu(a, p.device); }, nullptr, kernels::sample_cpu},
 };
 

@@ -40,6 +40,12 @@ std::vector<Case> table() {
            adamw_cases,
            grad_norm_cases,
            sample_cases,
+           ngram_cases,
+           structure_cases,
+           hadamard_cases,
+           quantize_cases,
+           kl_cases,
+           mhc_cases,
        })
     for (Case& c : rows()) all.push_back(std::move(c));
   return all;

@@ -1,0 +1,72 @@
+#include "ops/aten.h"
+
+#include "ops/mhc.h"
+
+#include "ops/cases/draw.h"
+#include "ops/cases/rows.h"
+
+namespace weft::ops::cases {
+namespace {
+
+Case row(const char* op, std::string name, std::function<Instance(const Build&)> build) {
+  Case c{op, std::move(name), kFloats, [build](const Build& b) {
+           at::manual_seed(b.seed);
+           return build(b);
+         }};
+  return c;
+}
+
+}  // namespace
+
+std::vector<Case> mhc_cases() {
+  std::vector<Case> all;
+  for (const int64_t tokens : {13, 1, 0}) {
+    const std::string name = std::to_string(tokens) + "x4x10";
+    all.push_back(row("mhc_sinkhorn", name, [=](const Build& b) {
+      Instance i;
+      i.inputs = {2 * at::randn({tokens, 4, 4}, f32_on(b))};
+      i.op = [](const std::vector<at::Tensor>& x, std::deque<Weight>&, const Policy& p) { return std::vector<at::Tensor>{mhc_sinkhorn(x[0], 20, 1e-6, p)}; };
+      return i;
+    }));
+    all.push_back(row("mhc_project", name, [=](const Build& b) {
+      Instance i;
+      i.inputs = {normal(b, {tokens, 40})};
+      i.weights.push_back({"w", at::randn({24, 40}, f32_on(b)), {}});
+      i.op = [](const std::vector<at::Tensor>& x, std::deque<Weight>& w, const Policy& p) {
+        const MhcProjected out = mhc_project(x[0], w[0], 1e-6, p);
+        return std::vector<at::Tensor>{out.proj_TO, out.r_T};
+      };
+      return i;
+    }));
+    all.push_back(row("mhc_map", name, [=](const Build& b) {
+      Instance i;
+      i.inputs = {at::randn({tokens, 24}, f32_on(b)), at::rand({tokens}, f32_on(b))};
+      i.weights.push_back({"alpha", at::randn({3}, f32_on(b)), {}});
+      i.weights.push_back({"bias", at::randn({24}, f32_on(b)), {}});
+      i.op = [](const std::vector<at::Tensor>& x, std::deque<Weight>& w, const Policy& p) {
+        const MhcMapped out = mhc_map(x[0], x[1], w[0], w[1], 4, 1e-6, p);
+        return std::vector<at::Tensor>{out.pre_Tn, out.post_Tn, out.res_Tnn};
+      };
+      return i;
+    }));
+    all.push_back(row("mhc_aggregate", name, [=](const Build& b) {
+      Instance i;
+      i.inputs = {normal(b, {tokens, 4, 10}), at::randn({tokens, 4}, f32_on(b))};
+      i.op = [](const std::vector<at::Tensor>& x, std::deque<Weight>&, const Policy& p) { return std::vector<at::Tensor>{mhc_aggregate(x[0], x[1], p)}; };
+      return i;
+    }));
+    for (const bool transposed : {false, true})
+      all.push_back(row("mhc_post", name + (transposed ? " transposed, no bias" : ""), [=](const Build& b) {
+        Instance i;
+        i.inputs = {normal(b, {tokens, 4, 10}), normal(b, {tokens, 10}), at::randn({tokens, 4, 4}, f32_on(b)), at::randn({tokens, 4}, f32_on(b))};
+        if (!transposed) i.weights.push_back({"bias", normal(b, {10}), {}});
+        i.op = [=](const std::vector<at::Tensor>& x, std::deque<Weight>& w, const Policy& p) {
+          return std::vector<at::Tensor>{mhc_post(x[0], x[1], transposed ? nullptr : &w[0], x[2], x[3], transposed, p)};
+        };
+        return i;
+      }));
+  }
+  return all;
+}
+
+}  // namespace weft::ops::cases

@@ -1,0 +1,79 @@
+#include "ops/aten.h"
+
+#include "ops/ngram.h"
+
+#include "kernels/ngram/ngram.h"
+#include "ops/embedding.h"
+#include "ops/run.h"
+#include "ops/tensors.h"
+
+namespace weft::ops {
+namespace reference {
+
+// Products stay below 2^62 and xor of non-negative numbers is non-negative: int64 is exact.
+at::Tensor ngram_rows(const at::Tensor& tokens, const NgramTables& n, const Packing* packing) {
+  const int64_t T = tokens.size(0);
+  at::Tensor place = at::arange(T, tokens.options());  // of each token in its document
+  if (packing != nullptr && T > 0) {
+    const at::Tensor cu = packing->cu_q.to(at::kLong);
+    place = place - cu.index_select(0, at::searchsorted(cu, place, false, /*right=*/true) - 1);
+  }
+  at::Tensor hash = n.biases.unsqueeze(0).expand({T, n.biases.size(0)}).clone();
+  for (int64_t j = 0; j < n.multipliers.size(1) && T > 0; ++j) {
+    const at::Tensor shifted = at::where(place >= j, tokens.roll(j, 0), at::zeros_like(tokens));
+    const at::Tensor product = shifted.unsqueeze(1) * n.multipliers.select(1, j).unsqueeze(0);
+    hash = hash.bitwise_xor(product * (n.orders > j));
+  }
+  return n.offsets + hash.remainder(n.primes);
+}
+
+}  // namespace reference
+
+namespace {
+
+constexpr Candidate<kernels::NgramFwd> kRows[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const kernels::NgramFwd& a, const Policy& p) { return kernels::supports_ngram_fwd_sm90(a, p.device); }, nullptr,
+     kernels::ngram_fwd_sm90},
+#endif
+    {"cpu", [](const kernels::NgramFwd& a, const Policy& p) { return kernels::supports_ngram_fwd_cpu(a, p.device); }, nullptr,
+     kernels::ngram_fwd_cpu},
+};
+
+void check_table(const char* what, const at::Tensor& t, std::vector<int64_t> shape, at::ScalarType dtype) {
+  check_shape(t.sizes().vec() == shape && t.scalar_type() == dtype && t.is_contiguous(), "ngram_rows", what, describe(t),
+              std::to_string(shape[0]) + " tables, contiguous " + name(dtype_of(dtype)));
+}
+
+}  // namespace
+
+at::Tensor ngram_rows(const at::Tensor& tokens, const NgramTables& n, const Packing* packing, const Policy& policy) {
+  check_shape(tokens.dim() == 1 && tokens.scalar_type() == at::kLong && tokens.is_contiguous(), "ngram_rows", "tokens", describe(tokens),
+              "[T] i64 contiguous");
+  check_shape(n.multipliers.dim() == 2 && n.multipliers.size(0) > 0 && n.multipliers.size(1) > 0, "ngram_rows", "multipliers",
+              describe(n.multipliers), "[tables, max_order]");
+  const int64_t tables = n.multipliers.size(0);
+  check_table("multipliers", n.multipliers, n.multipliers.sizes().vec(), at::kLong);
+  check_table("biases", n.biases, {tables}, at::kLong), check_table("primes", n.primes, {tables}, at::kLong);
+  check_table("offsets", n.offsets, {tables}, at::kLong), check_table("orders", n.orders, {tables}, at::kInt);
+  check_shape(packing == nullptr || packing->tokens() == tokens.size(0), "ngram_rows", "packing",
+              packing == nullptr ? "none" : std::to_string(packing->tokens()) + " tokens", std::to_string(tokens.size(0)) + " tokens");
+  kernels::NgramFwd a{tokens.data_ptr<int64_t>(), packing != nullptr ? packing->cu_q.data_ptr<int32_t>() : nullptr,
+                      n.multipliers.data_ptr<int64_t>(), n.biases.data_ptr<int64_t>(), n.primes.data_ptr<int64_t>(),
+                      n.offsets.data_ptr<int64_t>(), n.orders.data_ptr<int32_t>(), nullptr, nullptr, nullptr, tokens.size(0),
+                      packing != nullptr ? static_cast<int32_t>(packing->documents()) : 0, static_cast<int32_t>(tables),
+                      static_cast<int32_t>(n.multipliers.size(1)), 1, DType::kF32};
+  const auto* c = select<kernels::NgramFwd>("ngram_rows", kRows, a, policy);
+  if (c == nullptr) return reference::ngram_rows(tokens, n, packing);
+  const at::Tensor rows = at::empty({tokens.size(0), tables}, tokens.options());
+  a.rows = rows.data_ptr<int64_t>();
+  run(*c, a, tokens);
+  return rows;
+}
+
+at::Tensor ngram_embedding(const at::Tensor& tokens, const NgramTables& n, const Packing* packing, Weight& w, const Policy& policy) {
+  const at::Tensor rows = ngram_rows(tokens, n, packing, policy);
+  return embedding(rows, w, policy).view({tokens.size(0), rows.size(1) * w.value.size(1)});
+}
+
+}  // namespace weft::ops
