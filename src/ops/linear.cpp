@@ -34,7 +34,7 @@ at::Tensor borrowed(const void* data, int64_t rows, int64_t cols, int64_t stride
 }
 
 template <bool kCuda>
-void run_aten(const Gemm& g, const kernels::Launch&) {
+void run_aten(const Gemm& g, const kernels::Launch& launch) {
   if (g.m == 0 || g.n == 0) return;
   at::AutoDispatchBelowADInplaceOrView below;
   at::Tensor c = borrowed(g.c, g.m, g.n, g.ldc, g.out_dtype, kCuda);
@@ -51,7 +51,10 @@ void run_aten(const Gemm& g, const kernels::Launch&) {
     g.accumulate ? c.add_(product) : c.copy_(product);
   } else {
     const at::Tensor product = at::mm(a, b);  // rounded to the inputs' dtype: the library has no fp32 result here
-    g.accumulate ? c.add_(product) : c.copy_(product);
+    if (g.accumulate)
+      kernels::accumulate_cpu({product.data_ptr(), static_cast<float*>(g.c), g.m, g.n, g.ldc, g.dtype}, launch);
+    else
+      c.copy_(product);
   }
 }
 

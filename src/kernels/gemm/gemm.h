@@ -16,4 +16,15 @@ struct Gemm {
   DType dtype, out_dtype;
 };
 
+// sum[r, c] += x[r, c]: what follows a library's product that has no fp32 result. Bound: memory.
+struct Accumulate {
+  const void* x;  // [rows, cols] dtype, contiguous
+  float* sum;     // [rows, cols] fp32, rows `stride` elements apart
+  int64_t rows, cols, stride;
+  DType dtype;
+};
+
+Support supports_accumulate_cpu(const Accumulate&, const Device&);
+void accumulate_cpu(const Accumulate&, const Launch&);
+
 }  // namespace weft::kernels
