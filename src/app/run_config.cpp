@@ -4,11 +4,13 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "models/build.h"
 
 namespace weft::app {
 
-RunConfig load_run_config(const std::string& recipe, const std::vector<std::string>& assignments) {
+RunConfig load_run_config(const std::string& recipe, const std::vector<std::string>& assignments, const std::string& preset) {
   RunConfig run;
+  if (!preset.empty()) run.model = models::preset(preset);
   const auto node = config::bind(run);
   std::vector<Problem> problems;
   if (!recipe.empty()) config::read_toml_file(*node, recipe, problems);

@@ -33,7 +33,8 @@ struct Fit {  // what a branch asks of the model's width
 }  // namespace
 
 void ModelConfig::check(std::vector<Problem>& out) const {
-  for (const auto& [letter, branch] : symbols) std::visit(Fit{*this, std::string("symbols.") + letter, out}, branch);
+  for (const auto& [letter, branch] : symbols)
+    if (pattern.find(letter) != std::string::npos) std::visit(Fit{*this, std::string("symbols.") + letter, out}, branch);
   for (const auto& [glob, branch] : overrides) std::visit(Fit{*this, "overrides." + glob, out}, branch);
 }
 

@@ -60,6 +60,7 @@ Json inspect_checkpoint(const ckpt::Found& f, bool statistics) {
   j["files"] = Json::array();
   for (const ckpt::File& file : m.files) j["files"].push_back({{"name", file.name}, {"bytes", file.bytes}});
   j["tensors"] = std::move(list);
+  j["kernels"] = m.kernels;
   j["config"] = m.config;
   return j;
 }

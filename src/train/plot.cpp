@@ -51,13 +51,13 @@ std::string escape(const std::string& s) {
 
 bool usable(const Panel& p, double v) { return std::isfinite(v) && (!p.log_scale || v > 0); }
 
-std::string panel(const Panel& p, double top) {
-  double x0 = 1e300, x1 = -1e300, y0 = 1e300, y1 = -1e300;
+std::string panel(const Panel& p, double top, double x0, double x1) {  // all panels of a picture have the same steps
+  double y0 = 1e300, y1 = -1e300;
   for (const Curve& c : p.curves)
     for (auto [x, y] : c.points)
-      if (usable(p, y)) x0 = std::min(x0, x), x1 = std::max(x1, x), y0 = std::min(y0, y), y1 = std::max(y1, y);
+      if (usable(p, y)) y0 = std::min(y0, y), y1 = std::max(y1, y);
   std::string s = fmt::format("<text x='{}' y='{}' class='t'>{}</text>\n", kLeft, top + 20, escape(p.title));
-  if (x0 > x1) return s + fmt::format("<text x='{}' y='{}'>no values</text>\n", kLeft, top + kHeight / 2);
+  if (y0 > y1) return s + fmt::format("<text x='{}' y='{}'>no values</text>\n", kLeft, top + kHeight / 2);
   if (x1 == x0) x1 = x0 + 1;
   const double pad = p.log_scale ? 0 : 0.05 * (y1 - y0);
   y0 -= pad, y1 += pad;
@@ -91,7 +91,12 @@ std::string draw(const std::string& title, const std::vector<Panel>& panels) {
                   "<style>text{font:12px sans-serif;fill:#444}.t{font-weight:bold;fill:#222}.h{font:bold 15px sans-serif;fill:#111}.r{text-anchor:end}"
                   ".m{text-anchor:middle}.g{stroke:#e2e2e2}</style>\n<rect width='100%' height='100%' fill='white'/>\n" +
                   fmt::format("<text x='{}' y='26' class='h'>{}</text>\n", kLeft, escape(title));
-  for (size_t i = 0; i < panels.size(); ++i) s += panel(panels[i], 36 + kHeight * static_cast<double>(i));
+  double x0 = 1e300, x1 = -1e300;
+  for (const Panel& p : panels)
+    for (const Curve& c : p.curves)
+      for (auto [x, y] : c.points)
+        if (usable(p, y)) x0 = std::min(x0, x), x1 = std::max(x1, x);
+  for (size_t i = 0; i < panels.size(); ++i) s += panel(panels[i], 36 + kHeight * static_cast<double>(i), x0, x1);
   return s + "</svg>\n";
 }
 

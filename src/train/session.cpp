@@ -17,6 +17,7 @@
 #include "models/build.h"
 #include "nn/init.h"
 #include "train/checkpoint.h"
+#include "train/chosen.h"
 #include "train/evaluate.h"
 #include "train/loss_log.h"
 #include "train/memory.h"
@@ -197,9 +198,12 @@ SessionResult run_session(const SessionOptions& o) {
   trainer.add(std::move(stopper));
   for (Callback* extra : o.callbacks) trainer.add(std::make_unique<Lend>(*extra));
 
-  const Json settings = config::to_json(c);
-  Saver saver(trainer, mesh, store, c.checkpoint.keep_last,
-              [&] { return state_manifest(trainer, id, settings, c.train.seed, Json{{"data_xxh3", text.hash}}); });
+  const Json settings = config::to_json(c), kernels = chosen_kernels(*model, data::make_batch(*text.train, {0}), o.device, options.policy);
+  Saver saver(trainer, mesh, store, c.checkpoint.keep_last, [&] {
+    ckpt::Manifest m = state_manifest(trainer, id, settings, c.train.seed, Json{{"data_xxh3", text.hash}});
+    m.kernels = kernels;
+    return m;
+  });
   if (found) saver.path = found->path, saver.step = loaded;
   const auto evaluation = [&] {
     if (!text.val || c.eval.every == 0) return;

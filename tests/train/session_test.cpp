@@ -252,6 +252,7 @@ TEST(Session, AHybridModelResumesToTheBit) {
     o.run = dir.path + "/whole" + std::to_string(static_cast<int>(p));
     const SessionResult whole = run_session(o);
     EXPECT_LT(whole.last_loss, whole.first_loss);
+    EXPECT_EQ(find_checkpoint(o.run).manifest.kernels.value("rms_norm", ""), "cpu") << find_checkpoint(o.run).manifest.kernels;
     const std::string want = read_file(o.run + "/loss.tsv");
     std::filesystem::remove_all(whole.checkpoint);  // back to step 10
     EXPECT_EQ(run_session(o).resumed_from, 10);

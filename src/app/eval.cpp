@@ -1,0 +1,73 @@
+// weft eval RUN [--data D]: the validation loss of a checkpoint.
+#include "ops/aten.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+
+#include "app/all_verbs.h"
+#include "base/error.h"
+#include "base/text.h"
+#include "data/prepare.h"
+#include "ops/tensors.h"
+#include "text/tokenizer.h"
+#include "train/checkpoint.h"
+#include "train/evaluate.h"
+#include "train/run_folder.h"
+#include "train/session.h"
+
+namespace weft::app {
+namespace {
+
+struct Options {
+  std::string run, data, split = "val";
+  int64_t samples = 0, micro_batch = 0;
+};
+
+// Ids mean the same only under the same tokenizer.
+void check_tokenizer(const std::string& run, const data::PreparedData& d) {
+  const std::string ours = run + "/tokenizer.json";
+  if (d.tokenizer_path.empty() || !std::filesystem::exists(ours)) return;
+  if (text::Tokenizer::load(ours).content_hash() != text::Tokenizer::load(d.tokenizer_path).content_hash())
+    throw InputError(d.folder + ": made with another tokenizer than " + run + "\n  try: weft prepare --tokenizer " + ours);
+}
+
+int run(const Options& o, const Common& common) {
+  const ckpt::Found found = train::find_checkpoint(o.run);
+  const auto c = config::from_json<train::RunConfig>(found.manifest.config, found.path + "/manifest.json: config");
+  const data::PreparedData d = data::open_prepared(o.data.empty() ? c.data.path : o.data);
+  check_tokenizer(train::run_of(found), d);
+  const bool val = o.split == "val";
+  if (val && d.val_prefix.empty()) throw InputError(d.folder + ": it has no validation split\n  try: --split train");
+  const data::SplitCounts& counts = val ? d.val : d.train;
+  const at::Device device(use_device(common));
+  const auto model = train::build_model(c, device, false);
+  train::load_model(*model, Mesh::single(), found);
+  train::EvalOptions e{o.samples, o.micro_batch > 0 ? o.micro_batch : c.train.micro_batch, counts.tokens > 0 ? static_cast<double>(counts.bytes) / static_cast<double>(counts.tokens) : 0, device, {}};
+  e.policy.device = ops::device_of(device);
+  const auto tokens = std::make_shared<data::IndexedTokens>(data::IndexedTokens::open(val ? d.val_prefix : d.train_prefix, data::IndexCheck::kStamped));
+  const train::EvalReport r = train::evaluate(*model, std::make_shared<data::TokenWindows>(tokens, c.data.seq_len, true), e, found.manifest.step);
+  fmt::print("{} of {}, step {}: loss {:.4f} nats a token, {:.4f} bits/byte, perplexity {:.3f} ({} tokens, {})\n", o.split, d.folder, r.step, r.loss, r.bits_per_byte, r.perplexity, r.tokens,
+             human_seconds(r.seconds));
+  write_figures(common, {{"step", r.step}, {"loss", r.loss}, {"bits_per_byte", r.bits_per_byte}, {"perplexity", r.perplexity}, {"tokens", r.tokens}, {"samples", r.samples}, {"wall_s", r.seconds},
+                         {"checkpoint", found.path}});
+  return 0;
+}
+
+}  // namespace
+
+Action eval(CLI::App& app, Common& common) {
+  auto o = std::make_shared<Options>();
+  app.add_option("run", o->run, "A run's folder, or one of its checkpoints.")->required();
+  app.add_option("--data", o->data, "Folder that weft prepare made; the run's own when left out.");
+  app.add_option("--split", o->split, "val or train.")->check(CLI::IsMember({"val", "train"}));
+  app.add_option("--samples", o->samples, "Only so many samples; 0 is all.")->check(CLI::NonNegativeNumber);
+  app.add_option("--micro-batch", o->micro_batch, "Samples at once; the run's when left out.")->check(CLI::NonNegativeNumber);
+  add_compute_flags(app, common);
+  add_json_flag(app, common);
+  app.footer("JSON keys: step loss bits_per_byte perplexity tokens samples wall_s checkpoint");
+  return [o, &common] { return run(*o, common); };
+}
+
+}  // namespace weft::app

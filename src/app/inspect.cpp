@@ -1,0 +1,80 @@
+// weft inspect PATH: a run, a checkpoint, a prepared folder, a .bin/.idx pair or a tokenizer.json. --plot draws a run's curves.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+
+#include "app/all_verbs.h"
+#include "base/error.h"
+#include "base/files.h"
+#include "base/text.h"
+#include "data/inspect.h"
+#include "text/tokenizer.h"
+#include "train/inspect.h"
+#include "train/plot.h"
+#include "train/run_folder.h"
+
+namespace weft::app {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  std::string path, plot, tokenizer;
+  bool statistics = false;
+  int documents = 2;
+};
+
+bool is_run(const std::string& path) { return fs::exists(path + "/checkpoints") || fs::exists(path + "/metrics.jsonl"); }
+bool is_checkpoint(const std::string& path) {
+  return fs::exists(path + "/manifest.json") && fs::path(path).filename().string().starts_with("step-");
+}
+
+Json inspect_tokenizer(const std::string& path) {
+  const text::Tokenizer t = text::Tokenizer::load(path);
+  Json special = Json::object();
+  for (int32_t id = 0; id < t.vocab_size(); ++id)
+    if (t.is_special(id)) special[t.token_text(id)] = id;
+  fmt::print("tokenizer {}\n  {} tokens, {} added; hash {}\n  special: {}\n", path, t.vocab_size(), t.added_tokens().size(), t.content_hash(), special.dump());
+  return {{"path", path}, {"vocab_size", t.vocab_size()}, {"added", t.added_tokens().size()}, {"hash", t.content_hash()}, {"special", special}};
+}
+
+int run(const Options& o, const Common& common) {
+  if (!fs::exists(o.path) && !fs::exists(o.path + ".idx")) throw InputError(o.path + ": not found");
+  if (!o.plot.empty()) {
+    if (!is_run(o.path)) throw InputError(o.path + ": --plot wants a run's folder");
+    write_file_atomic(o.plot, train::draw(fs::path(o.path).lexically_normal().string(), train::read_panels(o.path + "/metrics.jsonl")));
+    fmt::print("wrote {}\n", o.plot);
+    return 0;
+  }
+  Json figures;
+  if (is_run(o.path) || is_checkpoint(o.path)) {
+    figures = train::inspect_checkpoint(train::find_checkpoint(o.path), o.statistics);
+    fmt::print("{}", train::checkpoint_text(figures));
+  } else if (o.path.ends_with(".json")) {
+    figures = inspect_tokenizer(o.path);
+  } else {
+    data::InspectOptions d;
+    d.tokenizer = o.tokenizer, d.show_documents = o.documents;
+    figures = data::inspect_data(o.path, d);
+    fmt::print("{}\n", figures.dump(2));
+  }
+  write_figures(common, figures);
+  return 0;
+}
+
+}  // namespace
+
+Action inspect(CLI::App& app, Common& common) {
+  auto o = std::make_shared<Options>();
+  app.add_option("path", o->path, "A run, a step-* checkpoint, a prepared folder, a .bin/.idx prefix or a tokenizer.json.")->required();
+  app.add_option("--plot", o->plot, "Draw loss, gradient norm and throughput of a run into this SVG file.");
+  app.add_flag("--statistics", o->statistics, "Checkpoints: mean, rms, least and largest value of each tensor.");
+  app.add_option("--tokenizer", o->tokenizer, "Token files: decode with this tokenizer.json.");
+  app.add_option("--documents", o->documents, "Token files: documents to show.")->check(CLI::NonNegativeNumber);
+  add_json_flag(app, common);
+  app.footer("Every hash and rule is checked; what is broken is named, with code 65 (20 when no checkpoint of a run is valid).");
+  return [o, &common] { return run(*o, common); };
+}
+
+}  // namespace weft::app
