@@ -3,6 +3,7 @@
 
 #include "ops/indexer.h"
 
+#include "kernels/indexer/indexer.h"
 #include "ops/aten_candidate.h"
 #include "ops/node.h"
 
@@ -130,7 +131,31 @@ struct Loss {
 void run_reference(const TopK& a) { *a.out = reference::indexer_topk(a.in, a.packing, a.top_k); }
 void run_reference(const Loss& a) { *a.out = reference::indexer_loss(a.in, a.target, a.indices, a.weights, a.coeff, a.packing, a.with_gradient); }
 
-constexpr Candidate<TopK> kTopK[] = {kAten<TopK>};
+#ifdef WEFT_CUDA
+kernels::IndexerTopK args(const TopK& a) {
+  const auto i32 = [](int64_t n) { return static_cast<int32_t>(n); };
+  return {a.in.q_TJD.data_ptr(), a.in.k_TD.data_ptr(), a.in.gate_TJ.scalar_type() == at::kFloat ? a.in.gate_TJ.data_ptr<float>() : nullptr, a.packing.cu_q.data_ptr<int32_t>(), nullptr,
+          a.in.q_TJD.size(0), a.packing.documents(), i32(a.in.q_TJD.size(1)), i32(a.in.q_TJD.size(2)), i32(a.top_k), dtype_of(a.in.q_TJD)};
+}
+kernels::Support supports_sm90(const TopK& a, const Policy& p) {
+  if (!a.in.relu) return {"scores without relu"};
+  if (!a.in.q_TJD.is_contiguous() || !a.in.k_TD.is_contiguous() || !a.in.gate_TJ.is_contiguous()) return {"q, k or gate is not contiguous"};
+  return kernels::supports_indexer_topk_sm90(args(a), p.device);
+}
+void run_sm90(const TopK& a, const kernels::Launch& launch) {
+  *a.out = at::empty({a.in.q_TJD.size(0), a.top_k}, a.in.q_TJD.options().dtype(at::kInt).requires_grad(false));
+  kernels::IndexerTopK k = args(a);
+  k.indices = a.out->data_ptr<int32_t>();
+  kernels::indexer_topk_sm90(k, launch);
+}
+#endif
+
+constexpr Candidate<TopK> kTopK[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const TopK& a, const Policy& p) { return supports_sm90(a, p); }, [](const TopK& a) { return kernels::workspace_indexer_topk_sm90(args(a)); },
+     [](const TopK& a, const kernels::Launch& l) { run_sm90(a, l); }},
+#endif
+    kAten<TopK>};
 constexpr Candidate<Loss> kLoss[] = {kAten<Loss>};
 
 void check(const char* op, const IndexerInputs& in, const Packing& packing) {

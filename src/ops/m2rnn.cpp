@@ -3,6 +3,7 @@
 
 #include "ops/m2rnn.h"
 
+#include "kernels/m2rnn/m2rnn.h"
 #include "ops/aten_candidate.h"
 #include "ops/conv1d.h"
 #include "ops/node.h"
@@ -92,12 +93,14 @@ struct Fwd {
   const M2rnnInputs& in;
   const Packing& packing;
   bool want_final_state;
+  M2rnnSaved* saved;
   M2rnnOut* out;
   const at::Tensor& like() const { return in.v_THV; }
 };
 struct Bwd {
   const at::Tensor& dy;
   const M2rnnInputs& in;
+  const M2rnnSaved& saved;
   const at::Tensor& d_final;
   const Packing& packing;
   M2rnnGrads* out;
@@ -106,16 +109,75 @@ struct Bwd {
 void run_reference(const Fwd& a) { *a.out = reference::m2rnn(a.in, a.packing, a.want_final_state); }
 void run_reference(const Bwd& a) { *a.out = reference::m2rnn_bwd(a.dy, a.in, a.d_final, a.packing); }
 
-constexpr Candidate<Fwd> kFwd[] = {kAten<Fwd>};
-constexpr Candidate<Bwd> kBwd[] = {kAten<Bwd>};
+#ifdef WEFT_CUDA
+float* floats(const at::Tensor& t) { return t.defined() && t.scalar_type() == at::kFloat ? t.data_ptr<float>() : nullptr; }
+bool rows_contiguous(const M2rnnInputs& in) {
+  return in.q_TK.stride(1) == 1 && in.k_TK.stride(1) == 1 && in.v_THV.stride(2) == 1 && (in.v_THV.size(1) <= 1 || in.v_THV.stride(1) == in.v_THV.size(2)) && in.f_TH.is_contiguous() &&
+         in.W_HVV.is_contiguous();
+}
+kernels::M2rnnFwd args(const Fwd& a) {
+  const auto i32 = [](int64_t n) { return static_cast<int32_t>(n); };
+  const M2rnnInputs& in = a.in;
+  return {in.q_TK.data_ptr(), in.k_TK.data_ptr(), in.v_THV.data_ptr(), floats(in.f_TH), floats(in.W_HVV), floats(in.D_HV), a.packing.cu_q.data_ptr<int32_t>(), floats(in.initial_nHKV),
+          nullptr, nullptr, nullptr, in.v_THV.size(0), a.packing.documents(), in.q_TK.stride(0), in.k_TK.stride(0), in.v_THV.stride(0),
+          i32(in.v_THV.size(1)), i32(in.k_TK.size(1)), i32(in.v_THV.size(2)), dtype_of(in.v_THV)};
+}
+kernels::M2rnnBwd args(const Bwd& a) {
+  const auto i32 = [](int64_t n) { return static_cast<int32_t>(n); };
+  const M2rnnInputs& in = a.in;
+  kernels::M2rnnBwd k{};
+  k.dy = a.dy.data_ptr(), k.q = in.q_TK.data_ptr(), k.k = in.k_TK.data_ptr(), k.v = in.v_THV.data_ptr(), k.f = floats(in.f_TH), k.W = floats(in.W_HVV), k.D = floats(in.D_HV);
+  k.cu_seqlens = a.packing.cu_q.data_ptr<int32_t>(), k.states = floats(a.saved.states), k.d_final_state = floats(a.d_final);
+  k.tokens = in.v_THV.size(0), k.documents = a.packing.documents(), k.q_stride = in.q_TK.stride(0), k.k_stride = in.k_TK.stride(0), k.v_stride = in.v_THV.stride(0);
+  k.heads = i32(in.v_THV.size(1)), k.key_dim = i32(in.k_TK.size(1)), k.value_dim = i32(in.v_THV.size(2)), k.dtype = dtype_of(in.v_THV);
+  return k;
+}
+template <class Call>
+kernels::Support rows_ok(const Call& a) { return rows_contiguous(a.in) ? kernels::Support{} : kernels::Support{"heads or dims are not contiguous"}; }
+void run_sm90(const Fwd& a, const kernels::Launch& launch) {
+  const M2rnnInputs& in = a.in;
+  const auto options = in.v_THV.options().requires_grad(false), f32 = options.dtype(at::kFloat);
+  const int64_t T = in.v_THV.size(0), n = a.packing.documents(), H = in.v_THV.size(1), K = in.k_TK.size(1), V = in.v_THV.size(2);
+  kernels::M2rnnFwd k = args(a);
+  a.out->y_THV = at::empty({T, H, V}, options), k.y = a.out->y_THV.data_ptr();
+  if (a.saved != nullptr) a.saved->states = at::empty({kernels::m2rnn_state_slots(T, n), H, K, V}, f32), k.states = floats(a.saved->states);
+  if (a.want_final_state) a.out->final_nHKV = at::empty({n, H, K, V}, f32), k.final_state = floats(a.out->final_nHKV);
+  kernels::m2rnn_fwd_sm90(k, launch);
+}
+void run_sm90(const Bwd& a, const kernels::Launch& launch) {
+  const M2rnnInputs& in = a.in;
+  const auto options = in.v_THV.options().requires_grad(false), f32 = options.dtype(at::kFloat);
+  M2rnnGrads& g = *a.out;
+  g = {at::empty(in.q_TK.sizes(), options), at::empty(in.k_TK.sizes(), options), at::empty(in.v_THV.sizes(), options), at::empty(in.f_TH.sizes(), f32), at::zeros(in.W_HVV.sizes(), f32), {}, {}};
+  if (in.D_HV.defined()) g.dD = at::zeros(in.D_HV.sizes(), f32);
+  if (in.initial_nHKV.defined()) g.d_initial = at::empty(in.initial_nHKV.sizes(), f32);
+  kernels::M2rnnBwd k = args(a);
+  k.dq = g.dq.data_ptr(), k.dk = g.dk.data_ptr(), k.dv = g.dv.data_ptr(), k.df = floats(g.df), k.dW = floats(g.dW), k.dD = floats(g.dD), k.d_initial_state = floats(g.d_initial);
+  kernels::m2rnn_bwd_sm90(k, launch);
+}
+#endif
+
+constexpr Candidate<Fwd> kFwd[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const Fwd& a, const Policy& p) { const auto ok = rows_ok(a); return ok ? kernels::supports_m2rnn_fwd_sm90(args(a), p.device) : ok; }, nullptr,
+     [](const Fwd& a, const kernels::Launch& l) { run_sm90(a, l); }},
+#endif
+    kAten<Fwd>};
+constexpr Candidate<Bwd> kBwd[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const Bwd& a, const Policy& p) { const auto ok = rows_ok(a); return ok ? kernels::supports_m2rnn_bwd_sm90(args(a), p.device) : ok; },
+     [](const Bwd& a) { return kernels::workspace_m2rnn_bwd_sm90(args(a)); }, [](const Bwd& a, const kernels::Launch& l) { run_sm90(a, l); }},
+#endif
+    kAten<Bwd>};
 
 struct M2rnnNode final : Node {
   SavedTensor q, k, v, f, W, D, initial;
+  M2rnnSaved saved;
   Packing packing;
   variable_list apply(variable_list&& grads) override {
     const M2rnnInputs in{unpack(q), unpack(k), unpack(v), unpack(f), unpack(W), unpack(D), unpack(initial)};
     const at::Tensor dy = grads[0].defined() ? grads[0] : at::zeros(in.v_THV.sizes(), in.v_THV.options());
-    const M2rnnGrads g = m2rnn_bwd(dy, in, grads.size() > 1 ? grads[1] : at::Tensor(), packing, policy);
+    const M2rnnGrads g = m2rnn_bwd(dy, in, saved, grads.size() > 1 ? grads[1] : at::Tensor(), packing, policy);
     return {g.dq, g.dk, g.dv, g.df, g.dW, g.dD, g.d_initial};
   }
 };
@@ -148,6 +210,7 @@ struct Parts {  // of the projection's output: views
 
 struct MixerNode final : Node {
   SavedTensor in;
+  M2rnnSaved saved;
   M2rnnShape s{};
   Weight *conv_w = nullptr, *conv_b = nullptr, *A_log = nullptr, *dt_bias = nullptr, *W = nullptr, *D = nullptr;
   Packing packing;
@@ -161,7 +224,7 @@ struct MixerNode final : Node {
     const Parts d(d_in, s);
     if (grads[1].defined()) d.gate.copy_(grads[1]);
     const at::Tensor dy = (grads[0].defined() ? grads[0] : at::zeros({in.size(0), s.inner()}, in.options())).reshape({in.size(0), s.heads, s.value_dim});
-    const M2rnnGrads g = m2rnn_bwd(dy, scan, {}, packing, policy);
+    const M2rnnGrads g = m2rnn_bwd(dy, scan, saved, {}, packing, policy);
     const ConvGrads c = conv1d_bwd(at::cat({g.dq, g.dk, g.dv.flatten(1)}, 1), conv, {}, packing, d.conv_in, policy);
     // f = exp(-a s), a = exp(A_log), s = softplus(u)
     const auto type = wide(in);
@@ -180,15 +243,16 @@ struct MixerNode final : Node {
 
 }  // namespace
 
-M2rnnOut m2rnn_fwd(const M2rnnInputs& in, const Packing& packing, bool want_final_state, const Policy& policy) {
+M2rnnOut m2rnn_fwd(const M2rnnInputs& in, const Packing& packing, bool want_final_state, M2rnnSaved* saved, const Policy& policy) {
   M2rnnOut out;
-  run_chosen<Fwd>("m2rnn", kFwd, {in, packing, want_final_state, &out}, policy);
+  run_chosen<Fwd>("m2rnn", kFwd, {in, packing, want_final_state, saved, &out}, policy);
   return out;
 }
 
-M2rnnGrads m2rnn_bwd(const at::Tensor& dy, const M2rnnInputs& in, const at::Tensor& d_final, const Packing& packing, const Policy& policy) {
+M2rnnGrads m2rnn_bwd(const at::Tensor& dy_any, const M2rnnInputs& in, const M2rnnSaved& saved, const at::Tensor& d_final, const Packing& packing, const Policy& policy) {
   M2rnnGrads out;
-  run_chosen<Bwd>("m2rnn_bwd", kBwd, {dy, in, d_final, packing, &out}, policy);
+  const at::Tensor dy = dy_any.contiguous();
+  run_chosen<Bwd>("m2rnn_bwd", kBwd, {dy, in, saved, d_final, packing, &out}, policy);
   return out;
 }
 
@@ -198,7 +262,7 @@ M2rnnOut m2rnn(const M2rnnInputs& in, const Packing& packing, bool want_final_st
   M2rnnOut out;
   {
     at::AutoDispatchBelowADInplaceOrView below;
-    out = m2rnn_fwd(in, packing, want_final_state, policy);
+    out = m2rnn_fwd(in, packing, want_final_state, node ? &node->saved : nullptr, policy);
   }
   if (node) {
     node->q = save(in.q_TK), node->k = save(in.k_TK), node->v = save(in.v_THV), node->f = save(in.f_TH), node->W = save(in.W_HVV);
@@ -224,7 +288,7 @@ M2rnnMixed m2rnn_mixer(const at::Tensor& in, const M2rnnShape& s, const M2rnnWei
     M2rnnInputs scan = scan_inputs(conv.y_TC, parts.forget, s, w);
     if (state != nullptr) scan.initial_nHKV = state->h_nHKV;
     check("m2rnn_mixer", scan, packing);
-    const M2rnnOut y = m2rnn_fwd(scan, packing, state != nullptr, policy);
+    const M2rnnOut y = m2rnn_fwd(scan, packing, state != nullptr, node ? &node->saved : nullptr, policy);
     if (state != nullptr) state->conv_nCW = conv.final_state_nCW, state->h_nHKV = y.final_nHKV;
     out = {y.y_THV.reshape({in.size(0), s.inner()}), parts.gate};
   }

@@ -46,8 +46,12 @@ M2rnnMixed m2rnn_mixer(const at::Tensor& in_TE, const M2rnnShape&, const M2rnnWe
 struct M2rnnGrads {  // dq, dk, dv in v's dtype, the others wide
   at::Tensor dq, dk, dv, df, dW, dD, d_initial;
 };
-M2rnnOut m2rnn_fwd(const M2rnnInputs&, const Packing&, bool want_final_state, const Policy&);  // without autograd
-M2rnnGrads m2rnn_bwd(const at::Tensor& dy_THV, const M2rnnInputs&, const at::Tensor& d_final, const Packing&, const Policy&);
+struct M2rnnSaved {
+  at::Tensor states;  // of the kernels that keep them
+};
+// Without autograd. `saved`: null when no backward follows.
+M2rnnOut m2rnn_fwd(const M2rnnInputs&, const Packing&, bool want_final_state, M2rnnSaved* saved, const Policy&);
+M2rnnGrads m2rnn_bwd(const at::Tensor& dy_THV, const M2rnnInputs&, const M2rnnSaved&, const at::Tensor& d_final, const Packing&, const Policy&);
 
 namespace reference {  // states kept every `chunk` tokens, recomputed inside
 M2rnnOut m2rnn(const M2rnnInputs&, const Packing&, bool want_final_state);
