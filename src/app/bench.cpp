@@ -1,9 +1,10 @@
-// weft bench ops [--grad | --check | --perf | --support] [NAME]: the case table.
+// weft bench ops [--grad | --check | --perf | --support] [NAME]: the case table. bench train, bench data: bench_train.cpp.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 
 #include "app/all_verbs.h"
+#include "app/bench.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "ops/cases/case.h"
@@ -15,6 +16,7 @@ struct Options {
   std::string what = "ops", name;
   bool grad = false, check = false, perf = false, support = false, small = false;
   int seeds = 3;
+  BenchFlags train;
 };
 
 struct Tally {
@@ -36,7 +38,9 @@ void print_row(const ops::cases::Result& r, const char* mode, Tally& tally) {
 }
 
 int run(const Options& o, const Common& common) {
-  if (o.what != "ops") throw ConfigError(fmt::format("bench: got '{}', want ops", o.what));
+  if (o.what == "train") return bench_train_verb(o.train, common);
+  if (o.what == "data") return bench_data_verb(common);
+  if (o.what != "ops") throw ConfigError(fmt::format("bench: got '{}', want ops, train or data", o.what));
   ops::cases::Filter filter;
   filter.name = o.name;
   filter.device = at::Device(use_device(common));
@@ -62,7 +66,7 @@ int run(const Options& o, const Common& common) {
 
 Action bench(CLI::App& app, Common& common) {
   auto o = std::make_shared<Options>();
-  app.add_option("what", o->what, "ops: the case table of operators.");
+  app.add_option("what", o->what, "ops: the case table of operators. train: a preset's step beside its own matrix products. data: indices and batches.");
   app.add_option("name", o->name, "Only rows of this name: a glob over OP or OP/ROW.");
   app.add_flag("--grad", o->grad, "Backward passes against finite differences in fp64.");
   app.add_flag("--check", o->check, "Every candidate against the fp64 reference.");
@@ -70,6 +74,11 @@ Action bench(CLI::App& app, Common& common) {
   app.add_flag("--support", o->support, "Which candidate takes each row, and who refused why.");
   app.add_flag("--small", o->small, "Leave out the rows that are large enough to time.");
   app.add_option("--seeds", o->seeds, "Draws of each row in --check.")->check(CLI::Range(1, 1000));
+  app.add_option("--preset", o->train.preset, "train: the model.");
+  app.add_option("--precision", o->train.precision, "train: bf16 or fp32.");
+  app.add_option("--seq-len", o->train.seq_len, "train: tokens of a sample.")->check(CLI::Range(1, 1 << 20));
+  app.add_option("--micro-batch", o->train.micro_batch, "train: samples of a step.")->check(CLI::Range(1, 1 << 16));
+  app.add_option("--steps", o->train.steps, "train: steps that are timed; the median counts.")->check(CLI::Range(1, 1000));
   add_compute_flags(app, common);
   add_json_flag(app, common);
   app.footer("Without a mode all four run. JSON: a list of rows with op, row, ok, mode, detail, then the figures. Code 1: a row failed.");

@@ -9,6 +9,7 @@
 #include "app/verb.h"
 #include "base/cpu.h"
 #include "base/error.h"
+#include "base/memory.h"
 
 namespace weft::app {
 
@@ -27,6 +28,7 @@ void add_set_flag(CLI::App& app, std::vector<std::string>& assignments) {
 
 std::string use_device(const Common& common) {
   at::set_num_threads(common.threads > 0 ? common.threads : cpu::threads());
+  keep_freed_memory();  // a step frees and takes the same sizes again: page faults would cost more than the work
   const std::string& want = common.device;
   if (want == "cpu") return want;
   int index = 0;

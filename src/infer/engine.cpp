@@ -82,7 +82,6 @@ std::vector<Emission> Engine::step() {
     for (size_t t = 0; t < s.fresh.size(); ++t) {
       tokens.push_back(s.fresh[t]);
       positions.push_back(start + static_cast<int32_t>(t));
-      ctx->max_position = std::max(ctx->max_position, positions.back());
     }
   }
   ctx->mode = decode ? nn::Ctx::kDecode : nn::Ctx::kPrefill;

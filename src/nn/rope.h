@@ -6,11 +6,11 @@ namespace weft::nn {
 
 class Rope {
  public:
-  // A table with at least max_position + 1 rows. Grows by doubling, so that decoding does not make one a token.
-  const ops::RopeTable& covering(int64_t max_position, int64_t rotated, double base, at::Device device) {
-    if (!table_.defined() || table_.cos_PF.size(0) <= max_position || table_.cos_PF.device() != device) {
+  // A table for positions below `length`. Grows by doubling, so that decoding does not make one a token.
+  const ops::RopeTable& covering(int64_t length, int64_t rotated, double base, at::Device device) {
+    if (!table_.defined() || table_.cos_PF.size(0) < length || table_.cos_PF.device() != device) {
       int64_t rows = 256;
-      while (rows <= max_position) rows *= 2;
+      while (rows < length) rows *= 2;
       table_ = ops::rope_table({rotated, base}, rows, device);
     }
     return table_;

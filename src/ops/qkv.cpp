@@ -140,6 +140,9 @@ Qkv qkv(const at::Tensor& x, const at::Tensor& positions_T, const QkvOptions& o,
                 describe(cos), "[positions, up to " + std::to_string(d / 2) + "] f32");
     check_shape(positions_T.dim() == 1 && positions_T.size(0) == x.size(0) && positions_T.scalar_type() == at::kInt, "qkv", "positions",
                 describe(positions_T), "[" + std::to_string(x.size(0)) + "] i32");
+    if (positions_T.device().is_cpu() && positions_T.numel() > 0)  // on a GPU the look would be a sync
+      check_shape(positions_T.min().item<int32_t>() >= 0 && positions_T.max().item<int32_t>() < cos.size(0), "qkv", "largest position",
+                  std::to_string(positions_T.max().item<int32_t>()), "0 to " + std::to_string(cos.size(0) - 1) + ", the table's rows");
   }
   auto node = make_node<QkvNode>(policy, {x}, (o.q_norm != nullptr && o.q_norm->wants_grad()) || (o.k_norm != nullptr && o.k_norm->wants_grad()));
   const Angles angles(o.rope, positions_T);

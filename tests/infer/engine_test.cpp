@@ -51,7 +51,7 @@ TEST(Engine, DecodingGivesTheLogProbabilitiesOfOneLongForward) {
     const auto n = static_cast<int32_t>(tokens.size()) - 1;
     ctx->mode = nn::Ctx::kLogprob;
     ctx->tokens_T = at::tensor(tokens, at::kLong).narrow(0, 0, n), ctx->targets_T = at::tensor(tokens, at::kLong).narrow(0, 1, n);
-    ctx->loss_weights_T = at::ones({n}), ctx->positions_T = at::arange(n, at::kInt), ctx->max_position = n;
+    ctx->loss_weights_T = at::ones({n}), ctx->positions_T = at::arange(n, at::kInt);
     ctx->packing = ops::Packing::of({n}), ctx->ops = cpu();
     const at::NoGradGuard no_grad;
     const at::Tensor want = (*m)(nn::Flow{}, ctx).x_TD;

@@ -48,7 +48,6 @@ std::shared_ptr<Ctx> batch(const std::vector<int32_t>& lengths, uint64_t seed, b
   ctx->loss_weights_T = at::ones({tokens});
   ctx->loss_weight_sum = static_cast<double>(tokens);
   ctx->positions_T = at::tensor(positions, at::kInt);
-  ctx->max_position = ctx->packing.max_q;
   ctx->loss_scale.lm = 1.0 / static_cast<double>(tokens);
   ctx->ops.device = ops::this_cpu();
   if (reference) ctx->ops.reference_allowed = {"*"};
@@ -127,6 +126,13 @@ TEST(Decoder, DocumentsInARowNeverSeeEachOther) {
       start += n;
     }
   }
+}
+
+TEST(Decoder, ADocumentMayBeLongerThanTheFirstRotaryTable) {
+  auto model = build(tiny(), "*", at::kFloat);
+  const at::NoGradGuard no_grad;
+  auto ctx = batch({700}, 4, false);
+  EXPECT_TRUE(std::isfinite((*model)(Flow{}, ctx).loss.item<double>()));
 }
 
 TEST(Decoder, ABranchHasAtMostTwelveNodes) {

@@ -47,7 +47,7 @@ Flow Gqa::forward(Flow f, const CtxPtr& ctx) {
   const at::Tensor projected = qkv_(f.x_TD, ctx);
   const int64_t kv = projected.size(1) / head_dim_ / (q_per_kv_ + 2);
   ops::QkvOptions o{kv * q_per_kv_, kv, q_norm_, k_norm_, norm_eps_};
-  if (rope_base_ > 0) o.rope = rope_.covering(ctx->max_position, head_dim_, rope_base_, projected.device());
+  if (rope_base_ > 0) o.rope = rope_.covering(ctx->packing.max_kv, head_dim_, rope_base_, projected.device());
   auto [q_THd, k_TGd, v_TGd] = ops::qkv(projected, ctx->positions_T, o, ctx->ops);
   if (ctx->state != nullptr) {
     k_TGd = ctx->state->append(path() + ".k", k_TGd);

@@ -1,0 +1,54 @@
+// weft bench train and weft bench data: rates of whole paths.
+#include "ops/aten.h"
+
+#include <fmt/format.h>
+
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "app/bench.h"
+#include "app/run.h"
+#include "base/error.h"
+#include "base/text.h"
+#include "data/bench.h"
+#include "models/build.h"
+#include "train/bench.h"
+
+namespace weft::app {
+
+int bench_train_verb(const BenchFlags& f, const Common& common) {
+  train::BenchOptions o;
+  o.model = models::preset(f.preset);
+  if (o.model.vocab_size == 0) o.model.vocab_size = 2048;
+  if (f.precision != "bf16" && f.precision != "fp32") throw ConfigError(fmt::format("--precision: got '{}', want bf16 or fp32", f.precision));
+  o.precision = f.precision == "bf16" ? train::Precision::kBf16 : train::Precision::kFp32;
+  o.seq_len = f.seq_len, o.micro_batch = f.micro_batch, o.steps = f.steps;
+  const std::string device = use_device(common);
+  o.device = at::Device(device);
+  o.policy = policy_for(device);
+  const train::BenchReport r = train::bench_train(o);
+  fmt::print("{}", train::bench_text(r));
+  Json figures = train::to_json(r);
+  figures["preset"] = f.preset, figures["precision"] = f.precision, figures["device"] = device;
+  write_figures(common, figures);
+  return 0;
+}
+
+int bench_data_verb(const Common& common) {
+  data::BenchOptions o;
+  const std::string folder = std::filesystem::temp_directory_path() / fmt::format("weft-bench-{}", ::getpid());
+  std::filesystem::create_directories(folder);
+  struct Remove {
+    std::string path;
+    ~Remove() { std::filesystem::remove_all(path); }
+  } remove{folder};
+  o.folder = folder;
+  Json figures = data::bench_files(o);
+  figures.update(data::bench_batches(o));
+  for (const auto& [key, value] : figures.items()) fmt::print("{:<26} {}\n", key, value.dump());
+  write_figures(common, figures);
+  return 0;
+}
+
+}  // namespace weft::app
