@@ -33,9 +33,9 @@ int MoeConfig::width(int model_dim) const {
 }
 
 void MoeConfig::check(std::vector<Problem>& out) const {
-  if (top_k > num_experts) out.push_back({"top_k", "is " + std::to_string(top_k) + ", above num_experts " + std::to_string(num_experts)});
-  if (num_experts % num_groups != 0) out.push_back({"num_groups", "is " + std::to_string(num_groups) + ", which does not divide num_experts " + std::to_string(num_experts)});
-  else if (top_groups > num_groups) out.push_back({"top_groups", "is " + std::to_string(top_groups) + ", above num_groups " + std::to_string(num_groups)});
+  if (top_k > num_experts) out.push_back({"top_k", "is above num_experts: got " + std::to_string(top_k) + " of " + std::to_string(num_experts)});
+  else if (num_experts % num_groups != 0) out.push_back({"num_groups", "does not divide num_experts: got " + std::to_string(num_groups) + " and " + std::to_string(num_experts)});
+  else if (top_groups > num_groups) out.push_back({"top_groups", "is above num_groups: got " + std::to_string(top_groups) + " of " + std::to_string(num_groups)});
   else if (top_k > top_groups * (num_experts / num_groups)) out.push_back({"top_k", "is above the experts of top_groups groups"});
   const bool softmax = score == RouterScore::kSoftmaxPost || score == RouterScore::kSoftmaxPre;
   if (bias_rate > 0 && softmax) out.push_back({"bias_rate", "needs score sigmoid or sqrtsoftplus"});
