@@ -3,8 +3,6 @@
 #include "app/run.h"
 
 #include "app/machine.h"
-#include "models/build.h"
-#include "nn/init.h"
 #include "ops/tensors.h"
 
 namespace weft::app {
@@ -20,10 +18,6 @@ train::SessionOptions session_options(const train::RunConfig& config, const std:
   o.config = config;
   o.device = at::Device(device);
   o.policy = policy_for(device);
-  o.policy.deterministic = config.train.deterministic;
-  o.build = [](const train::RunConfig& c) -> std::unique_ptr<nn::Module> { return models::build(c.model); };
-  o.flops_per_token = [](const train::RunConfig& c) { return models::flops_per_token(c.model, c.data.seq_len); };
-  o.materialize = [](nn::Module& model, at::Device on, at::ScalarType dtype, uint64_t seed) { nn::materialize(model, {on, dtype, seed, true}); };
   o.peak_flops = [device](train::Precision p) { return gemm_flops(p == train::Precision::kBf16, device); };
   return o;
 }

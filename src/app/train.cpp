@@ -7,11 +7,10 @@
 #include <filesystem>
 
 #include "app/all_verbs.h"
-#include "app/machine.h"
+#include "app/run.h"
 #include "app/run_config.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "ops/tensors.h"
 #include "train/session.h"
 
 namespace weft::app {
@@ -65,17 +64,13 @@ Json figures(const train::SessionResult& r) {
 
 int run(Options o, const Common& common) {
   if (o.run.empty()) o.run = "runs/" + (!o.recipe.empty() ? std::filesystem::path(o.recipe).stem().string() : o.preset.empty() ? "run" : o.preset);
-  train::SessionOptions s;
+  const train::RunConfig config = load_run_config(o.recipe, all_assignments(o), o.preset);
+  train::SessionOptions s = session_options(config, use_device(common));
   s.run = o.run;
-  s.config = load_run_config(o.recipe, all_assignments(o), o.preset);
-  const std::string where = use_device(common);
-  const at::Device device(where);
-  s.device = device;
-  s.policy.device = ops::device_of(device);
   s.policy.reference_allowed = o.references;
   s.allow_inexact = o.allow_inexact;
   s.resume_command = resume_command(o, common);
-  if (!o.no_peak) s.peak_flops = [where](train::Precision p) { return gemm_flops(p == train::Precision::kBf16, where); };
+  if (o.no_peak) s.peak_flops = nullptr;
   const train::SessionResult r = train::run_session(s);
   write_figures(common, figures(r));
   fmt::print("step {}: loss {:.4f}{}; {} in {}\n", r.steps, r.last_loss, r.last_val.bits_per_byte > 0 ? fmt::format(", validation {:.3f} bits/byte", r.last_val.bits_per_byte) : "",
