@@ -5,6 +5,7 @@
 #include <chrono>
 
 #include "app/all_verbs.h"
+#include "app/prepare_structure.h"
 #include "base/cpu.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -20,6 +21,7 @@ struct Options {
   text::BpeTrainOptions bpe;
   std::string tokenizer, eod;
   std::string memory = "1GiB";
+  StructureFlags structure;
 };
 
 void show_progress(const data::PrepareProgress& p) {
@@ -71,12 +73,15 @@ int run(Options o, const Common& common) {
   const signals::Guard guard;
   o.prepare.stop = &signals::stop_flag();
   const auto merges = [](int32_t done, int32_t wanted) { log::progress(fmt::format("tokenizer: {} of {} merges", done, wanted)); };
-  const data::PrepareReport report =
-      data::prepare(o.prepare, o.tokenizer.empty() ? data::trained_bpe(o.bpe, merges) : data::given_tokenizer(o.tokenizer, o.eod));
+  const data::TokenizerMaker maker = o.tokenizer.empty() ? data::trained_bpe(o.bpe, merges) : data::given_tokenizer(o.tokenizer, o.eod);
+  Json structure = Json::object();
+  const data::PrepareReport report = o.structure.language.empty() ? data::prepare(o.prepare, maker) : prepare_structure(o.prepare, o.structure, maker, structure);
   log::end_progress();
   const data::PreparedData made = data::open_prepared(o.prepare.output);
   print_report(report, made);
-  write_figures(common, figures(report, made, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count()));
+  Json all = figures(report, made, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  all.update(structure);
+  write_figures(common, all);
   return 0;
 }
 
@@ -99,8 +104,10 @@ Action prepare(CLI::App& app, Common& common) {
   app.add_option("--memory", o->memory, "The most memory to use.");
   app.add_option("--workers", o->prepare.workers, "Threads; 0 is what the machine allows. The result is the same.")->check(CLI::Range(0, 4096));
   app.add_flag("--overwrite", o->prepare.overwrite, "Replace other data in the folder.");
+  add_structure_flags(app, o->structure);
   add_json_flag(app, common);
-  app.footer("JSON keys: wall_s train_documents train_tokens train_bytes val_... vocab_size replaced_utf8 skipped reused");
+  app.footer("JSON keys: wall_s train_documents train_tokens train_bytes val_... vocab_size replaced_utf8 skipped reused; with --structure also\n"
+             "functions calls files files_without_functions files_with_errors files_not_parsed function_tokens duplicates libclang");
   return [o, &common] { return run(*o, common); };
 }
 

@@ -17,7 +17,7 @@ namespace {
 // One sample behind another into the row.
 class Filler {
  public:
-  Filler(int64_t tokens, bool pin) : total_(tokens) {
+  Filler(int64_t tokens, bool pin) : total_(tokens), pin_(pin) {
     const auto options = at::TensorOptions().pinned_memory(pin);
     out_.tokens = at::empty({tokens}, options.dtype(at::kLong));
     out_.targets = at::empty({tokens}, options.dtype(at::kLong));
@@ -47,8 +47,9 @@ class Filler {
       lengths_.push_back(end - begin);
     }
     if (!s.streams.empty()) {
-      if (!out_.streams.defined()) out_.streams = at::empty({static_cast<int64_t>(s.streams.size()), total_}, at::kInt);
+      if (!out_.streams.defined()) out_.streams = at::full({static_cast<int64_t>(s.streams.size()), total_}, -1, at::TensorOptions().dtype(at::kInt).pinned_memory(pin_));
       for (size_t k = 0; k < s.streams.size(); ++k) {
+        if (s.streams[k].empty() || padding) continue;  // absent
         std::memcpy(out_.streams.mutable_data_ptr<int32_t>() + static_cast<int64_t>(k) * total_ + at_, s.streams[k].data(), static_cast<size_t>(n) * 4);
       }
     }
@@ -64,6 +65,7 @@ class Filler {
  private:
   Batch out_;
   int64_t total_, at_ = 0;
+  bool pin_;
   std::vector<int32_t> lengths_;
 };
 

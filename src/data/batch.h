@@ -15,7 +15,7 @@ struct Batch {  // T = micro_batch * seq_len tokens in one row, on the CPU
   at::Tensor tokens, targets;  // [T] int64
   at::Tensor loss_weights;     // [T] fp32; 0 where there is nothing to predict
   at::Tensor positions;        // [T] int32, from 0 in each document
-  at::Tensor streams;          // [streams, T] int32, or undefined
+  at::Tensor streams;          // [kNumStreams, T] int32, -1 where absent; undefined when no sample of the batch has side streams
   ops::Packing packing;        // cu_q: the documents; every sample begins a new one
 };
 

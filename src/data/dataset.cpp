@@ -6,7 +6,8 @@
 
 namespace weft::data {
 
-TokenWindows::TokenWindows(std::shared_ptr<const IndexedTokens> tokens, int64_t seq_len, bool keep_last) : tokens_(std::move(tokens)), seq_len_(seq_len) {
+TokenWindows::TokenWindows(std::shared_ptr<const IndexedTokens> tokens, int64_t seq_len, bool keep_last)
+    : tokens_(std::move(tokens)), streams_(SideStreams::open(tokens_->prefix(), tokens_->tokens(), IndexCheck::kStamped)), seq_len_(seq_len) {
   if (seq_len < 1) throw ConfigError("data: seq_len: got " + std::to_string(seq_len) + ", want at least 1");
   const int64_t targets = std::max<int64_t>(tokens_->tokens() - 1, 0);
   size_ = keep_last ? (targets + seq_len - 1) / seq_len : targets / seq_len;
@@ -32,7 +33,7 @@ void TokenWindows::read(int64_t index, Sample& out) const {
   tokens_->read_flat(begin, there, out.tokens.data());
   out.loss_weights.assign(static_cast<size_t>(seq_len_), 1.0f);
   out.document_starts.assign(1, 0);
-  out.streams.clear();
+  read_streams(streams_.get(), begin, std::min(there, seq_len_), seq_len_, out.streams);
   for (int64_t d = document_at(begin) + 1; d < tokens_->documents(); ++d) {
     const int64_t start = tokens_->begin(tokens_->boundary(d)) - begin;
     if (start >= there) break;

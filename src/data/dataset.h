@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "data/indexed.h"
+#include "data/side_streams.h"
 
 namespace weft::data {
 
@@ -13,7 +14,7 @@ struct Sample {  // n inputs and their targets
   std::vector<int32_t> tokens;           // [n + 1]: inputs are the first n, targets the last n
   std::vector<float> loss_weights;       // [n]: weight of predicting tokens[i + 1] from what stands before; 0 across documents
   std::vector<int32_t> document_starts;  // increasing, the first is 0, all below n: documents packed in a row
-  std::vector<std::vector<int32_t>> streams;  // token-aligned side channels, each [n]
+  std::vector<std::vector<int32_t>> streams;  // of the inputs, by kStreamKinds, -1 where absent: each [n], or empty when the set lacks it; none without side streams
   int64_t inputs() const { return static_cast<int64_t>(loss_weights.size()); }
 };
 
@@ -41,6 +42,7 @@ class TokenWindows final : public Dataset {
  private:
   int64_t document_at(int64_t token) const;
   std::shared_ptr<const IndexedTokens> tokens_;
+  std::shared_ptr<const SideStreams> streams_;  // PREFIX.idx.json; null when there is none
   int64_t seq_len_, size_;
 };
 

@@ -69,6 +69,7 @@ void FimDataset::permute_segment(std::span<const int32_t> segment, uint64_t key,
 
 void FimDataset::read(int64_t index, Sample& out) const {
   base_->read(index, out);
+  if (!out.streams.empty()) throw ConfigError("fim: the set has side streams, which do not follow text that is moved: want one of both");
   const uint64_t key = rng::mix(rng::mix(config_.seed, "data.fim"), static_cast<uint64_t>(index));
   const int64_t length = static_cast<int64_t>(out.tokens.size());
   // Documents of the base, each ending behind its eod; a filled-up end (weight 0) is no document.

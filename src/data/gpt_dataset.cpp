@@ -10,7 +10,7 @@
 namespace weft::data {
 
 GptDataset::GptDataset(std::shared_ptr<const IndexedTokens> tokens, GptIndex index, int64_t seq_len, const GptSampleConfig& config)
-    : tokens_(std::move(tokens)), index_(std::move(index)), seq_len_(seq_len), config_(config) {
+    : tokens_(std::move(tokens)), streams_(SideStreams::open(tokens_->prefix(), tokens_->tokens(), IndexCheck::kStamped)), index_(std::move(index)), seq_len_(seq_len), config_(config) {
   expect_random(tokens_->bin());
 }
 
@@ -24,6 +24,12 @@ void GptDataset::read(int64_t index, Sample& out) const {
   out.loss_weights.assign(static_cast<size_t>(seq_len_), 1.0f);
   out.document_starts.assign(1, 0);
   out.streams.clear();
+  if (streams_) {
+    out.streams.resize(kNumStreams);
+    for (int s = 0; s < kNumStreams; ++s) {
+      if (streams_->has(s)) out.streams[static_cast<size_t>(s)].assign(static_cast<size_t>(seq_len_), -1);
+    }
+  }
   int64_t filled = 0;
   for (int64_t place = first; place <= last; ++place) {
     const int64_t document = index_.document(place);
@@ -34,6 +40,10 @@ void GptDataset::read(int64_t index, Sample& out) const {
       if (filled < seq_len_) out.document_starts.push_back(static_cast<int32_t>(filled));
     }
     tokens_->read(document, begin, end - begin, out.tokens.data() + filled);
+    for (int s = 0; s < static_cast<int>(out.streams.size()); ++s) {
+      std::vector<int32_t>& row = out.streams[static_cast<size_t>(s)];
+      if (!row.empty()) streams_->read(s, tokens_->begin(document) + begin, std::min(end - begin, seq_len_ - filled), row.data() + filled);
+    }
     filled += end - begin;
   }
   if (config_.isolate_documents && filled < seq_len_) out.document_starts.push_back(static_cast<int32_t>(filled));

@@ -25,6 +25,7 @@ class GptDataset final : public Dataset {
 
  private:
   std::shared_ptr<const IndexedTokens> tokens_;
+  std::shared_ptr<const SideStreams> streams_;  // PREFIX.idx.json; null when there is none
   GptIndex index_;
   int64_t seq_len_;
   GptSampleConfig config_;

@@ -1,6 +1,7 @@
 // Test program for the scripts that compare with Python packages. Usage:
 //   data_tool gpt CASES.json OUT.json   opens GPT data sets; leaves their caches and prints samples
 //   data_tool bench FOLDER [DOCUMENTS]  prints the figures of data/bench.h
+//   data_tool structure TREE OUT        prepares C++ with single bytes as tokens; prints the arguments of each file as JSON
 //   data_tool write SETS.json           writes indexed files: {prefix, type, documents: [[sequence, ...], ...], merge: [prefix, ...]}
 #include <cstdio>
 #include <exception>
@@ -9,6 +10,9 @@
 #include "data/bench.h"
 #include "data/gpt_dataset.h"
 #include "data/order.h"
+#include "data/structure/compile_flags.h"
+#include "data/structure/prepare_structure.h"
+#include "data/tokenizers.h"
 
 namespace weft::data {
 namespace {
@@ -83,6 +87,31 @@ void write_set(const Json& c) {
   writer.finish();
 }
 
+Json structure(const std::string& tree, const std::string& out) {
+  text::BpeTrainOptions single;
+  single.vocab_size = 257;
+  PrepareOptions options;
+  options.inputs = {tree};
+  options.output = out;
+  options.hold_out_every = 0;
+  StructureOptions whole;
+  whole.document_tokens = 0;
+  prepare_structure(options, whole, trained_bpe(single));
+  std::vector<std::string> files;
+  for (const CorpusFile& f : list_corpus({tree}).files) files.push_back(f.path);
+  const CompileFlags flags({tree}, files, "", {});
+  bool found = false;
+  const std::vector<std::string> headers = clang::Library::open()->header_arguments(&found);
+  Json j = Json::object();
+  for (const std::string& f : files) {
+    if (cpp_language(f) == CppLanguage::kNone) continue;
+    std::vector<std::string> arguments = flags.of(f);
+    arguments.insert(arguments.end(), headers.begin(), headers.end());
+    j[f] = arguments;
+  }
+  return j;
+}
+
 }  // namespace
 }  // namespace weft::data
 
@@ -99,12 +128,14 @@ int main(int argc, char** argv) {
       write_json_file(argv[3], out);
     } else if (verb == "write" && argc == 3) {
       for (const Json& c : read_json_file(argv[2])) data::write_set(c);
+    } else if (verb == "structure" && argc == 4) {
+      std::printf("%s\n", data::structure(argv[2], argv[3]).dump().c_str());
     } else if (verb == "bench" && argc >= 3) {
       data::BenchOptions options{argv[2]};
       if (argc > 3) options.index_documents = std::stoll(argv[3]);
       std::printf("%s\n", data::bench_files(options).dump(2).c_str());
     } else {
-      throw ConfigError("usage: data_tool gpt CASES.json OUT.json | data_tool write SETS.json | data_tool bench FOLDER [DOCUMENTS]");
+      throw ConfigError("usage: data_tool gpt CASES.json OUT.json | data_tool write SETS.json | data_tool bench FOLDER [DOCUMENTS] | data_tool structure TREE OUT");
     }
     return 0;
   } catch (const std::exception& e) {

@@ -1,0 +1,19 @@
+// The part of `weft prepare` that reads C and C++ with libclang: its flags and its report.
+#pragma once
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "data/structure/prepare_structure.h"
+
+namespace weft::app {
+
+struct StructureFlags {
+  std::string language;  // "": off
+  data::StructureOptions options;
+};
+// After all other flags of the verb: those that mean nothing here are refused beside --structure.
+void add_structure_flags(CLI::App& app, StructureFlags& flags);
+// Prepares and prints what is particular to sources; adds its figures.
+data::PrepareReport prepare_structure(const data::PrepareOptions& options, const StructureFlags& flags, const data::TokenizerMaker& maker, Json& figures);
+
+}  // namespace weft::app
