@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <string>
 
+#include "base/json.h"
 #include "data/structure/prepare_structure.h"
 
 namespace weft::app {

@@ -2,6 +2,8 @@
 
 #include "data/batch.h"
 #include "data/bench.h"
+#include "data/gpt_dataset.h"
+#include "data/side_streams.h"
 
 #include <gtest/gtest.h>
 
@@ -45,6 +47,30 @@ TEST(Batch, RowOfSamplesWithDocuments) {
     const int64_t last = cu[d + 1] - 1;  // inside a sample, what ends a document predicts nothing
     if (last % 8 != 7) { EXPECT_EQ(b.loss_weights[last].item<float>(), 0); }
   }
+}
+
+TEST(Batch, StreamsStandBesideTheTokensOfARow) {
+  Folder folder;
+  const auto windows = windows_of(folder, 8);
+  const IndexedTokens set = IndexedTokens::open(folder / "t");
+  std::vector<int32_t> counting(static_cast<size_t>(set.tokens())), low;
+  for (size_t i = 0; i < counting.size(); ++i) counting[i] = static_cast<int32_t>(i), low.push_back(static_cast<int32_t>(i % 7));
+  SideStreamWriter writer(folder / "t", 0);
+  writer.add({std::span<const int32_t>(low), counting, counting, counting, counting});
+  writer.finish();
+  const TokenWindows with(std::make_shared<const IndexedTokens>(IndexedTokens::open(folder / "t")), 8, false);
+  const Batch b = make_batch(with, {3, 0, -1});
+  ASSERT_EQ(b.streams.sizes(), (std::vector<int64_t>{kNumStreams, 24}));
+  EXPECT_EQ(b.streams.scalar_type(), at::kInt);
+  for (int64_t s = 1; s < kNumStreams; ++s) EXPECT_TRUE(at::equal(b.streams[s].slice(0, 0, 16).to(at::kLong), b.tokens.slice(0, 0, 16)));
+  EXPECT_TRUE(at::equal(b.streams[0].slice(0, 0, 16).to(at::kLong), b.tokens.slice(0, 0, 16).remainder(7)));
+  EXPECT_TRUE(b.streams.slice(1, 16, 24).eq(-1).all().item<bool>());  // a padding sample has none
+  // A blend of a set with streams and one without: absent where there are none, wherever the set with streams stands.
+  Folder other;
+  const BlendedDataset blend({windows_of(other, 8), std::make_shared<const TokenWindows>(with)}, {{0, 1}, {2, 3}});
+  const Batch mixed = make_batch(blend, {0, 1});
+  EXPECT_TRUE(mixed.streams.slice(1, 0, 8).eq(-1).all().item<bool>());
+  EXPECT_TRUE(at::equal(mixed.streams[1].slice(0, 8, 16).to(at::kLong), mixed.tokens.slice(0, 8, 16)));
 }
 
 TEST(BatchStream, ReadingAheadChangesNothingAndTheCursorIsWhatWasGiven) {
