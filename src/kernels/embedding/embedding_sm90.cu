@@ -52,15 +52,12 @@ struct Segments {
   bool aligned;
 };
 
-__device__ __forceinline__ void add_to(float* p, int count, const float (&f)[8]) {
+// Where a sum of a run goes: rows of the table are read before they are needed, so their latency is hidden.
+__device__ __forceinline__ void add_to(float* p, int count, bool full, const float (&before)[8], const float (&f)[8]) {
+  float sum[8];
 #pragma unroll
-  for (int j = 0; j < 8; ++j)
-    if (j < count) p[j] += f[j];
-}
-__device__ __forceinline__ void put(float* p, int count, const float (&f)[8]) {
-#pragma unroll
-  for (int j = 0; j < 8; ++j)
-    if (j < count) p[j] = f[j];
+  for (int j = 0; j < 8; ++j) sum[j] = before[j] + f[j];
+  store_some(p, count, full, sum);
 }
 
 template <class T>
@@ -76,29 +73,30 @@ __global__ void __launch_bounds__(128) sum_runs(Segments a) {
   float sum[8] = {};
   constexpr int kAhead = 4;
   for (int64_t i = begin; i < end; i += kAhead) {
-    float f[kAhead][8];
+    float f[kAhead][8], row[kAhead][8];
     uint32_t key[kAhead + 1];
+    bool ends[kAhead];  // the run ends here, or the chunk does
+#pragma unroll
+    for (int k = 0; k <= kAhead; ++k) key[k] = i + k < a.count ? a.keys[i + k] : 0xffffffffu;
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
-      key[k] = i + k < end ? a.keys[i + k] : 0xffffffffu;
-      if (i + k < end && key[k] < a.vocab)
-        load_some(static_cast<const T*>(a.dy) + static_cast<int64_t>(a.values[i + k]) * a.dim + col, count, full, f[k]);
+      const bool here = i + k < end && key[k] < a.vocab;
+      ends[k] = here && (key[k + 1] != key[k] || i + k + 1 == end);
+      if (here) load_some(static_cast<const T*>(a.dy) + static_cast<int64_t>(a.values[i + k]) * a.dim + col, count, full, f[k]);
+      if (ends[k]) load_some(a.dtable + static_cast<int64_t>(key[k]) * a.dim + col, count, full, row[k]);
     }
-    key[kAhead] = i + kAhead < a.count ? a.keys[i + kAhead] : 0xffffffffu;
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
       if (i + k >= end || key[k] >= a.vocab) continue;
 #pragma unroll
       for (int j = 0; j < 8; ++j) sum[j] += f[k][j];
-      const bool last = i + k + 1 == end;
-      const uint32_t next = !last ? key[k + 1] : (end < a.count ? a.keys[end] : 0xffffffffu);
-      if (!last && next == key[k]) continue;
+      if (!ends[k]) continue;
       if (from_before)
-        put(parts, count, sum);
-      else if (last && next == key[k])
-        put(parts + a.dim, count, sum);
+        store_some(parts, count, full, sum);
+      else if (key[k + 1] == key[k])
+        store_some(parts + a.dim, count, full, sum);
       else
-        add_to(a.dtable + static_cast<int64_t>(key[k]) * a.dim + col, count, sum);
+        add_to(a.dtable + static_cast<int64_t>(key[k]) * a.dim + col, count, full, row[k], sum);
       from_before = false;
 #pragma unroll
       for (int j = 0; j < 8; ++j) sum[j] = 0;
@@ -116,14 +114,16 @@ __global__ void __launch_bounds__(128) join_runs(Segments a) {
   const uint32_t key = a.keys[end - 1];
   if (key >= a.vocab || a.keys[end] != key || (a.keys[begin] == key && begin > 0 && a.keys[begin - 1] == key)) return;
   const int count = a.dim - col < 8 ? a.dim - col : 8;
-  float sum[8], f[8];
-  load_some(a.parts + (chunk * 2 + 1) * a.dim + col, count, false, sum);
+  const bool full = a.aligned && count == 8;
+  float sum[8], f[8], row[8];
+  load_some(a.dtable + static_cast<int64_t>(key) * a.dim + col, count, full, row);
+  load_some(a.parts + (chunk * 2 + 1) * a.dim + col, count, full, sum);
   for (int64_t c = chunk + 1; c < a.chunks && a.keys[c * a.chunk] == key; ++c) {
-    load_some(a.parts + c * 2 * a.dim + col, count, false, f);
+    load_some(a.parts + c * 2 * a.dim + col, count, full, f);
 #pragma unroll
     for (int j = 0; j < 8; ++j) sum[j] += f[j];
   }
-  add_to(a.dtable + static_cast<int64_t>(key) * a.dim + col, count, sum);
+  add_to(a.dtable + static_cast<int64_t>(key) * a.dim + col, count, full, row, sum);
 }
 
 int key_bits(int64_t vocab) {
@@ -184,7 +184,7 @@ void embedding_bwd_sm90(const EmbeddingBwd& a, const Launch& launch) {
   sort_pairs(lists[0], lists[2], lists[1], lists[3], a.tokens, key_bits(a.vocab), at, launch.stream);
   const int vecs = static_cast<int>(ceil_div(a.dim, 8));
   while (s.lanes < 128 && s.lanes < vecs) s.lanes *= 2;
-  s.aligned = a.dim % 8 == 0 && is_aligned(a.dy, 16);
+  s.aligned = a.dim % 8 == 0 && is_aligned(a.dy, 16) && is_aligned(a.dtable, 16);
   const dim3 grid(static_cast<unsigned>(ceil_div(s.chunks, 128 / s.lanes)), static_cast<unsigned>(ceil_div(vecs, s.lanes)));
   with_float_type(a.dtype,
                   [&](auto type) { launch_grid(sum_runs<typename decltype(type)::type>, grid, dim3(128), 0, launch.stream, s); });
