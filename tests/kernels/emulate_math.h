@@ -16,6 +16,16 @@ unsigned __match_any_sync(unsigned, T v) {
   for (int l = 0; l < 32; ++l) r |= static_cast<unsigned>(emulate::exchange(v, l) == v) << l;
   return r;
 }
+inline unsigned __reduce_max_sync(unsigned, unsigned v) {
+  unsigned r = 0;
+  for (int l = 0; l < 32; ++l) r = std::max(r, emulate::exchange(v, l));
+  return r;
+}
+inline unsigned __reduce_min_sync(unsigned, unsigned v) {
+  unsigned r = ~0u;
+  for (int l = 0; l < 32; ++l) r = std::min(r, emulate::exchange(v, l));
+  return r;
+}
 inline int __any_sync(unsigned m, int p) { return __ballot_sync(m, p) != 0; }
 inline int __all_sync(unsigned m, int p) { return __ballot_sync(m, p) == 0xffffffffu; }
 inline int __syncthreads_or(int p) {

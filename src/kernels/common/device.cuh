@@ -122,6 +122,18 @@ __device__ __forceinline__ float block_reduce(float v, float* scratch, float ide
   return lanes_reduce(v, 32, op);
 }
 
+// Two sums at once; `scratch` holds 66 floats.
+__device__ __forceinline__ float2 block_reduce(float2 v, float* scratch) {
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+  v = {lanes_reduce(v.x), lanes_reduce(v.y)};
+  if (warps == 1) return v;
+  __syncthreads();
+  if (lane == 0) scratch[2 * warp] = v.x, scratch[2 * warp + 1] = v.y;
+  __syncthreads();
+  v = lane < warps ? float2{scratch[2 * lane], scratch[2 * lane + 1]} : float2{0, 0};
+  return {lanes_reduce(v.x), lanes_reduce(v.y)};
+}
+
 // exp and sigmoid: to fp32 accuracy, or for results that are rounded to bf16 by the fast unit (relative error near 1e-6 for |v| <
 // 20).
 template <class T>

@@ -26,7 +26,8 @@ void launch_grid(Kernel kernel, dim3 grid, dim3 block, size_t smem_bytes, cudaSt
 template <class... Params, class... Args>
 void launch_grid(void (*kernel)(Params...), dim3 grid, dim3 block, size_t smem_bytes, cudaStream_t stream, Args... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  if (smem_bytes > 48 * 1024) cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem_bytes));
+  // 48 KiB come without asking, but a kernel's static arrays count too.
+  if (smem_bytes > 32 * 1024) cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem_bytes));
   kernel<<<grid, block, smem_bytes, stream>>>(std::forward<Args>(args)...);
   check_launch("kernel launch");
 }

@@ -101,8 +101,8 @@ __global__ void __launch_bounds__(512) row_norm_fwd(RowNorm a) {
 }
 
 template <class T, int NV, bool kLayer>
-__global__ void __launch_bounds__(512, (NV < 4 && !kLayer) ? 2 : 1) row_norm_bwd(RowNorm a) {
-  __shared__ float scratch[33];
+__global__ void __launch_bounds__(NV == 1 ? 1024 : 512, NV == 2 && !kLayer ? 2 : 1) row_norm_bwd(RowNorm a) {
+  __shared__ float scratch[66];
   WEFT_DYNAMIC_SMEM(row_norm_smem);
   float* smem = reinterpret_cast<float*>(row_norm_smem);
   const int vecs = a.cols / 8, lane = threadIdx.x % a.lanes, sub = threadIdx.x / a.lanes, rows_per_block = blockDim.x / a.lanes;
@@ -137,8 +137,13 @@ __global__ void __launch_bounds__(512, (NV < 4 && !kLayer) ? 2 : 1) row_norm_bwd
         if constexpr (kLayer) db[i][j] += g[j];
       }
     }
-    dot = row_sum<T>(dot, a.lanes, scratch) / static_cast<float>(a.cols);
-    total = kLayer ? row_sum<T>(total, a.lanes, scratch) / static_cast<float>(a.cols) : 0.0f;
+    if constexpr (kLayer) {
+      const float2 both = a.lanes <= 32 ? float2{lanes_reduce(dot, a.lanes), lanes_reduce(total, a.lanes)}
+                                        : block_reduce(float2{dot, total}, scratch);
+      dot = both.x / static_cast<float>(a.cols), total = both.y / static_cast<float>(a.cols);
+    } else {
+      dot = row_sum<T>(dot, a.lanes, scratch) / static_cast<float>(a.cols), total = 0;
+    }
 #pragma unroll
     for (int i = 0; i < NV; ++i) {
       const int v = lane + i * a.lanes;
@@ -253,7 +258,8 @@ struct RowPlan {
   int rows_per_block() const { return vectors == 0 ? 1 : threads / lanes; }
 };
 
-inline RowPlan plan_rows(int32_t cols, bool aligned) {
+// `wide`: one vector a thread in long rows, where two would leave too few registers for two blocks an SM.
+inline RowPlan plan_rows(int32_t cols, bool aligned, bool wide = false) {
   const int vecs = cols / 8;
   if (!aligned || cols % 8 != 0 || vecs == 0 || vecs > 2048) return {};
   if (vecs <= 128) {
@@ -262,7 +268,7 @@ inline RowPlan plan_rows(int32_t cols, bool aligned) {
     const int vectors = vecs <= 32 ? 1 : vecs <= 64 ? 2 : 4;
     return {vectors, lanes, 256};
   }
-  const int vectors = vecs <= 1024 ? 2 : 4;
+  const int vectors = vecs > 1024 ? 4 : wide ? 1 : 2;
   const int threads = static_cast<int>(ceil_div(ceil_div(vecs, vectors), 32) * 32);
   return {vectors, threads, threads};
 }
@@ -306,7 +312,7 @@ void launch_row_norm_bwd(dev::RowNorm a, float* dw, float* db, DType dtype, cons
   if (a.rows == 0 || a.cols == 0) return;
   bool aligned = true;
   for (const void* p : {a.x, a.w, a.dy, a.dsum, static_cast<const void*>(a.y)}) aligned = aligned && is_aligned(p, 16);
-  const RowPlan plan = plan_rows(a.cols, aligned);
+  const RowPlan plan = plan_rows(a.cols, aligned, kLayer);
   a.lanes = plan.lanes;
   const int64_t parts = row_norm_parts(ceil_div(a.rows, plan.rows_per_block()), a.cols);
   float* sums = static_cast<float*>(launch.workspace);

@@ -1,5 +1,5 @@
 // A row of at most 256 columns lives in the registers of a few lanes, eight values each: three butterflies inside a thread, the
-// rest by shuffles. Longer rows, up to 32768, go through shared memory, a block a row.
+// rest by shuffles. Longer rows, up to 32768, go through shared memory, a block a row, up to four butterflies a pass.
 #include "kernels/hadamard/hadamard.h"
 
 #include "kernels/common/device.cuh"
@@ -41,23 +41,65 @@ __global__ void __launch_bounds__(256) hadamard_lanes(Hadamard a, int lanes) {
   if (row < a.rows) store8(static_cast<T*>(a.y) + at, f);
 }
 
+__device__ __forceinline__ int padded(int i) { return i + i / 32; }  // keeps strides of 16 off one bank
+
+// B butterflies at once: a thread takes 2^B values `1 << shift` apart through registers.
+template <int B, class Load, class Store>
+__device__ __forceinline__ void butterflies(int cols, int shift, Load&& load, Store&& store) {
+  for (int g = threadIdx.x; g < cols >> B; g += blockDim.x) {
+    const int base = (g >> shift << (shift + B)) | (g & ((1 << shift) - 1));
+    float f[1 << B];
+#pragma unroll
+    for (int j = 0; j < 1 << B; ++j) f[j] = load(base + (j << shift));
+#pragma unroll
+    for (int o = 1; o < 1 << B; o *= 2)
+#pragma unroll
+      for (int j = 0; j < 1 << B; ++j)
+        if (!(j & o)) {
+          const float a = f[j], b = f[j | o];
+          f[j] = a + b, f[j | o] = a - b;
+        }
+#pragma unroll
+    for (int j = 0; j < 1 << B; ++j) store(base + (j << shift), f[j]);
+  }
+}
+
 template <class T>
-__global__ void __launch_bounds__(512) hadamard_block(Hadamard a) {
+__global__ void __launch_bounds__(512) hadamard_block(Hadamard a, int bits, bool aligned) {
   WEFT_DYNAMIC_SMEM(hadamard_smem);
   float* v = reinterpret_cast<float*>(hadamard_smem);
   const T* x = static_cast<const T*>(a.x) + blockIdx.x * static_cast<int64_t>(a.cols);
   T* y = static_cast<T*>(a.y) + blockIdx.x * static_cast<int64_t>(a.cols);
-  for (int c = threadIdx.x; c < a.cols; c += blockDim.x) v[c] = to_f32(x[c]);
+  for (int c = threadIdx.x * 8; c < a.cols; c += blockDim.x * 8) {
+    const int count = a.cols - c < 8 ? a.cols - c : 8;
+    float f[8];
+    load_some(x + c, count, aligned && count == 8, f);
+    if (count == 8) butterfly8(f);
+#pragma unroll
+    for (int j = 0; j < 8; ++j)
+      if (j < count) v[padded(c + j)] = f[j];
+  }
+  auto load = [&](int i) { return v[padded(i)]; };
+  auto store = [&](int i, float f) { v[padded(i)] = f; };
+  auto finish = [&](int i, float f) { y[i] = from_f32<T>(f * a.scale); };
+  int done = a.cols >= 8 ? 3 : 0;
   __syncthreads();
-  for (int o = 1; o < a.cols; o *= 2) {
-    for (int p = threadIdx.x; p < a.cols / 2; p += blockDim.x) {
-      const int i = (p / o) * 2 * o + p % o;
-      const float s = v[i], d = v[i + o];
-      v[i] = s + d, v[i + o] = s - d;
-    }
+  for (; bits - done > 4; done += 4) {
+    butterflies<4>(a.cols, done, load, store);
     __syncthreads();
   }
-  for (int c = threadIdx.x; c < a.cols; c += blockDim.x) y[c] = from_f32<T>(v[c] * a.scale);
+  switch (bits - done) {
+    case 0:
+      return butterflies<0>(a.cols, done, load, finish);
+    case 1:
+      return butterflies<1>(a.cols, done, load, finish);
+    case 2:
+      return butterflies<2>(a.cols, done, load, finish);
+    case 3:
+      return butterflies<3>(a.cols, done, load, finish);
+    default:
+      return butterflies<4>(a.cols, done, load, finish);
+  }
 }
 
 }  // namespace
@@ -77,9 +119,11 @@ void hadamard_sm90(const Hadamard& a, const Launch& launch) {
       launch_grid(hadamard_lanes<T>, dim3(static_cast<unsigned>(ceil_div(a.rows, 256 / lanes))), dim3(256), 0, launch.stream, a,
                   lanes);
     } else {
-      const int threads = a.cols >= 1024 ? 512 : a.cols >= 64 ? a.cols / 2 : 32;
+      int bits = 0;
+      while ((1 << bits) < a.cols) ++bits;
+      const int threads = a.cols >= 4096 ? 512 : a.cols >= 256 ? a.cols / 8 : 32;
       launch_grid(hadamard_block<T>, dim3(static_cast<unsigned>(a.rows)), dim3(static_cast<unsigned>(threads)),
-                  sizeof(float) * static_cast<size_t>(a.cols), launch.stream, a);
+                  sizeof(float) * static_cast<size_t>(a.cols + a.cols / 32 + 1), launch.stream, a, bits, is_aligned(a.x, 16));
     }
   });
 }

@@ -1,6 +1,6 @@
 // Row-major copies alone stream: sixteen lanes a 128-block, or the registers of a block a row. With the transposed copy, or for
-// squares, a block takes a tile of 128 x 128 through shared memory and writes both copies. Row and column scales of kRow come
-// from a first pass that takes maxima with integer atomics: order does not matter.
+// squares, a block takes a tile of 128 x 128 in registers, and the transposed copy goes through shared memory. Row and column
+// scales of kRow come from a first pass that takes maxima with integer atomics: order does not matter.
 #include "kernels/quantize/quantize.h"
 
 #include "kernels/common/convert.cuh"
@@ -125,46 +125,60 @@ __global__ void __launch_bounds__(256) maxima(Quantize a, float* rows, float* co
     atomic_amax(cols + blockIdx.y * kEdge + threadIdx.x, column[threadIdx.x]);
 }
 
-template <class T>
 struct QuantTile {
-  T x[kEdge][kEdge + 8];
+  uint4 q_t[kEdge][kEdge / 16];  // the transposed copy; sixteens of a column are permuted by its eight: no bank twice
   float row_mult[kEdge], col_mult[kEdge];
   float row_amax[kEdge], col_amax[kEdge];
 };
 
+// A thread owns 8 x 8 neighbours in registers, sixteen threads a row.
 template <class T, class To>
 __global__ void __launch_bounds__(256)
     quantize_tile(Quantize a, const float* rows, const float* cols, bool aligned, bool aligned_t) {
-  WEFT_DYNAMIC_SMEM(quantize_smem);
-  QuantTile<T>& tile = *reinterpret_cast<QuantTile<T>*>(quantize_smem);
+  __shared__ QuantTile tile;
   __shared__ float scratch[33];
   const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kEdge;
-  const int col0 = blockIdx.y * kEdge, part = threadIdx.x % 16 * 8, count = a.cols - col0 - part;
+  const int part = threadIdx.x % 16 * 8, first = threadIdx.x / 16 * 8, col0 = blockIdx.y * kEdge, count = a.cols - col0 - part;
   const int rows_here = a.rows - row0 < kEdge ? static_cast<int>(a.rows - row0) : kEdge,
             cols_here = a.cols - col0 < kEdge ? a.cols - col0 : kEdge;
-  float all = 0;
+  const bool by_column = a.block == QuantBlock::k1x128 && a.q_t != nullptr;
+  if (threadIdx.x < kEdge) tile.col_amax[threadIdx.x] = 0;
+  Vec8<T> raw[8];
 #pragma unroll
   for (int k = 0; k < 8; ++k) {
-    const int i = threadIdx.x / 16 + 16 * k;
-    float f[8] = {};
-    if (i < rows_here && count > 0)
-      load_some(static_cast<const T*>(a.x) + (row0 + i) * a.cols + col0 + part, count < 8 ? count : 8, aligned && count >= 8, f);
-    store8(&tile.x[i][part], f);
+    const T* x = static_cast<const T*>(a.x) + (row0 + first + k) * a.cols + col0 + part;
+    if (first + k < rows_here && count >= 8 && aligned) {
+      raw[k] = load8(x);
+    } else {
+      float f[8] = {};
+      if (first + k < rows_here && count > 0) load_some(x, count < 8 ? count : 8, false, f);
+      raw[k] = pack<T>(f);
+    }
+  }
+  if (by_column) __syncthreads();
+  float all = 0, column[8] = {};
+#pragma unroll
+  for (int k = 0; k < 8; ++k) {
+    float f[8];
+    unpack(raw[k], f);
     const float m = amax8<T>(f);
     all = MaxOp{}(all, m);
-    const float in_row = lanes_reduce<MaxOp>(m, 16);
-    if (threadIdx.x % 16 == 0) tile.row_amax[i] = in_row;
+    if (a.block == QuantBlock::k1x128) {
+      const float in_row = lanes_reduce<MaxOp>(m, 16);
+      if (threadIdx.x % 16 == 0) tile.row_amax[first + k] = in_row;
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j) column[j] = MaxOp{}(column[j], fabsf(f[j]));
   }
-  if (threadIdx.x < kEdge) tile.col_amax[threadIdx.x] = 0;
+  if (by_column) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const float m = MaxOp{}(column[j], __shfl_xor_sync(~0u, column[j], 16));
+      if ((threadIdx.x & 16) == 0) atomic_amax(&tile.col_amax[part + j], m);
+    }
+  }
   if (a.block == QuantBlock::k128x128) all = block_reduce<MaxOp>(all, scratch, 0.0f);
   __syncthreads();
-  if (a.block == QuantBlock::k1x128 && a.q_t != nullptr) {  // maxima of columns: a thread half a column
-    const int c = threadIdx.x % kEdge, half = threadIdx.x / kEdge * (kEdge / 2);
-    float m = 0;
-    for (int i = 0; i < kEdge / 2; ++i) m = MaxOp{}(m, fabsf(to_f32(tile.x[half + i][c])));
-    atomic_amax(&tile.col_amax[c], m);
-    __syncthreads();
-  }
   if (threadIdx.x < kEdge) {
     const int i = threadIdx.x;
     float r, c;
@@ -205,40 +219,44 @@ __global__ void __launch_bounds__(256)
   if (a.q != nullptr && count > 0) {
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
-      const int i = threadIdx.x / 16 + 16 * k;
-      if (i >= rows_here) continue;
+      if (first + k >= rows_here) continue;
       float f[8];
-      load8(&tile.x[i][part], f);
+      unpack(raw[k], f);
+      const float m = tile.row_mult[first + k];
 #pragma unroll
-      for (int j = 0; j < 8; ++j) f[j] *= tile.row_mult[i];
-      write8(static_cast<To*>(a.q) + (row0 + i) * a.cols + col0 + part, count < 8 ? count : 8, aligned && count >= 8, f);
+      for (int j = 0; j < 8; ++j) f[j] *= m;
+      write8(static_cast<To*>(a.q) + (row0 + first + k) * a.cols + col0 + part, count < 8 ? count : 8, aligned && count >= 8, f);
     }
   }
   if (a.q_t == nullptr) return;
+  float f[8][8];
 #pragma unroll
-  for (int k = 0; k < 2; ++k) {  // a thread 32 tokens of a column: one whole sector
-    const int item = threadIdx.x + 256 * k, c = item % kEdge, first = item / kEdge * 32;
-    if (c >= cols_here) continue;
-    To* out = static_cast<To*>(a.q_t) + static_cast<int64_t>(col0 + c) * a.rows + row0 + first;
+  for (int k = 0; k < 8; ++k) unpack(raw[k], f[k]);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {  // eight tokens of a column: half of a sixteen
+    const int c = part + j, at = first / 16 ^ (c >> 3 & 7);
     const float m = tile.col_mult[c];
+    uint32_t word[2];
 #pragma unroll
-    for (int h = 0; h < 32; h += 16) {
-      const int left = rows_here - first - h;
-      if (left <= 0) break;
-      float f[16];
+    for (int k = 0; k < 2; ++k)
+      word[k] = fp8_pair<To>(f[4 * k][j] * m, f[4 * k + 1][j] * m) | fp8_pair<To>(f[4 * k + 2][j] * m, f[4 * k + 3][j] * m) << 16;
+    reinterpret_cast<uint2*>(&tile.q_t[c][at])[first / 8 % 2] = make_uint2(word[0], word[1]);
+  }
+  __syncthreads();
 #pragma unroll
-      for (int j = 0; j < 16; ++j) f[j] = to_f32(tile.x[first + h + j][c]) * m;
-      if (aligned_t && left >= 16) {
-        uint32_t word[4];
+  for (int k = 0; k < 4; ++k) {  // eight threads a column
+    const int c = static_cast<int>(threadIdx.x) / 8 + 32 * k, h = threadIdx.x % 8, left = rows_here - 16 * h;
+    if (c >= cols_here || left <= 0) continue;
+    const uint4 v = tile.q_t[c][h ^ (c >> 3 & 7)];
+    To* out = static_cast<To*>(a.q_t) + static_cast<int64_t>(col0 + c) * a.rows + row0 + 16 * h;
+    if (aligned_t && left >= 16) {
+      *reinterpret_cast<uint4*>(out) = v;
+    } else {
+      To e[16];
+      memcpy(e, &v, 16);
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
-          word[j] = fp8_pair<To>(f[4 * j], f[4 * j + 1]) | fp8_pair<To>(f[4 * j + 2], f[4 * j + 3]) << 16;
-        *reinterpret_cast<uint4*>(out + h) = make_uint4(word[0], word[1], word[2], word[3]);
-      } else {
-#pragma unroll
-        for (int j = 0; j < 16; ++j)
-          if (j < left) out[h + j] = element_from_f32<To>(f[j]);
-      }
+      for (int j = 0; j < 16; ++j)
+        if (j < left) out[j] = e[j];
     }
   }
 }
@@ -272,7 +290,7 @@ void run_quantize(const Quantize& a, const Launch& launch) {
                 a.rows + a.cols);
     launch_grid(maxima<T>, grid, dim3(256), 0, launch.stream, a, rows, cols, aligned);
   }
-  launch_grid(quantize_tile<T, To>, grid, dim3(256), sizeof(QuantTile<T>), launch.stream, a, static_cast<const float*>(rows),
+  launch_grid(quantize_tile<T, To>, grid, dim3(256), 0, launch.stream, a, static_cast<const float*>(rows),
               static_cast<const float*>(cols), aligned, aligned_t);
 }
 

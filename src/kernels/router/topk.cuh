@@ -12,7 +12,13 @@ __device__ __forceinline__ bool ahead(const Pick& a, const Pick& b) {
   return a.value > b.value || (a.value == b.value && a.index < b.index);
 }
 
-// The highest value of the warp, the lower index on ties; index 0x7fffffff when all are -inf.
+// Unsigned order is the order of values; 0 below every number.
+__device__ __forceinline__ uint32_t order_of(float v) {
+  const uint32_t u = __float_as_uint(v + 0.0f);  // -0 ties with 0
+  return u & 0x80000000u ? ~u : u | 0x80000000u;
+}
+
+// The highest value of the warp, the lower index on ties; index 0x7fffffff when all are -inf. No NaN.
 template <int NV>
 __device__ __forceinline__ Pick warp_best(const float (&v)[NV], int experts) {
   const int lane = threadIdx.x & 31;
@@ -22,11 +28,9 @@ __device__ __forceinline__ Pick warp_best(const float (&v)[NV], int experts) {
     const Pick p{v[i], lane + i * 32};
     if (p.index < experts && v[i] > -INFINITY && ahead(p, best)) best = p;
   }
-#pragma unroll
-  for (int o = 16; o > 0; o /= 2) {
-    const Pick other{__shfl_xor_sync(~0u, best.value, o), __shfl_xor_sync(~0u, best.index, o)};
-    if (ahead(other, best)) best = other;
-  }
+  const uint32_t order = order_of(best.value), top = __reduce_max_sync(~0u, order);
+  best.index = static_cast<int32_t>(__reduce_min_sync(~0u, order == top ? static_cast<uint32_t>(best.index) : 0x7fffffffu));
+  best.value = __uint_as_float(top & 0x80000000u ? top & 0x7fffffffu : ~top);
   return best;
 }
 

@@ -10,6 +10,8 @@ namespace {
 
 using namespace dev;
 
+constexpr int kColumns = 64;  // of a block of the backward
+
 // Row of the table for stream c at token t, or -1.
 __device__ __forceinline__ int32_t row_of(const StructureStreams& s, int c, int32_t offset, int64_t t) {
   if (s.ids[c] == nullptr) return -1;
@@ -41,38 +43,72 @@ __global__ void __launch_bounds__(kFlatThreads)
   store_some(static_cast<T*>(a.y) + t * a.dim + col, count, full, sum);
 }
 
-// Threads are columns; parts [strips, rows * dim + num].
+constexpr int kTile = 64, kBwdThreads = 256;  // tokens staged at once
+
+// Threads are columns times groups of streams; streams own different rows of the table. parts [strips, rows * dim + 8 * slices].
 template <class T>
-__global__ void __launch_bounds__(256) structure_bwd(StructureBwd a, int32_t rows, int64_t strip, float* parts) {
+__global__ void __launch_bounds__(kBwdThreads) structure_bwd(StructureBwd a, int32_t rows, int64_t strip, float* parts) {
   WEFT_DYNAMIC_SMEM(structure_smem);
   __shared__ float scratch[33];
-  float* table = reinterpret_cast<float*>(structure_smem);  // [rows, columns of this block]
-  const int width = a.dim - static_cast<int>(blockIdx.y) * 256 < 256 ? a.dim - static_cast<int>(blockIdx.y) * 256 : 256;
-  const int col = blockIdx.y * 256 + threadIdx.x;
-  const bool here = static_cast<int>(threadIdx.x) < width;
-  if (here)
-    for (int32_t r = 0; r < rows; ++r) table[r * width + threadIdx.x] = 0;
-  float dscale[8] = {};
+  __shared__ int32_t ids[8][kTile];
+  const int col0 = blockIdx.y * kColumns, width = a.dim - col0 < kColumns ? a.dim - col0 : kColumns;
+  float* table = reinterpret_cast<float*>(structure_smem);  // [rows, width]
+  float* dy = table + rows * width;                         // [kTile, width]
+  for (int i = threadIdx.x; i < rows * width; i += kBwdThreads) table[i] = 0;
   const int64_t first = blockIdx.x * strip, last = first + strip < a.tokens ? first + strip : a.tokens;
-  for (int64_t t = first; t < last; ++t) {
-    const float g = here ? to_f32(static_cast<const T*>(a.dy)[t * a.dim + col]) : 0.0f;
-    int32_t offset = 0;
+  const int c = static_cast<int>(threadIdx.x) % kColumns, group = static_cast<int>(threadIdx.x) / kColumns;
+  constexpr int kGroups = kBwdThreads / kColumns, kEach = kTile / kGroups, kIds = 8 * kTile / kBwdThreads;
+  float next_dy[kEach];
+  int32_t next_id[kIds];
+  auto read = [&](int64_t t0) {
 #pragma unroll
-    for (int c = 0; c < 8; ++c) {
-      if (c >= a.streams.num) break;
-      const int32_t row = row_of(a.streams, c, offset, t);
-      offset += a.streams.classes[c];
-      if (row < 0 || !here) continue;
-      table[row * width + threadIdx.x] += a.scale[c] * g;
-      dscale[c] += g * to_f32(static_cast<const T*>(a.table)[static_cast<int64_t>(row) * a.dim + col]);
+    for (int k = 0; k < kEach; ++k) {
+      const int64_t t = t0 + group + k * kGroups;
+      next_dy[k] = t < last && c < width ? to_f32(static_cast<const T*>(a.dy)[t * a.dim + col0 + c]) : 0.0f;
     }
+#pragma unroll
+    for (int k = 0; k < kIds; ++k) {
+      const int i = static_cast<int>(threadIdx.x) + k * kBwdThreads, stream = i / kTile;
+      const int64_t t = t0 + i % kTile;
+      int32_t offset = 0;
+      for (int s = 0; s < stream && s < a.streams.num; ++s) offset += a.streams.classes[s];
+      next_id[k] = stream < a.streams.num && t < last ? row_of(a.streams, stream, offset, t) : -1;
+    }
+  };
+  read(first);
+  for (int64_t t0 = first; t0 < last; t0 += kTile) {
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < kEach; ++k)
+      if (c < width) dy[(group + k * kGroups) * width + c] = next_dy[k];
+#pragma unroll
+    for (int k = 0; k < kIds; ++k) {
+      const int i = static_cast<int>(threadIdx.x) + k * kBwdThreads;
+      ids[i / kTile][i % kTile] = next_id[k];
+    }
+    __syncthreads();
+    read(t0 + kTile);
+    if (c < width)
+      for (int s = group; s < a.streams.num; s += kGroups)
+#pragma unroll 4
+        for (int t = 0; t < kTile; ++t)
+          if (ids[s][t] >= 0) table[ids[s][t] * width + c] += dy[t * width + c];
   }
+  __syncthreads();
   float* part = parts + static_cast<int64_t>(blockIdx.x) * (static_cast<int64_t>(rows) * a.dim + 8 * gridDim.y);
-  if (here)
-    for (int32_t r = 0; r < rows; ++r) part[static_cast<int64_t>(r) * a.dim + col] = table[r * width + threadIdx.x];
-  for (int c = 0; c < 8; ++c) {
-    const float s = block_reduce(dscale[c], scratch);
-    if (threadIdx.x == 0) part[static_cast<int64_t>(rows) * a.dim + blockIdx.y * 8 + c] = s;
+  // dS = scale * (sum of dy), dscale = sum over the stream's rows of S * (sum of dy).
+  int32_t offset = 0;
+  for (int s = 0; s < 8; ++s) {
+    float dscale = 0;
+    const int32_t end = s < a.streams.num ? offset + a.streams.classes[s] : offset;
+    for (int i = offset * width + static_cast<int>(threadIdx.x); i < end * width; i += kBwdThreads) {
+      const int64_t at = static_cast<int64_t>(i / width) * a.dim + col0 + i % width;
+      dscale += table[i] * to_f32(static_cast<const T*>(a.table)[at]);
+      part[at] = a.scale[s] * table[i];
+    }
+    offset = end;
+    dscale = block_reduce(dscale, scratch);
+    if (threadIdx.x == 0) part[static_cast<int64_t>(rows) * a.dim + blockIdx.y * 8 + s] = dscale;
   }
 }
 
@@ -86,7 +122,8 @@ int64_t strip_of(int64_t tokens) {
   return strip < 16 ? 16 : strip;
 }
 size_t smem_of(const StructureBwd& a) {
-  return sizeof(float) * static_cast<size_t>(rows_of(a.streams)) * static_cast<size_t>(a.dim < 256 ? a.dim : 256);
+  return sizeof(float) * (static_cast<size_t>(rows_of(a.streams)) + kTile) *
+         static_cast<size_t>(a.dim < kColumns ? a.dim : kColumns);
 }
 
 Support fits(const StructureStreams& s, const Device& d, DType t) {
@@ -103,7 +140,7 @@ Support supports_structure_bwd_sm90(const StructureBwd& a, const Device& d) {
 }
 size_t workspace_structure_bwd_sm90(const StructureBwd& a) {
   const size_t row =
-      static_cast<size_t>(rows_of(a.streams)) * static_cast<size_t>(a.dim) + 8 * static_cast<size_t>(ceil_div(a.dim, 256));
+      static_cast<size_t>(rows_of(a.streams)) * static_cast<size_t>(a.dim) + 8 * static_cast<size_t>(ceil_div(a.dim, kColumns));
   return sizeof(float) * static_cast<size_t>(ceil_div(a.tokens, strip_of(a.tokens))) * row;
 }
 
@@ -123,12 +160,11 @@ void structure_fwd_sm90(const StructureFwd& a, const Launch& launch) {
 void structure_bwd_sm90(const StructureBwd& a, const Launch& launch) {
   if (a.tokens == 0 || a.dim == 0) return;
   const int32_t rows = rows_of(a.streams);
-  const int64_t strip = strip_of(a.tokens), strips = ceil_div(a.tokens, strip), slices = ceil_div(a.dim, 256);
+  const int64_t strip = strip_of(a.tokens), strips = ceil_div(a.tokens, strip), slices = ceil_div(a.dim, kColumns);
   float* parts = static_cast<float*>(launch.workspace);
-  const unsigned threads = static_cast<unsigned>(a.dim < 256 ? ceil_div(a.dim, 32) * 32 : 256);
   with_float_type(a.dtype, [&](auto type) {
     launch_grid(structure_bwd<typename decltype(type)::type>, dim3(static_cast<unsigned>(strips), static_cast<unsigned>(slices)),
-                dim3(threads), smem_of(a), launch.stream, a, rows, strip, parts);
+                dim3(kBwdThreads), smem_of(a), launch.stream, a, rows, strip, parts);
   });
   const int64_t table = static_cast<int64_t>(rows) * a.dim, stride = table + 8 * slices;
   if (a.dtable != nullptr) add_column_sums(parts, strips, table, a.dtable, launch.stream, stride);
