@@ -1,7 +1,7 @@
 // Runs a CUDA kernel on the host, one block at a time, each thread a fiber, so that the index and fragment arithmetic of the
 // warp-level kernels is tested on machines without a GPU. Fibers meet at barriers, shuffles and tensor core instructions; between
 // them they run in a random order, shared memory starts as NaN and cp.async lands as late as it may: a missing barrier shows.
-// Covers mma.sync, ldmatrix, cp.async, shuffles, barriers. Not TMA, mbarrier, wgmma, timing.
+// Covers mma.sync, wgmma (done at once where it is issued), ldmatrix, cp.async, shuffles, barriers. Not TMA, mbarrier, timing.
 #pragma once
 #include <cuda_bf16.h>
 #include <ucontext.h>
@@ -192,6 +192,17 @@ inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
   }
   warp_barrier();
 }
+inline void mma_tf32(float (&c)[4], float a0, float a1, float a2, float a3, uint32_t b0, uint32_t b1) {
+  Warp& w = warp();
+  const float mine[6] = {a0, a1, a2, a3, std::bit_cast<float>(b0), std::bit_cast<float>(b1)};
+  std::memcpy(w.slot[lane()], mine, sizeof mine);
+  warp_barrier();
+  const int q = lane() >> 2, r = lane() & 3;
+  auto value = [&](int l, int i) { uint32_t v; std::memcpy(&v, reinterpret_cast<char*>(w.slot[l]) + 4 * i, 4); return std::bit_cast<float>(v & 0xffffe000u); };
+  for (int e = 0; e < 4; ++e)
+    for (int k = 0; k < 8; ++k) c[e] += value(q * 4 + (k & 3), (e >> 1) + 2 * (k >> 2)) * value((2 * r + (e & 1)) * 4 + (k & 3), 4 + (k >> 2));
+  warp_barrier();
+}
 inline void ldmatrix(uint32_t (&out)[4], const void* row, bool transposed) {
   Warp& w = warp();
   if (reinterpret_cast<uintptr_t>(row) % 16 != 0) std::fprintf(stderr, "emulate: ldmatrix address is not 16-byte aligned\n"), std::abort();
@@ -239,6 +250,47 @@ inline void cp_async(void* to, const void* from, bool valid, int bytes) {
 inline void cp_async16(void* to, const void* from, bool valid) { cp_async(to, from, valid, 16); }
 inline void cp_async4(void* to, const void* from, bool valid) { cp_async(to, from, valid, 4); }
 inline void group_barrier(int id, int threads) { block_barrier(id, threads); }
+inline void group_arrive(int id, int threads) {
+  Barrier& b = block()->barriers[id];
+  if (++b.arrived == threads) b.arrived = 0, ++b.generation, ++block()->progress;
+}
+// An element of a wgmma operand: descriptors are addresses / 16, layouts those of wgmma.cuh, the swizzle an XOR of address bits.
+inline float wgmma_element(uint64_t operand, bool transposed, int mn, int k) {
+  uint64_t at = operand << 4;
+  at += transposed ? mn / 64 * 8192 + k / 8 * 1024 + k % 8 * 128 + mn % 64 * 2 : mn / 8 * 1024 + mn % 8 * 128 + k * 2;
+  at ^= (at >> 7 & 7) << 4;
+  return bf16_value(*reinterpret_cast<const uint16_t*>(at), 0);
+}
+// One warp's part of D[64, N] (+)= A[64, 16] B[16, N]; A from shared memory, or from registers when `a` is not null.
+template <int N>
+void wgmma(float (&d)[N / 2], const uint32_t* a, uint64_t a_operand, bool a_transposed, uint64_t b, bool b_transposed, int keep) {
+  const int q = lane() >> 2, r = lane() & 3, row = (block()->now->number >> 5 & 3) * 16 + q;
+  float av[2][16];
+  if (a) {
+    Warp& w = warp();
+    std::memcpy(w.slot[lane()], a, 16);
+    warp_barrier();
+    for (int h = 0; h < 2; ++h)
+      for (int k = 0; k < 16; ++k) {
+        uint32_t word;
+        std::memcpy(&word, reinterpret_cast<char*>(w.slot[q * 4 + k % 8 / 2]) + 4 * (h + k / 8 * 2), 4);
+        av[h][k] = bf16_value(word, k & 1);
+      }
+    warp_barrier();
+  } else {
+    for (int h = 0; h < 2; ++h)
+      for (int k = 0; k < 16; ++k) av[h][k] = wgmma_element(a_operand, a_transposed, row + 8 * h, k);
+  }
+  for (int n = 0; n < N / 8; ++n)
+    for (int e = 0; e < 2; ++e) {
+      float sum[2] = {keep ? d[4 * n + e] : 0.f, keep ? d[4 * n + 2 + e] : 0.f};
+      for (int k = 0; k < 16; ++k) {
+        const float bv = wgmma_element(b, b_transposed, n * 8 + r * 2 + e, k);
+        sum[0] += av[0][k] * bv, sum[1] += av[1][k] * bv;
+      }
+      d[4 * n + e] = sum[0], d[4 * n + 2 + e] = sum[1];
+    }
+}
 inline void cp_async_commit() { ++block()->now->group; }
 template <int pending>
 void cp_async_wait() {

@@ -22,10 +22,12 @@ using emulate::cp_async16;
 using emulate::cp_async4;
 using emulate::cp_async_commit;
 using emulate::cp_async_wait;
+using emulate::group_arrive;
 using emulate::group_barrier;
 using emulate::ldmatrix_x4;
 using emulate::ldmatrix_x4_trans;
 using emulate::mma_bf16;
+using emulate::mma_tf32;
 using emulate::stmatrix_x4_trans;
 using emulate::transpose_8x8;
 #else
@@ -33,6 +35,13 @@ __device__ __forceinline__ void mma_bf16(float (&c)[4], const uint32_t (&a)[4], 
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+// A 16x8 (a[0] (q, r) a[1] (q + 8, r) a[2] (q, r + 4) a[3] (q + 8, r + 4)) times B 8x8 (b0 (k r, n q) b1 (k r + 4, n q)); the low 13 bits
+// of fp32 operands are not read.
+__device__ __forceinline__ void mma_tf32(float (&c)[4], float a0, float a1, float a2, float a3, uint32_t b0, uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(__float_as_uint(a0)), "r"(__float_as_uint(a1)), "r"(__float_as_uint(a2)), "r"(__float_as_uint(a3)), "r"(b0), "r"(b1));
 }
 using SmemAddress = uint32_t;
 __device__ __forceinline__ SmemAddress smem_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
@@ -67,6 +76,8 @@ __device__ __forceinline__ uint32_t transpose_8x8(uint32_t v) {
 }
 // Barrier of a part of the block's warps; id 1 to 15.
 __device__ __forceinline__ void group_barrier(int id, int threads) { asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory"); }
+// Counts this warp at such a barrier without waiting there.
+__device__ __forceinline__ void group_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;\n" ::"r"(id), "r"(threads) : "memory"); }
 template <int pending>
 __device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_group %0;\n" ::"n"(pending) : "memory"); }
 #endif

@@ -1,18 +1,29 @@
 // Warpgroup matrix products (sm_90a): D[64, N] (+)= A[64, 16] B[16, N], bf16 operands in shared memory, fp32 sums in registers.
 // Element e of lane l of warp w: row 16 w + l / 4 + 8 (e / 2 % 2), col 8 (e / 4) + 2 (l % 4) + e % 2.
 #pragma once
+#include "kernels/common/mma.cuh"
+#if !defined(WEFT_EMULATE)
 #include "kernels/common/tma.cuh"
+#endif
 
 namespace weft::kernels {
 
 // Operand descriptors for tiles in the 128-byte swizzle, 1024-byte aligned.
 // K-major: rows of 64 k values (128 bytes), groups of 8 rows 1024 bytes apart; the next 16 k values are 32 bytes on.
 __device__ __forceinline__ uint64_t k_major(const void* p) {
+#if defined(WEFT_EMULATE)
+  return smem_address(p) >> 4;
+#else
   return static_cast<uint64_t>((smem_address(p) & 0x3ffff) >> 4) | (1ull << 16) | (64ull << 32) | (1ull << 62);
+#endif
 }
 // MN-major: rows (one k each) of 64 m or n values; blocks of 64 values 64 rows (8192 bytes) apart; the next 16 k are 2048 bytes on.
 __device__ __forceinline__ uint64_t mn_major(const void* p) {
+#if defined(WEFT_EMULATE)
+  return smem_address(p) >> 4;
+#else
   return static_cast<uint64_t>((smem_address(p) & 0x3ffff) >> 4) | (512ull << 16) | (64ull << 32) | (1ull << 62);
+#endif
 }
 template <bool kTrans>
 __device__ __forceinline__ uint64_t operand(const void* p) {
@@ -20,11 +31,51 @@ __device__ __forceinline__ uint64_t operand(const void* p) {
 }
 template <bool kTrans>
 constexpr int kStep16 = kTrans ? 128 : 2;  // 16 k values on, in the descriptor's units of 16 bytes
+constexpr int kPanelStep = 512;            // one panel on
 
+// A bf16 tile of 64 rows as panels of 64 columns, [kCols / 64][64][64], each 1024-byte aligned and in the 128-byte swizzle: any side of
+// it is an operand.
+template <int kCols>
+struct Panels {
+  static_assert(kCols % 64 == 0);
+  bf16* data;
+  __device__ __forceinline__ bf16* unit(int row, int col) const {  // 8 columns; col a multiple of 8
+    return data + (col >> 6) * 4096 + row * 64 + ((((col >> 3) ^ row) & 7) << 3);
+  }
+  __device__ __forceinline__ bf16* at(int row, int col) const { return unit(row, col & ~7) + (col & 7); }
+};
+
+#if defined(WEFT_EMULATE)
+inline void wgmma_fence() {}
+inline void wgmma_commit() {}
+template <int pending>
+void wgmma_wait() {}
+template <int n>
+void wgmma_settle(float (&)[n]) {}
+template <int regs>
+void more_registers() {}
+template <int regs>
+void fewer_registers() {}
+inline void fence_async_proxy() {}
+inline void add_pair(float* p, float a, float b) { p[0] += a, p[1] += b; }
+template <int N>
+struct Wgmma {
+  template <bool kATrans, bool kBTrans>
+  static void run(float (&d)[N / 2], uint64_t a, uint64_t b, int keep) { emulate::wgmma<N>(d, nullptr, a, kATrans, b, kBTrans, keep); }
+  template <bool kBTrans>
+  static void run(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, int keep) { emulate::wgmma<N>(d, a, 0, false, b, kBTrans, keep); }
+};
+#else
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory"); }
 template <int pending>
 __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(pending) : "memory"); }
+// After a wait: the sums are read from here on, not before.
+template <int n>
+__device__ __forceinline__ void wgmma_settle(float (&d)[n]) {
+#pragma unroll
+  for (int i = 0; i < n; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
 template <int regs>
 __device__ __forceinline__ void more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(regs)); }
 template <int regs>
@@ -51,7 +102,7 @@ __device__ __forceinline__ void add_pair(float* p, float a, float b) {
 }
 
 template <int N>
-struct Wgmma;  // run<transposed A, transposed B>(d, a, b, keep): d = keep * d + A B
+struct Wgmma;  // run<transposed A, transposed B>(d, a, b, keep): d = keep * d + A B; run<transposed B>: A from registers, as mma.sync's
 
 // The register lists, eight at a time.
 #define WEFT_P0 "%0,%1,%2,%3,%4,%5,%6,%7"
@@ -88,7 +139,34 @@ struct Wgmma;  // run<transposed A, transposed B>(d, a, b, keep): d = keep * d +
 #define WEFT_F15 "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
 
 template <>
+struct Wgmma<64> {
+  template <bool kATrans, bool kBTrans>
+  static __device__ __forceinline__ void run(float (&d)[32], uint64_t a, uint64_t b, int keep) {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" WEFT_P0 "," WEFT_P1 "," WEFT_P2 "," WEFT_P3
+        "}, %32, %33, p, 1, 1, %35, %36;\n}\n"
+        : WEFT_F0, WEFT_F1, WEFT_F2, WEFT_F3
+        : "l"(a), "l"(b), "r"(keep), "n"(kATrans), "n"(kBTrans));
+  }
+  template <bool kBTrans>
+  static __device__ __forceinline__ void run(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int keep) {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" WEFT_P0 "," WEFT_P1 "," WEFT_P2 "," WEFT_P3
+        "}, {%32,%33,%34,%35}, %36, p, 1, 1, %38;\n}\n"
+        : WEFT_F0, WEFT_F1, WEFT_F2, WEFT_F3
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep), "n"(kBTrans));
+  }
+};
+template <>
 struct Wgmma<128> {
+  template <bool kBTrans>
+  static __device__ __forceinline__ void run(float (&d)[64], const uint32_t (&a)[4], uint64_t b, int keep) {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" WEFT_P0 "," WEFT_P1 "," WEFT_P2 "," WEFT_P3 "," WEFT_P4 "," WEFT_P5 "," WEFT_P6 "," WEFT_P7
+        "}, {%64,%65,%66,%67}, %68, p, 1, 1, %70;\n}\n"
+        : WEFT_F0, WEFT_F1, WEFT_F2, WEFT_F3, WEFT_F4, WEFT_F5, WEFT_F6, WEFT_F7
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep), "n"(kBTrans));
+  }
   template <bool kATrans, bool kBTrans>
   static __device__ __forceinline__ void run(float (&d)[64], uint64_t a, uint64_t b, int keep) {
     asm volatile(
@@ -164,5 +242,7 @@ struct Wgmma<256> {
 #undef WEFT_F14
 #undef WEFT_P15
 #undef WEFT_F15
+
+#endif
 
 }  // namespace weft::kernels

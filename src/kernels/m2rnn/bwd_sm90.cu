@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kThreads, 2) bwd_kernel(const M2rnnBwd a, cons
   const int head = static_cast<int>(blockIdx.x % a.heads), warp = warp_id(), lane = lane_id(), r = lane & 3, row = warp * 16 + (lane >> 2);
   const int64_t document = blockIdx.x / a.heads, start = a.cu_seqlens[document], length = a.cu_seqlens[document + 1] - start, state = (document * a.heads + head) * (kK * kV);
   const int chunks = static_cast<int>((length + kChunk - 1) / kChunk);
-  const SplitB W(a.W + head * kV * kV, false), WT(a.W + head * kV * kV, true);
+  const RoundedB W(a.W + head * kV * kV, false), WT(a.W + head * kV * kV, true);
   float G[2][4], dW[2][4] = {}, dD = 0;  // G: of the state after the step at hand, from later steps
   read_state(G, a.d_final_state ? a.d_final_state + state : nullptr);
   for (int c = chunks - 1; c >= 0; --c) {
@@ -96,14 +96,13 @@ __global__ void __launch_bounds__(kThreads, 2) bwd_kernel(const M2rnnBwd a, cons
             (e < 2 ? dk0 : dk1) += Z[i][e] * v[i][e & 1];
             G[i][e] *= f;
           }
-        const SplitA z(Z);
-        add_product(G, z, WT);
+        add_product(G, Z, WT);
         {  // dW += h^T Z over the warp's 16 rows: both as their transposes
-          uint32_t ht[4], zt[4];
+          uint32_t ht[4];
+          const uint4 zb = pack(Z);
+          const uint32_t zt[4] = {transpose_8x8(zb.x), transpose_8x8(zb.y), transpose_8x8(zb.z), transpose_8x8(zb.w)};
           const uint4 hb = sm.h[t][threadIdx.x];
           ht[0] = transpose_8x8(hb.x), ht[2] = transpose_8x8(hb.y), ht[1] = transpose_8x8(hb.z), ht[3] = transpose_8x8(hb.w);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) zt[i] = transpose_8x8(z.high[i]);
           mma_bf16(dW[0], ht, zt[0], zt[1]);
           mma_bf16(dW[1], ht, zt[2], zt[3]);
         }

@@ -1,6 +1,7 @@
 // What the M2RNN kernels share. A block of four warps walks one document of one head; h [64, 16] lies in the registers of mma.sync sums,
 // 16 rows a warp, so that h W needs no exchange: the sums of two 8-column tiles are the A operand of the next product. Products of the
-// recurrence split both operands into two bf16 parts (error 2^-16). tanh is the hardware's (absolute error 5e-4 at most).
+// recurrence split both operands into two bf16 parts (error 2^-16), which has the shorter chain, or in the backward round them to tf32 (2^-10),
+// which takes fewer instructions. tanh is the hardware's (absolute error 5e-4 at most).
 #pragma once
 #include "kernels/common/mma.cuh"
 #include "kernels/m2rnn/m2rnn.h"
@@ -49,7 +50,8 @@ struct SplitB {
       }
   }
 };
-__device__ __forceinline__ void add_product(float (&c)[2][4], const SplitA& a, const SplitB& b) {
+__device__ __forceinline__ void add_product(float (&c)[2][4], const float (&of)[2][4], const SplitB& b) {
+  const SplitA a(of);
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
     float small[4] = {};
@@ -59,6 +61,30 @@ __device__ __forceinline__ void add_product(float (&c)[2][4], const SplitA& a, c
 #pragma unroll
     for (int e = 0; e < 4; ++e) c[n][e] += small[e];
   }
+}
+
+// W [16, 16] as tf32 B fragments of two column tiles (n) and two row tiles (k); transposed: W^T. The k slots r and r + 4 of a tile stand for its
+// rows 2 r and 2 r + 1, so that the sums of one product are the A operand of the next as they lie.
+struct RoundedB {
+  uint32_t w[2][2][2];
+  __device__ __forceinline__ RoundedB(const float* W, bool transposed) {
+    const int q = lane_id() >> 2, r = lane_id() & 3;
+#pragma unroll
+    for (int n = 0; n < 2; ++n)
+#pragma unroll
+      for (int k = 0; k < 2; ++k)
+#pragma unroll
+        for (int b = 0; b < 2; ++b) {
+          const int row = k * 8 + r * 2 + b, col = n * 8 + q;
+          w[n][k][b] = __float_as_uint(transposed ? W[col * kV + row] : W[row * kV + col]) + 0x1000;  // rounded: the last 13 bits are dropped
+        }
+  }
+};
+__device__ __forceinline__ void add_product(float (&c)[2][4], const float (&a)[2][4], const RoundedB& b) {
+#pragma unroll
+  for (int k = 0; k < 2; ++k)
+#pragma unroll
+    for (int n = 0; n < 2; ++n) mma_tf32(c[n], a[k][0], a[k][2], a[k][1], a[k][3], b.w[n][k][0], b.w[n][k][1]);
 }
 
 // Rows of one chunk in shared memory.
@@ -102,10 +128,11 @@ __device__ __forceinline__ int column_of_lane() {
 }
 
 // One step: c = tanh(h W + k v^T), h = f h + (1 - f) c. k0, k1: of rows q, q + 8; v: of the lane's four columns.
-__device__ __forceinline__ void step(float (&h)[2][4], float (&c)[2][4], const SplitB& W, float k0, float k1, const float (&v)[2][2], float f) {
+template <class W16>
+__device__ __forceinline__ void step(float (&h)[2][4], float (&c)[2][4], const W16& W, float k0, float k1, const float (&v)[2][2], float f) {
 #pragma unroll
   for (int n = 0; n < 2; ++n) c[n][0] = k0 * v[n][0], c[n][1] = k0 * v[n][1], c[n][2] = k1 * v[n][0], c[n][3] = k1 * v[n][1];
-  add_product(c, SplitA(h), W);
+  add_product(c, h, W);
 #pragma unroll
   for (int n = 0; n < 2; ++n)
 #pragma unroll

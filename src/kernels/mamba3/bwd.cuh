@@ -1,21 +1,44 @@
 // The passes of the Mamba-3 backward and its workspace. A chunk slot is one chunk of 64 rows (64 / R steps), numbered like the saved states.
+// All passes but the first and the last two go through the heads a piece at a time, whole groups; per piece:
+//   operands: q, k (bias, rotation), v, dY of every chunk as tiles in the swizzle of wgmma; states: S, dS; chunks: all that is local to a
+//   chunk, y and dv as tiles; gates: what follows from y and dv.
 #pragma once
 #include "kernels/common/packed.cuh"
+#include "kernels/common/wgmma.cuh"
 #include "kernels/mamba3/tiles.cuh"
 
 namespace weft::kernels::mamba3 {
 
-constexpr int kChunksPerBlock = 8;  // of the chunk pass: each block keeps one part of the parameter gradients
+constexpr int kChunksPerBlock = 8;  // of the chunk and gate passes: each block keeps one part of the parameter gradients
 
 inline int steps_of(const Mamba3Inputs& a) { return kRows / a.rank; }
 inline int64_t chunk_slots(const Mamba3Inputs& a) { return a.tokens / steps_of(a) + a.documents; }
 inline int64_t parts(const Mamba3Inputs& a) { return (chunk_slots(a) + kChunksPerBlock - 1) / kChunksPerBlock; }
+// Groups at once: as many as let the states pass, a block a (document, head, direction), fill 132 multiprocessors with four blocks each,
+// but no more than kPieceBytes of tiles.
+constexpr int64_t kPieceBytes = int64_t{8} << 30;
+inline int piece_groups(const Mamba3Inputs& a) {
+  const int64_t heads = a.heads / a.groups, wide = kRows * kN * 2, thin = kRows * kP * 2;
+  const int64_t bytes = chunk_slots(a) * heads * ((a.rank > 1 ? 4 : 3) * wide + 4 * thin), blocks = a.documents * heads * (a.rank > 1 ? 2 : 1);
+  const int64_t fit = kPieceBytes / (bytes > 0 ? bytes : 1), want = 528 / (blocks > 0 ? blocks : 1), most = fit < want ? fit : want;
+  return static_cast<int>(most < 1 ? 1 : most < a.groups ? most : a.groups);
+}
+
+struct Piece {
+  int head0, heads;  // a piece's heads; those of one group: group_heads
+  int group_heads;
+};
 
 struct BwdWorkspace {
-  const bf16* S;         // [chunk slots, H, P, N] before each chunk: the saved states, or made again when R > 1
-  const float* thetas;   // [chunk slots, H, angles], with S
-  bf16* dS;              // [chunk slots, H, P, N] gradient of the state after each chunk
-  float* d_theta;        // [T, H, angles], of one step alone
+  // Of a piece, [chunk slots, piece heads, ...]
+  bf16 *q, *k;           // Panels<128>
+  bf16 *v, *dY;          // Panels<64>
+  bf16 *y, *dv;          // Panels<64>, without D v and D dY
+  bf16* S;               // [P, N] before each chunk; null at rank 1: the saved states
+  bf16* dS;              // [P, N] gradient of the state after each chunk
+  // Of all heads
+  __half2* turns;        // [T, H, angles] cos and sin of theta_t
+  float* d_theta;        // [T, H, angles], of one step alone; takes the place of turns
   float* d_theta_sums;   // [chunk slots, H, angles]: of a chunk; then of all later chunks of the document
   float* d_gamma;        // [T, H]
   float* d_scale;        // [T, H]
@@ -26,35 +49,30 @@ struct BwdWorkspace {
 };
 BwdWorkspace cut(const Mamba3Bwd&, void* base);
 
-void bwd_states(const Mamba3Bwd&, const BwdWorkspace&, cudaStream_t);  // S and thetas of every chunk from those of every span
-void bwd_reverse(const Mamba3Bwd&, const BwdWorkspace&, cudaStream_t);  // dS
-void bwd_chunks(const Mamba3Bwd&, const BwdWorkspace&, cudaStream_t);   // all that is local to a chunk
+void bwd_turns(const Mamba3Bwd&, const BwdWorkspace&, cudaStream_t);
+void bwd_operands(const Mamba3Bwd&, const BwdWorkspace&, const Piece&, cudaStream_t);
+void bwd_states(const Mamba3Bwd&, const BwdWorkspace&, const Piece&, cudaStream_t);
+void bwd_chunks(const Mamba3Bwd&, const BwdWorkspace&, const Piece&, cudaStream_t);
+void bwd_gates(const Mamba3Bwd&, const BwdWorkspace&, const Piece&, cudaStream_t);
 void bwd_angles(const Mamba3Bwd&, const BwdWorkspace&, cudaStream_t);   // what reaches across chunks through the angles and the look-ahead
 void bwd_parameters(const Mamba3Bwd&, const BwdWorkspace&, cudaStream_t);
 
-// Raw rows (step, rank) of a chunk into a swizzled tile; rows past `valid` steps become zeros. Thread t of n.
-template <int R>
-__device__ __forceinline__ void load_rows(const Tile<kN>& tile, const void* base, int64_t stride, int groups, int group, int64_t first, int valid, int t, int n) {
-  for (int u = t; u < kRows * 16; u += n) {
-    const int row = u >> 4, col = (u & 15) * 8, step = (row >> kShift<R>);
-    const bool ok = step < valid;
-    cp_async16(tile.unit(row, col), static_cast<const bf16*>(base) + (ok ? (first + step) * stride + (static_cast<int64_t>((row & (R - 1))) * groups + group) * kN + col : 0), ok);
-  }
+// Thread t of kThreads copies a tile of kElements to shared memory as it is.
+template <int kElements, int kThreads>
+__device__ __forceinline__ void copy_tile_async(bf16* to, const bf16* from, int t) {
+#pragma unroll
+  for (int i = 0; i < kElements / 8 / kThreads; ++i) cp_async16(to + (i * kThreads + t) * 8, from + (i * kThreads + t) * 8, true);
 }
 
-// One warp: cos and sin of its quarter of the chunk's steps into turn[step][angle]; theta: angles `lane` and `lane + 32` before the chunk.
-template <int R>
-__device__ __forceinline__ void make_turn(__half2* turn, const float (&theta)[2], const float* omega, const float* dt, int stride, int angles, int quarter) {
-  constexpr int kSteps = kRows / R;
-  for (int e = 0; e < 2; ++e) {
-    const int angle = lane_id() + 32 * e;
-    if (angle >= angles) break;
-    float sum = theta[e];
-#pragma unroll 4
-    for (int step = 0; step < (quarter + 1) * (kSteps / 4); ++step) {
-      sum += omega[step * angles + angle] * dt[step * stride];
-      if (step / (kSteps / 4) == quarter) turn[step * angles + angle] = cos_sin(sum);
-    }
+// The turns of a chunk's steps for one head, [step][angle]; zeros past `valid` steps. Thread t of n.
+__device__ __forceinline__ void load_turns(__half2* to, const __half2* turns, int64_t heads, int head, int angles, int64_t first, int steps, int valid, int t, int n) {
+  const int col = (t & 15) * 4;  // at most 64 angles
+  if (col >= angles) return;
+  const __half2* from = turns + ((first + (t >> 4)) * heads + head) * angles + col;
+#pragma unroll 1
+  for (int step = t >> 4; step < steps; step += n >> 4, from += heads * angles * (n >> 4)) {
+    const bool ok = step < valid;
+    cp_async16(to + step * angles + col, ok ? from : turns, ok);
   }
 }
 

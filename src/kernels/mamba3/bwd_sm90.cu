@@ -1,4 +1,4 @@
-// Mamba-3 backward: its order, its workspace, and the two last passes.
+// Mamba-3 backward: its order, its workspace, the first pass (turns) and the two last.
 // Angles: phi_t = sum of d_theta over the steps from t to the document's end; d_omega_t = sum_heads phi_t dt_t; the look-ahead of scale:
 //   d_dt_t = d_gamma_t lambda_t + d_scale_{t-1} (1 - lambda_t) + sum_i phi_{t,i} omega_{t,i}      d_lambda_t = (d_gamma_t - d_scale_{t-1}) dt_t
 #include "kernels/mamba3/bwd.cuh"
@@ -16,14 +16,14 @@ BwdWorkspace cut(const Mamba3Bwd& a, void* base) {
     return p;
   };
   auto floats = [&](int64_t n) { return static_cast<float*>(take(n * 4)); };
-  if (R > 1) {
-    w.S = static_cast<const bf16*>(take(slots * H * kP * kN * 2));
-    w.thetas = floats(slots * H * in.angles);
-  } else {
-    w.S = static_cast<const bf16*>(a.states), w.thetas = a.thetas;
-  }
-  w.dS = static_cast<bf16*>(take(slots * H * kP * kN * 2));
+  const int64_t tiles = slots * piece_groups(in) * (H / in.groups);
+  auto wide = [&] { return static_cast<bf16*>(take(tiles * kRows * kN * 2)); };
+  auto thin = [&] { return static_cast<bf16*>(take(tiles * kRows * kP * 2)); };
+  w.q = wide(), w.k = wide(), w.v = thin(), w.dY = thin(), w.y = thin(), w.dv = thin();
+  if (R > 1) w.S = wide();
+  w.dS = wide();
   w.d_theta = floats(in.tokens * H * in.angles);
+  w.turns = reinterpret_cast<__half2*>(w.d_theta);
   w.d_theta_sums = floats(slots * H * in.angles);
   w.d_gamma = floats(in.tokens * H), w.d_scale = floats(in.tokens * H);
   w.bias_parts = floats(parts(in) * 2 * H * R * kN);
@@ -33,6 +33,26 @@ BwdWorkspace cut(const Mamba3Bwd& a, void* base) {
 }
 
 namespace {
+
+// One warp a (span of kMamba3Span tokens, head), a lane angles `lane` and `lane + 32`.
+__global__ void __launch_bounds__(128) turns_kernel(const Mamba3Inputs a, const float* thetas, __half2* turns, int64_t rows) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * 4 + warp_id(), H = a.heads;
+  if (row >= rows) return;
+  const ChunkPlace at = place_of_slot(a.cu_seqlens, a.documents, row / H, kMamba3Span);
+#pragma unroll
+  for (int e = 0; e < 2; ++e) {
+    const int angle = lane_id() + 32 * e;
+    if (angle >= a.angles || at.count == 0) continue;
+    float theta = thetas[row * a.angles + angle];
+    const float *omega = a.omega + at.first * a.angles + angle, *dt = a.dt + at.first * H + row % H;
+    __half2* to = turns + (at.first * H + row % H) * a.angles + angle;
+#pragma unroll 8
+    for (int s = 0; s < at.count; ++s) {
+      theta += omega[static_cast<int64_t>(s) * a.angles] * dt[s * H];
+      to[s * H * a.angles] = cos_sin(theta);
+    }
+  }
+}
 
 // sums[chunk] = sum over the document's later chunks; a thread a (head, angle).
 __global__ void __launch_bounds__(128) suffix_kernel(const int32_t* cu, float* sums, int steps, int64_t row) {
@@ -114,6 +134,11 @@ __global__ void __launch_bounds__(256) add_parts_kernel(const float* parts_of, i
 
 }  // namespace
 
+void bwd_turns(const Mamba3Bwd& a, const BwdWorkspace& w, cudaStream_t stream) {
+  const int64_t rows = mamba3_state_slots(a.in.tokens, a.in.documents) * a.in.heads;
+  launch_grid(turns_kernel, dim3(static_cast<unsigned>((rows + 3) / 4)), dim3(128), 0, stream, a.in, a.thetas, w.turns, rows);
+}
+
 void bwd_angles(const Mamba3Bwd& a, const BwdWorkspace& w, cudaStream_t stream) {
   const int64_t row = static_cast<int64_t>(a.in.heads) * a.in.angles;
   launch_grid(suffix_kernel, dim3(static_cast<unsigned>(a.in.documents), static_cast<unsigned>((row + 127) / 128)), dim3(128), 0, stream, a.in.cu_seqlens, w.d_theta_sums, steps_of(a.in), row);
@@ -146,9 +171,15 @@ size_t workspace_mamba3_bwd_sm90(const Mamba3Bwd& a) { return mamba3::cut(a, nul
 void mamba3_bwd_sm90(const Mamba3Bwd& a, const Launch& l) {
   if (a.in.tokens == 0) return;
   const mamba3::BwdWorkspace w = mamba3::cut(a, l.workspace);
-  mamba3::bwd_states(a, w, l.stream);
-  mamba3::bwd_reverse(a, w, l.stream);
-  mamba3::bwd_chunks(a, w, l.stream);
+  mamba3::bwd_turns(a, w, l.stream);
+  const int group_heads = a.in.heads / a.in.groups, step = mamba3::piece_groups(a.in);
+  for (int g = 0; g < a.in.groups; g += step) {
+    const mamba3::Piece piece{g * group_heads, (g + step < a.in.groups ? step : a.in.groups - g) * group_heads, group_heads};
+    mamba3::bwd_operands(a, w, piece, l.stream);
+    mamba3::bwd_states(a, w, piece, l.stream);
+    mamba3::bwd_chunks(a, w, piece, l.stream);
+    mamba3::bwd_gates(a, w, piece, l.stream);
+  }
   mamba3::bwd_angles(a, w, l.stream);
   mamba3::bwd_parameters(a, w, l.stream);
 }

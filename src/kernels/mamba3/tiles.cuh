@@ -12,6 +12,8 @@ template <int R>
 constexpr int kShift = R == 4 ? 2 : R == 2 ? 1 : 0;  // row >> kShift is the step, row & (R - 1) the rank
 constexpr float kTwoPi = 6.283185307179586f;
 
+// The thread's number through a shuffle: a plain read would be repeated, slowly, wherever it is used.
+__device__ __forceinline__ int thread_number() { return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x), lane_id()); }
 __device__ __forceinline__ float wrap_angle(float v) { return v - kTwoPi * floorf(v * (1 / kTwoPi)); }
 // cos and sin of any angle: shifted to [-pi, pi], where the fast functions are accurate to 5e-7.
 __device__ __forceinline__ __half2 cos_sin(float angle) {
@@ -52,15 +54,26 @@ __device__ __forceinline__ void chunk_decay(Decay& d, const float* a, const floa
   }
 }
 
+// Four (cos, sin) in one 16-byte load.
+struct Turns4 {
+  uint4 raw;
+  __device__ __forceinline__ explicit Turns4(const __half2* p) : raw(*reinterpret_cast<const uint4*>(p)) {}
+  __device__ __forceinline__ float2 operator[](int i) const {
+    const uint32_t w = i == 0 ? raw.x : i == 1 ? raw.y : i == 2 ? raw.z : raw.w;
+    return __half22float2(*reinterpret_cast<const __half2*>(&w));
+  }
+};
+
 // Adds the bias to 8 + 8 values (columns 8 u.. and 64 + 8 u..) of one row and turns them by the angles; kTurn -1 turns back (no bias then).
-// cs: cos, sin of the row's step, one pair an angle.
+// cs: cos, sin of the row's step, one pair an angle, 16-byte aligned; where angles is not a multiple of 8, four more are read.
 template <int R>
 __device__ __forceinline__ void rotate(float (&lo)[8], float (&hi)[8], int u, const __half2* cs, int angles, float direction) {
   if constexpr (R > 1) {
     if (8 * u < angles) {
+      const Turns4 turns[2] = {Turns4(cs + 8 * u), Turns4(cs + 8 * u + 4)};
 #pragma unroll
       for (int e = 0; e < 8; ++e) {
-        const float2 t = __half22float2(cs[8 * u + e]);
+        const float2 t = turns[e >> 2][e & 3];
         const float x = lo[e], y = hi[e], s = direction * t.y;
         if (8 * u + e < angles) lo[e] = x * t.x - y * s, hi[e] = x * s + y * t.x;
       }
@@ -69,11 +82,11 @@ __device__ __forceinline__ void rotate(float (&lo)[8], float (&hi)[8], int u, co
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float(&v)[8] = half ? hi : lo;
+      if (half * 32 + 4 * u >= angles) continue;  // angles is a multiple of 4
+      const Turns4 turns(cs + half * 32 + 4 * u);
 #pragma unroll
       for (int m = 0; m < 4; ++m) {
-        const int i = half * 32 + 4 * u + m;
-        if (i >= angles) continue;
-        const float2 t = __half22float2(cs[i]);
+        const float2 t = turns[m];
         const float x = v[2 * m], y = v[2 * m + 1], s = direction * t.y;
         v[2 * m] = x * t.x - y * s, v[2 * m + 1] = x * s + y * t.x;
       }
@@ -81,13 +94,20 @@ __device__ __forceinline__ void rotate(float (&lo)[8], float (&hi)[8], int u, co
   }
 }
 
-__device__ __forceinline__ void unpack8(float (&v)[8], const bf16* from) {
-  const uint4 p = *reinterpret_cast<const uint4*>(from);
+__device__ __forceinline__ void unpack8(float (&v)[8], const uint4& p) {
   const uint32_t w[4] = {p.x, p.y, p.z, p.w};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const float2 f = unpack_bf16(w[i]);
     v[2 * i] = f.x, v[2 * i + 1] = f.y;
+  }
+}
+__device__ __forceinline__ void unpack8(float (&v)[8], const bf16* from) { unpack8(v, *reinterpret_cast<const uint4*>(from)); }
+__device__ __forceinline__ void add8(float (&v)[8], const float* w) {
+#pragma unroll
+  for (int e = 0; e < 8; e += 4) {
+    const float4 f = __ldg(reinterpret_cast<const float4*>(w + e));
+    v[e] += f.x, v[e + 1] += f.y, v[e + 2] += f.z, v[e + 3] += f.w;
   }
 }
 __device__ __forceinline__ void pack8(bf16* to, const float (&v)[8]) {
@@ -106,15 +126,18 @@ __device__ __forceinline__ void turn_rows(const Tile<kN>& to, const Tile<kN>& ra
     float lo[8], hi[8];
     unpack8(lo, raw.unit(row, 8 * u)), unpack8(hi, raw.unit(row, 64 + 8 * u));
     const float* b = bias + (row & (R - 1)) * kN + 8 * u;
-#pragma unroll
-    for (int e = 0; e < 8; e += 4) {
-      const float4 l = __ldg(reinterpret_cast<const float4*>(b + e)), h = __ldg(reinterpret_cast<const float4*>(b + 64 + e));
-      lo[e] += l.x, lo[e + 1] += l.y, lo[e + 2] += l.z, lo[e + 3] += l.w;
-      hi[e] += h.x, hi[e + 1] += h.y, hi[e + 2] += h.z, hi[e + 3] += h.w;
-    }
+    add8(lo, b), add8(hi, b + 64);
     rotate<R>(lo, hi, u, turn + (row >> kShift<R>) * angles, angles, 1.f);
     pack8(to.unit(row, 8 * u), lo), pack8(to.unit(row, 64 + 8 * u), hi);
   }
+}
+
+// dt, a, lambda of a chunk's steps and of one more, where the document has them. Thread t of more than `steps`.
+__device__ __forceinline__ void load_rates(float* dt, float* a, float* lambda, const Mamba3Inputs& in, int head, int64_t first, int64_t left, int steps, int t) {
+  if (t > steps) return;
+  const bool ok = t < left;
+  const int64_t i = (ok ? first + t : first) * in.heads + head;
+  cp_async4(dt + t, in.dt + i, ok), cp_async4(a + t, in.a + i, ok), cp_async4(lambda + t, in.lambda + i, ok);
 }
 
 const char* refusal(const Mamba3Inputs&, const Device&);

@@ -1,0 +1,149 @@
+// The feeding warps of the chunk pass: operands of an item into its stage, and the results of the item two before it to memory.
+#pragma once
+#include "kernels/mamba3/chunk.cuh"
+
+namespace weft::kernels::mamba3 {
+
+template <int R>
+struct ChunkFeed {
+  using Sm = ChunkSmem<R>;
+  static constexpr int kSteps = Sm::kSteps;
+  const Mamba3Bwd& args;
+  const BwdWorkspace& w;
+  Sm& sm;
+  const int64_t part;
+  const int t = thread_number(), warp = t >> 5, lane = t & 31, sub = lane >> 2;
+
+  __device__ __forceinline__ void run(const ChunkWalk& first) {
+    ChunkWalk ahead = first, behind = first;
+    for (int i = 0; behind.more(); ++i) {
+      const int s = i & 1;
+      if (i >= 2) group_barrier(kDone + s, kChunkThreads);
+      if (ahead.more()) load(ahead, s);
+      if (i >= 2) {
+        finish(behind, s);
+        behind.next();
+        if (behind.more()) group_arrive(kFree, kChunkThreads);
+      }
+      if (ahead.more()) {
+        prepare(s);
+        ahead.next();
+        fence_async_proxy();
+        group_arrive(kFull + s, kChunkThreads);
+      }
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void load(const ChunkWalk& it, int s) {
+    auto& stage = sm.stage[s];
+    auto& small = sm.small[s];
+    const Mamba3Inputs& a = args.in;
+    load_turns(small.turn, w.turns, a.heads, it.head(), a.angles, it.first, kSteps, it.count, t, kFeeders);
+    load_rates(small.dt, small.a, small.lambda, a, it.head(), it.first, it.left, kSteps, t);
+    const int64_t wide = it.tile() * (kRows * kN), thin = it.tile() * (kRows * kP);
+    copy_tile_async<kRows * kN, kFeeders>(stage.q, w.q + wide, t), copy_tile_async<kRows * kN, kFeeders>(stage.k, w.k + wide, t);
+    copy_tile_async<kRows * kP, kFeeders>(stage.v, w.v + thin, t), copy_tile_async<kRows * kP, kFeeders>(stage.dY, w.dY + thin, t);
+    const bf16* S = (w.S ? w.S + wide : static_cast<const bf16*>(args.states) + it.row() * (kP * kN)) + t * 8;
+    const bf16* dS = w.dS + wide + t * 8;
+    const int to = static_cast<int>(Panels<kN>{stage.S}.unit(t >> 4, (t & 15) * 8) - stage.S);
+#pragma unroll
+    for (int i = 0; i < kP * kN / 8 / kFeeders; ++i) {  // 16 rows on: the swizzle repeats
+      cp_async16(stage.S + to + i * 1024, S + i * kFeeders * 8, true);
+      cp_async16(stage.dS + to + i * 1024, dS + i * kFeeders * 8, true);
+    }
+    cp_async_commit();
+  }
+
+  __device__ __forceinline__ void prepare(int s) {
+    auto& stage = sm.stage[s];
+    auto& small = sm.small[s];
+    cp_async_wait<0>();
+    group_barrier(kFeed, kFeeders);
+    if (warp == 0) chunk_decay<R>(small.decay, small.a, small.dt, small.lambda, 1);
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < kP * kN / 8 / kFeeders; ++i) {
+      float v[8], g[8];
+      unpack8(v, stage.S + (i * kFeeders + t) * 8), unpack8(g, stage.dS + (i * kFeeders + t) * 8);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) sum += v[e] * g[e];
+    }
+    sum = warp_sum(sum);
+    if (lane == 0) small.part_end[warp] = sum;
+  }
+
+  __device__ __forceinline__ void finish(const ChunkWalk& it, int s) {
+    const Mamba3Inputs& a = args.in;
+    const int head = it.head();
+    const int64_t H = a.heads;
+#pragma unroll
+    for (int i = 0; i < kRows * kP / 8 / kFeeders; ++i) {
+      const int u = (i * kFeeders + t) * 8;
+      *reinterpret_cast<uint4*>(w.y + it.tile() * (kRows * kP) + u) = *reinterpret_cast<const uint4*>(sm.y + u);
+      *reinterpret_cast<uint4*>(w.dv + it.tile() * (kRows * kP) + u) = *reinterpret_cast<const uint4*>(sm.dv + u);
+    }
+    for (int i = t; i < R * kN; i += kFeeders) {
+      const int which = i / (R * kN / 2), at = i % (R * kN / 2) * 2;
+      float2 v[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) v[k] = *reinterpret_cast<const float2*>(&sm.bias[which][k][at]);
+      add_pair(w.bias_parts + ((part * 2 + which) * H + head) * R * kN + at, (v[0].x + v[1].x) + (v[2].x + v[3].x), (v[0].y + v[1].y) + (v[2].y + v[3].y));
+    }
+#pragma unroll 1
+    for (int angle = warp * 4 + (lane & 3); angle < a.angles; angle += 32) {
+      float all = 0;
+#pragma unroll
+      for (int i = 0; i < kSteps / 8; ++i) {
+        const int step = 8 * i + sub;
+        const float v = sm.d_theta[0][step * Sm::kThetaStride + angle] + sm.d_theta[1][step * Sm::kThetaStride + angle];
+        if (step < it.count) w.d_theta[it.place(step) * a.angles + angle] = v;
+        all += v;  // rows past the end hold zeros
+      }
+      all += __shfl_xor_sync(0xffffffffu, all, 4), all += __shfl_xor_sync(0xffffffffu, all, 8), all += __shfl_xor_sync(0xffffffffu, all, 16);
+      if (sub == 0) w.d_theta_sums[it.row() * a.angles + angle] = all;
+    }
+    if (warp == 7) {
+      const float trace = warp_sum(sm.trace[lane] + sm.trace[lane + 32]);
+      if (lane == 0) add_alone(w.D_parts + part * H + head, trace);
+    }
+    if (warp == 6) rates(it, sm.small[s]);
+  }
+
+  // One warp: d_gamma, d_scale, d_a of the steps.
+  __device__ __forceinline__ void rates(const ChunkWalk& it, const typename Sm::Small& small) const {
+    constexpr int kPer = kSteps > 32 ? 2 : 1;
+    const Decay& d = small.decay;
+    float dcs[kPer], inter = 0, sum = 0;
+#pragma unroll
+    for (int e = 0; e < kPer; ++e) {
+      const int step = lane * kPer + e;
+      dcs[e] = 0;
+      if (step >= kSteps) continue;
+      float d_scale = 0, d_gamma = 0;
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+        const int row = step * R + r;
+        d_scale += sm.col_t[row] + sm.dot_k[row], d_gamma += sm.gamma[row];
+        inter += d.scale[row] * sm.dot_k[row], dcs[e] += sm.row_w[row] + sm.dot_q[row];
+      }
+      dcs[e] -= d.scale[step * R] * d_scale;
+      sum += dcs[e];
+      if (step < it.count) {
+        const int64_t i = it.place(step);
+        w.d_scale[i] = d_scale, w.d_gamma[i] = d_gamma + d_scale;
+      }
+    }
+    const float end = d.grow[kRows - 1] * warp_sum(lane < 8 ? small.part_end[lane & 7] : 0.f) + warp_sum(inter);
+    const float upto = warp_scan(sum);
+    float later = __shfl_sync(0xffffffffu, upto, 31) - upto + end;
+#pragma unroll
+    for (int e = kPer - 1; e >= 0; --e) {
+      const int step = lane * kPer + e;
+      later += dcs[e];
+      if (step < it.count) args.d_a[it.place(step)] = later;
+    }
+  }
+};
+
+}  // namespace weft::kernels::mamba3
