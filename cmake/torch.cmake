@@ -19,6 +19,16 @@ if(WEFT_HAVE_CUDA)
   endif()
   target_include_directories(weft_torch SYSTEM INTERFACE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
   target_link_libraries(weft_torch INTERFACE ${WEFT_TORCH}/lib/libtorch_cuda.so ${WEFT_TORCH}/lib/libc10_cuda.so)
+  # The cuBLASLt that torch itself loads: one process holds one copy.
+  get_filename_component(nvidia_libs ${WEFT_TORCH}/../nvidia/cu13/lib ABSOLUTE)
+  find_library(WEFT_CUBLASLT NAMES libcublasLt.so.13 PATHS ${nvidia_libs} NO_DEFAULT_PATH)
+  if(NOT WEFT_CUBLASLT)
+    message(FATAL_ERROR "libcublasLt.so.13 not found in ${nvidia_libs}. Try: pip install nvidia-cublas, or -DWEFT_CUBLASLT=.../libcublasLt.so.13")
+  endif()
+  get_filename_component(cublaslt_folder ${WEFT_CUBLASLT} DIRECTORY)
+  add_library(weft_cublaslt INTERFACE)
+  target_link_libraries(weft_cublaslt INTERFACE ${WEFT_CUBLASLT})
+  target_link_options(weft_cublaslt INTERFACE -Wl,--disable-new-dtags,-rpath,${cublaslt_folder})
 endif()
 
 # One precompiled header (ops/aten.h) for everything that uses ATen: 20 s a translation unit becomes 2.

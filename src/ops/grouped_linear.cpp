@@ -84,6 +84,9 @@ void run_gemms(const GroupedGemm& g, const kernels::Launch&) {
       }
     }
   }
+  if (g.kind == GroupedGemm::kWgrad || first == g.rows) return;
+  const int32_t cols = g.kind == GroupedGemm::kForward ? g.n : g.k;
+  matrix(g.out, first, g.rows - first, cols, out_type).zero_();  // rows of no group
 }
 
 constexpr Candidate<GroupedGemm> kGrouped[] = {
@@ -134,7 +137,7 @@ struct GroupedLinearNode final : Node {
         add_dw(policy, *w, dy, x, ends_E);
     }
     if (!wants_dx) return {at::Tensor()};
-    at::Tensor dx = at::zeros_like(x);
+    at::Tensor dx = at::empty_like(x);
     const GroupedGemm g = describe(GroupedGemm::kDgrad, dy, w->value, ends_E, dx, w->value.size(1), w->value.size(2), false);
     if (const auto* c = select<GroupedGemm>("grouped_linear_dx", kGrouped, g, policy))
       run(*c, g, dy);
@@ -152,10 +155,10 @@ at::Tensor grouped_linear(const at::Tensor& x, Weight& w, const at::Tensor& ends
               ops::describe(x), "[R, " + std::to_string(w.value.size(2)) + "] contiguous in the dtype of w " + ops::describe(w.value));
   check_shape(ends.dim() == 1 && ends.scalar_type() == at::kInt && ends.numel() == w.value.size(0), "grouped_linear", "ends", ops::describe(ends),
               "[" + std::to_string(w.value.size(0)) + "] i32");
-  if (recipe.kind > GemmRecipe::kF32) throw UnsupportedError("grouped_linear: no candidate takes an FP8 recipe");
+  if (recipe.is_f8()) throw UnsupportedError("grouped_linear: no candidate takes an FP8 recipe");
   auto node = make_node<GroupedLinearNode>(policy, {x}, w.wants_grad());
   const at::NoGradGuard no_grad;
-  at::Tensor y = at::zeros({x.size(0), w.value.size(1)}, x.options().requires_grad(false));
+  at::Tensor y = at::empty({x.size(0), w.value.size(1)}, x.options().requires_grad(false));
   const GroupedGemm g = describe(GroupedGemm::kForward, x, w.value, ends, y, w.value.size(1), w.value.size(2), false);
   if (const auto* c = select<GroupedGemm>("grouped_linear", kGrouped, g, policy))
     run(*c, g, x);

@@ -104,7 +104,8 @@ struct Problem {  // what forward and backward share
   at::Tensor x_TD, w_VD, targets_T;
   LossOptions options;
 
-  int64_t chunk() const { return options.chunk > 0 ? options.chunk : int64_t{1} << 25; }
+  // Logits held at once. On a GPU the products want many rows, and dw is read and written once a chunk: half a GiB of them.
+  int64_t chunk() const { return options.chunk > 0 ? options.chunk : x_TD.is_cuda() && options.weights_are_cotangents ? int64_t{1} << 28 : int64_t{1} << 25; }
   int64_t rows_at_once() const { return std::clamp<int64_t>(chunk() / std::max<int64_t>(w_VD.size(0), 1) / 64 * 64, 64, std::max<int64_t>(x_TD.size(0), 64)); }
   int64_t cols_at_once() const { return std::clamp<int64_t>(chunk() / std::max<int64_t>(x_TD.size(0), 1) / 64 * 64, 64, std::max<int64_t>(w_VD.size(0), 64)); }
 };

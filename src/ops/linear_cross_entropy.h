@@ -14,7 +14,7 @@ namespace weft::ops {
 struct LossOptions {
   int64_t ignore_index = -1;
   double z_loss = 0;
-  int64_t chunk = 0;  // logits held at once, in elements; 0: 2^25
+  int64_t chunk = 0;  // logits held at once, in elements; 0: 2^25, or 2^28 on a GPU with weights_are_cotangents
   // True: backward will be given exactly loss_weights_T as the gradient of loss_T (and none of lse_T). Forward then makes dx and
   // dw at once from the logits it has, which saves one of four products. Backward throws InternalError if it is given others.
   bool weights_are_cotangents = false;

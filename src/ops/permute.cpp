@@ -38,6 +38,9 @@ at::Tensor rows_of_tokens(const at::Tensor& x_RD, const ExpertPlan& p) {  // [T,
 }  // namespace
 
 at::Tensor permute(const at::Tensor& x, const ExpertPlan& p) { return x.index_select(0, token_of_row(p)).masked_fill(~real_rows(p), 0); }
+at::Tensor row_weights(const at::Tensor& w, const ExpertPlan& p) {
+  return w.flatten().index_select(0, p.slot_of_row_R.to(at::kLong).clamp_min(0)).masked_fill(p.slot_of_row_R < 0, 0);
+}
 at::Tensor permute_bwd(const at::Tensor& dy, const ExpertPlan& p) { return rows_of_tokens(dy.to(wide(dy)), p).sum(1).to(dy.scalar_type()); }
 
 at::Tensor unpermute(const at::Tensor& x, const at::Tensor& weights, const ExpertPlan& p) {
@@ -99,9 +102,46 @@ at::Tensor gather_rows(const char* op, const at::Tensor& x, const at::Tensor& we
   return y;
 }
 
-struct PermuteNode final : Node {
+// Each slot as a token of its own: what a gather of one value a slot wants.
+ExpertPlan by_slot(const ExpertPlan& plan) {
+  ExpertPlan p = plan;
+  p.row_of_slot_Tk = plan.row_of_slot_Tk.view({-1, 1});
+  return p;
+}
+
+at::Tensor rows_to_experts(const char* op, const at::Tensor& x, const at::Tensor& weights, at::Tensor& row_weights, const ExpertPlan& plan, const Policy& policy) {
+  const bool f32 = weights.defined() && weights.scalar_type() == at::kFloat;
+  if (weights.defined()) row_weights = at::empty({plan.rows}, weights.options().requires_grad(false));
+  PermuteFwd a{x.data_ptr(), f32 ? weights.data_ptr<float>() : nullptr, plan.slot_of_row_R.data_ptr<int32_t>(), nullptr, f32 ? row_weights.data_ptr<float>() : nullptr,
+               plan.rows, slots(plan), static_cast<int32_t>(x.size(1)), dtype_of(x), plan.row_of_slot_Tk.data_ptr<int32_t>(), plan.row_of_slot_Tk.size(0)};
+  const auto* c = select<PermuteFwd>(op, kPermute, a, policy);
+  if (c == nullptr) {
+    if (weights.defined()) row_weights = reference::row_weights(weights, plan);
+    return reference::permute(x, plan);
+  }
+  at::Tensor y = at::empty({plan.rows, x.size(1)}, x.options().requires_grad(false));
+  a.y = y.data_ptr();
+  run(*c, a, x);
+  return y;
+}
+
+struct PermuteNode final : Node {  // outputs: rows, and their weights where there are any
   ExpertPlan plan;
-  variable_list apply(variable_list&& grads) override { return {gather_rows("permute_bwd", grads[0].contiguous(), {}, plan, policy)}; }
+  variable_list apply(variable_list&& grads) override {
+    at::Tensor dx, dweights;
+    if (grads[0].defined()) dx = gather_rows("permute_bwd", grads[0].contiguous(), {}, plan, policy);
+    if (grads.size() > 1 && grads[1].defined())
+      dweights = gather_rows("permute_bwd_weights", grads[1].contiguous().view({-1, 1}), {}, by_slot(plan), policy).view(plan.row_of_slot_Tk.sizes());
+    return grads.size() > 1 ? variable_list{dx, dweights} : variable_list{dx};
+  }
+};
+
+struct SumNode final : Node {  // of unpermute without weights: its backward is permute
+  ExpertPlan plan;
+  variable_list apply(variable_list&& grads) override {
+    at::Tensor none;
+    return {rows_to_experts("unpermute_bwd", grads[0].contiguous(), {}, none, plan, policy)};
+  }
 };
 
 struct UnpermuteNode final : Node {
@@ -127,6 +167,22 @@ struct UnpermuteNode final : Node {
 
 }  // namespace
 
+namespace {
+
+void check_tokens(const at::Tensor& x, const ExpertPlan& plan) {
+  check_shape(x.dim() == 2 && x.is_contiguous() && x.size(0) == plan.row_of_slot_Tk.size(0), "permute", "x", describe(x),
+              "[" + std::to_string(plan.row_of_slot_Tk.size(0)) + ", D] contiguous");
+}
+void check_rows(const at::Tensor& x, const ExpertPlan& plan) {
+  check_shape(x.dim() == 2 && x.is_contiguous() && x.size(0) == plan.rows, "unpermute", "x", describe(x), "[" + std::to_string(plan.rows) + ", D] contiguous");
+}
+void check_weights(const char* op, const at::Tensor& x, const at::Tensor& weights, const ExpertPlan& plan) {
+  check_shape(weights.sizes() == plan.row_of_slot_Tk.sizes() && weights.scalar_type() == wide(x) && weights.is_contiguous(), op, "weights",
+              describe(weights), describe(plan.row_of_slot_Tk) + " in fp32 (fp64 for fp64)");
+}
+
+}  // namespace
+
 ExpertPlan plan_experts(const at::Tensor& indices_Tk, int64_t experts, int64_t align, const Policy& policy) {
   check_shape(indices_Tk.dim() == 2 && indices_Tk.scalar_type() == at::kInt && indices_Tk.is_contiguous(), "plan_experts", "indices",
               describe(indices_Tk), "[T, k] i32 contiguous");
@@ -147,29 +203,36 @@ ExpertPlan plan_experts(const at::Tensor& indices_Tk, int64_t experts, int64_t a
 }
 
 at::Tensor permute(const at::Tensor& x, const ExpertPlan& plan, const Policy& policy) {
-  check_shape(x.dim() == 2 && x.is_contiguous() && x.size(0) == plan.row_of_slot_Tk.size(0), "permute", "x", describe(x),
-              "[" + std::to_string(plan.row_of_slot_Tk.size(0)) + ", D] contiguous");
+  check_tokens(x, plan);
   auto node = make_node<PermuteNode>(policy, {x}, false);
-  PermuteFwd a{x.data_ptr(), nullptr, plan.slot_of_row_R.data_ptr<int32_t>(), nullptr, nullptr, plan.rows, slots(plan), static_cast<int32_t>(x.size(1)), dtype_of(x),
-               plan.row_of_slot_Tk.data_ptr<int32_t>(), plan.row_of_slot_Tk.size(0)};
-  const auto* c = select<PermuteFwd>("permute", kPermute, a, policy);
   const at::NoGradGuard no_grad;
-  at::Tensor y;
-  if (c == nullptr) {
-    y = reference::permute(x.detach(), plan);
-  } else {
-    y = at::empty({plan.rows, x.size(1)}, x.options().requires_grad(false));
-    a.y = y.data_ptr();
-    run(*c, a, x);
-  }
+  at::Tensor none;
+  at::Tensor y = rows_to_experts("permute", x.detach(), {}, none, plan, policy);
+  if (node) node->plan = plan;
+  return attach(node, y);
+}
+
+Permuted permute(const at::Tensor& x, const at::Tensor& weights, const ExpertPlan& plan, const Policy& policy) {
+  check_tokens(x, plan), check_weights("permute", x, weights, plan);
+  auto node = make_node<PermuteNode>(policy, {x, weights}, false);
+  const at::NoGradGuard no_grad;
+  Permuted out;
+  out.rows_RD = rows_to_experts("permute", x.detach(), weights.detach(), out.weights_R, plan, policy);
+  if (node) node->plan = plan;
+  return {attach(node, out.rows_RD), attach(node, out.weights_R)};
+}
+
+at::Tensor unpermute(const at::Tensor& x, const ExpertPlan& plan, const Policy& policy) {
+  check_rows(x, plan);
+  auto node = make_node<SumNode>(policy, {x}, false);
+  const at::NoGradGuard no_grad;
+  at::Tensor y = gather_rows("unpermute", x.detach(), {}, plan, policy);
   if (node) node->plan = plan;
   return attach(node, y);
 }
 
 at::Tensor unpermute(const at::Tensor& x, const at::Tensor& weights, const ExpertPlan& plan, const Policy& policy) {
-  check_shape(x.dim() == 2 && x.is_contiguous() && x.size(0) == plan.rows, "unpermute", "x", describe(x), "[" + std::to_string(plan.rows) + ", D] contiguous");
-  check_shape(weights.sizes() == plan.row_of_slot_Tk.sizes() && weights.scalar_type() == wide(x) && weights.is_contiguous(), "unpermute", "weights",
-              describe(weights), describe(plan.row_of_slot_Tk) + " in fp32 (fp64 for fp64)");
+  check_rows(x, plan), check_weights("unpermute", x, weights, plan);
   auto node = make_node<UnpermuteNode>(policy, {x, weights}, false);
   const at::NoGradGuard no_grad;
   const at::Tensor y = gather_rows("unpermute", x.detach(), weights.detach(), plan, policy);

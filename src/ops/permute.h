@@ -19,6 +19,12 @@ ExpertPlan plan_experts(const at::Tensor& indices_Tk, int64_t experts, int64_t a
 
 // x [T, D] -> [R, D]; rows of padding are zero.
 at::Tensor permute(const at::Tensor& x_TD, const ExpertPlan&, const Policy&);
+struct Permuted { at::Tensor rows_RD, weights_R; };
+// The same, and each row's weight (0 in padding rows): an activation that multiplies by it spares `unpermute` the weights, and with them
+// the experts' outputs in the backward. weights [T, k] fp32 (fp64 for fp64).
+Permuted permute(const at::Tensor& x_TD, const at::Tensor& weights_Tk, const ExpertPlan&, const Policy&);
+// y[t] = sum_j x[row of (t, j)].
+at::Tensor unpermute(const at::Tensor& x_RD, const ExpertPlan&, const Policy&);
 // y[t] = sum_j weights[t, j] * x[row of (t, j)], summed in fp32 in the order of j. weights [T, k] fp32 (fp64 for fp64).
 at::Tensor unpermute(const at::Tensor& x_RD, const at::Tensor& weights_Tk, const ExpertPlan&, const Policy&);
 
@@ -26,6 +32,7 @@ namespace reference {
 ExpertPlan plan_experts(const at::Tensor& indices_Tk, int64_t experts, int64_t align);
 at::Tensor permute(const at::Tensor& x_TD, const ExpertPlan&);
 at::Tensor permute_bwd(const at::Tensor& dy_RD, const ExpertPlan&);
+at::Tensor row_weights(const at::Tensor& weights_Tk, const ExpertPlan&);
 at::Tensor unpermute(const at::Tensor& x_RD, const at::Tensor& weights_Tk, const ExpertPlan&);
 std::pair<at::Tensor, at::Tensor> unpermute_bwd(const at::Tensor& dy_TD, const at::Tensor& x_RD, const at::Tensor& weights_Tk, const ExpertPlan&);
 }  // namespace reference

@@ -3,6 +3,7 @@
 #include "ops/route.h"
 
 #include "kernels/router/router.h"
+#include "ops/mixed_gemm.h"
 #include "ops/node.h"
 #include "ops/run.h"
 #include "ops/tensors.h"
@@ -126,8 +127,11 @@ struct RouteNode final : Node {
     } else {
       dlogits = reference::router_bwd(logits, indices, dweights, dscores, dlse, options);
     }
-    if (w->wants_grad()) w->accumulate(at::mm(dlogits.t(), x.to(dlogits.scalar_type())));
-    return {at::mm(dlogits, w->value.to(dlogits.scalar_type())).to(x.scalar_type())};
+    if (w->wants_grad()) {
+      mixed_dw("route_dw", dlogits, x, w->main_grad.view(w->value.sizes()), policy);
+      w->done();
+    }
+    return {mixed_dx("route_dx", dlogits, w->value.to(dlogits.scalar_type()), x.scalar_type(), policy)};
   }
 };
 
@@ -145,7 +149,7 @@ Routing route(const at::Tensor& x, Weight& w, const RouteOptions& o, const Polic
   auto node = make_node<RouteNode>(policy, {x}, w.wants_grad());
   const at::NoGradGuard no_grad;
   const at::ScalarType wide_type = wide(x);
-  const at::Tensor logits = at::mm(x.detach().to(wide_type), w.value.to(wide_type).t());
+  const at::Tensor logits = mixed_forward("route_logits", x.detach().contiguous(), w.value.to(wide_type), policy);
   Routing out;
   const reference::Scores s = run_router(logits, o, out.counts_E, policy);
   out.weights_Tk = s.weights, out.indices_Tk = s.indices;

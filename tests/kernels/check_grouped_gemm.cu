@@ -59,6 +59,12 @@ void check(const Case& c) {
     for (int n = 0; n < N; ++n) s += hdy[r * N + n] * hw[(static_cast<size_t>(group[r]) * N + n) * K + k];
     return s;
   });
+  const auto zero_after = [&](const char* what, const std::vector<bf16>& got, size_t from) {
+    size_t bad = 0;
+    for (size_t i = from; i < got.size(); ++i) bad += value(got[i]) != 0;
+    expect(std::string("grouped_gemm ") + c.name + " " + what + ", rows of no group are zero", bad == 0);
+  };
+  zero_after("forward", y.host(), used * N), zero_after("dgrad", dx.host(), used * K);
   auto wgrad = [&](size_t en, size_t k) {
     const size_t e = en / N, n = en % N, first = e == 0 ? 0 : ends[e - 1];
     double s = 0;
@@ -82,12 +88,15 @@ void perf(const char* name, int E, int N, int K, int M) {
   Buffer<int32_t> gends(ends);
   Buffer<bf16> x(random.bulk<bf16>(static_cast<size_t>(M) * K)), w(random.bulk<bf16>(static_cast<size_t>(E) * N * K)), dy(random.bulk<bf16>(static_cast<size_t>(M) * N)), y(static_cast<size_t>(M) * N),
       dx(static_cast<size_t>(M) * K), dw(static_cast<size_t>(E) * N * K);
-  const double flops = 2.0 * M * N * K, peer[3] = {E == 16 ? 740. : 637., E == 16 ? 646. : 542., E == 16 ? 700. : 647.};
-  const GroupedGemm all[3] = {{GroupedGemm::kForward, x.data, w.data, gends.data, y.data, M, E, N, K, DType::kBf16, DType::kBf16, false},
+  Buffer<float> dw32(static_cast<size_t>(E) * N * K);
+  const double flops = 2.0 * M * N * K, peer[4] = {E == 16 ? 740. : 637., E == 16 ? 646. : 542., E == 16 ? 700. : 647., E == 16 ? 700. : 647.};
+  const GroupedGemm all[4] = {{GroupedGemm::kForward, x.data, w.data, gends.data, y.data, M, E, N, K, DType::kBf16, DType::kBf16, false},
                               {GroupedGemm::kDgrad, dy.data, w.data, gends.data, dx.data, M, E, N, K, DType::kBf16, DType::kBf16, false},
-                              {GroupedGemm::kWgrad, dy.data, x.data, gends.data, dw.data, M, E, N, K, DType::kBf16, DType::kBf16, false}};
-  const char* names[3] = {"forward", "dgrad", "wgrad"};
-  for (int i = 0; i < 3; ++i)
+                              {GroupedGemm::kWgrad, dy.data, x.data, gends.data, dw.data, M, E, N, K, DType::kBf16, DType::kBf16, false},
+                              {GroupedGemm::kWgrad, dy.data, x.data, gends.data, dw32.data, M, E, N, K, DType::kBf16, DType::kF32, true}};
+  const char* names[4] = {"forward", "dgrad", "wgrad", "wgrad f32 +="};
+  dw32.zero();
+  for (int i = 0; i < 4; ++i)
     report(std::string("grouped_gemm ") + name + " " + names[i], time_ms([&] { kernels::grouped_gemm_sm90(all[i], {}); }), flops / peer[i] * 1e-9, 2.0 * (static_cast<double>(M) * (N + K) + static_cast<double>(E) * N * K), flops);
   device_wait("grouped_gemm perf");
 }

@@ -20,6 +20,9 @@ void check_linear_xent(bool small);
 void perf_linear_xent();
 void check_grouped_gemm(bool small);
 void perf_grouped_gemm();
+void check_gemm(bool small);
+void perf_gemm();
+void perf_scaled_gemm();
 }  // namespace weft::check
 
 int main(int argc, char** argv) {
@@ -39,6 +42,8 @@ int main(int argc, char** argv) {
 #if !defined(WEFT_EMULATE)
       {"grouped_gemm", check_grouped_gemm, perf_grouped_gemm},
       {"linear_xent", check_linear_xent, perf_linear_xent},
+      {"gemm", check_gemm, perf_gemm},
+      {"scaled_gemm", [](bool) {}, perf_scaled_gemm},  // its check is gemm's
 #endif
   };
   bool small = false, perf = false;

@@ -9,11 +9,12 @@ constexpr int kGemmThreads = 384, kGemmM = 128, kGemmK = 64;
 
 template <bool kATrans, bool kBTrans, int kN>
 struct GemmTile {
-  static_assert(!kBTrans || kN % 64 == 0);
+  // A transposed B lies in boxes of 64 columns: where kN is no multiple, half of the last box is loaded and not multiplied.
+  static constexpr int kB = kBTrans ? (kN + 63) / 64 * 64 : kN;
   static constexpr int kStages = kN > 192 ? 4 : kN > 128 ? 5 : 6;
   struct Smem {
     bf16 a[kStages][kGemmM * kGemmK];
-    bf16 b[kStages][kN * kGemmK];
+    bf16 b[kStages][kB * kGemmK];
     uint64_t full[kStages], empty[kStages];
   };
   static constexpr size_t kSmemBytes = sizeof(Smem) + 1024;
@@ -38,7 +39,7 @@ struct GemmTile {
   __device__ void produce(const CUtensorMap* a, const CUtensorMap* b, int m, int n, int ab, int bb, int k, int blocks) {
     for (int i = 0; i < blocks; ++i, k += kGemmK) {
       barrier_wait(&sm.empty[stage], phase ^ 1);
-      barrier_expect(&sm.full[stage], (kGemmM + kN) * kGemmK * 2);
+      barrier_expect(&sm.full[stage], (kGemmM + kB) * kGemmK * 2);
       if constexpr (kATrans) {
 #pragma unroll
         for (int j = 0; j < kGemmM / 64; ++j) tma_load(sm.a[stage] + j * 4096, a, &sm.full[stage], m + j * 64, k, ab);
@@ -47,7 +48,7 @@ struct GemmTile {
       }
       if constexpr (kBTrans) {
 #pragma unroll
-        for (int j = 0; j < kN / 64; ++j) tma_load(sm.b[stage] + j * 4096, b, &sm.full[stage], n + j * 64, k, bb);
+        for (int j = 0; j < kB / 64; ++j) tma_load(sm.b[stage] + j * 4096, b, &sm.full[stage], n + j * 64, k, bb);
       } else {
         tma_load(sm.b[stage], b, &sm.full[stage], k, n, bb);
       }
@@ -82,7 +83,7 @@ struct GemmTile {
  private:
   // Rows (k) from `first` on of both tiles become zero: they belong to the next group.
   __device__ void clear_rows(int first) {
-    constexpr int kBoxes = (kGemmM + kN) / 64;
+    constexpr int kBoxes = (kGemmM + kB) / 64;
     const int units = (kGemmK - first) * 8;
     for (int u = threadIdx.x % 256; u < units * kBoxes; u += 256) {
       const int box = u / units, in = u % units;

@@ -1,5 +1,6 @@
 // Grouped GEMM over rows sorted by group, sizes known only on the device: no host sync, groups of zero rows allowed.
-// Group e holds rows [ends[e-1], ends[e]) (ends[-1] = 0); rows from ends[E-1] on belong to none and are neither read nor written.
+// Group e holds rows [ends[e-1], ends[e]) (ends[-1] = 0); rows from ends[E-1] on belong to none:
+// they are not read, and are zero in out.
 //   kForward: out[r, n]    = sum_k a[r, k] w[e, n, k]          a [M, K], w [E, N, K], out [M, N]
 //   kDgrad  : out[r, k]    = sum_n a[r, n] w[e, n, k]          a [M, N], w [E, N, K], out [M, K]
 //   kWgrad  : out[e, n, k] (+)= sum_r a[r, n] w[r, k]          a [M, N], w [M, K], out [E, N, K]; a group of no rows gives zero

@@ -11,8 +11,28 @@ namespace {
 
 struct Shape {
   int groups, cols, depth, out_rows;  // columns of out; forward and dgrad: depth of the sum; wgrad: rows of a group's out
-  int tile_cols;
+  int tile_cols, tile_rows;           // tile_rows: wgrad only, of a group
+  int rows;                           // of a
 };
+
+struct Place {
+  int row, col;
+};
+// Where tile `in` of a group lies. Blocks that run side by side walk the contraction in step, so what they share is read once from memory.
+// The weight gradient's contraction is long (a group's rows) and its operands do not fit in the L2: neighbours share the wider one.
+template <bool kWgrad, int kN>
+__device__ __forceinline__ Place place_of(const Shape& s, int in) {
+  if (kWgrad && s.cols > s.out_rows) return {in % s.tile_rows * kGemmM, in / s.tile_rows * kN};
+  return {in / s.tile_cols * kGemmM, in % s.tile_cols * kN};
+}
+
+// Rows that belong to no group become zero. The consumers' 256 threads of every block.
+template <class Out>
+__device__ __forceinline__ void clear_tail(Out* out, int64_t first, const Shape& s) {
+  const int64_t units = (s.rows - first) * s.cols * static_cast<int64_t>(sizeof(Out)) / 16;
+  uint4* to = reinterpret_cast<uint4*>(out + first * s.cols);
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x; i < units; i += static_cast<int64_t>(gridDim.x) * 256) to[i] = uint4{0, 0, 0, 0};
+}
 
 // Walks tile numbers upwards and says which group and block of it they are.
 template <bool kWgrad>
@@ -53,18 +73,18 @@ __global__ void __launch_bounds__(kGemmThreads, 1) grouped_kernel(const __grid_c
     fewer_registers<40>();
     if (threadIdx.x == 256) {
       for (int64_t t = blockIdx.x; walk.find(t); t += gridDim.x) {
-        const int in = static_cast<int>(t - walk.before), row = in / shape.tile_cols * kGemmM, col = in % shape.tile_cols * kN;
+        const Place at = place_of<kWgrad, kN>(shape, static_cast<int>(t - walk.before));
         if constexpr (kWgrad)
-          tile.produce(&map_a, &map_b, row, col, 0, 0, walk.start, (walk.end - walk.start + kGemmK - 1) / kGemmK);
+          tile.produce(&map_a, &map_b, at.row, at.col, 0, 0, walk.start, (walk.end - walk.start + kGemmK - 1) / kGemmK);
         else
-          tile.produce(&map_a, &map_b, walk.start + row, col, 0, walk.group, 0, (shape.depth + kGemmK - 1) / kGemmK);
+          tile.produce(&map_a, &map_b, walk.start + at.row, at.col, 0, walk.group, 0, (shape.depth + kGemmK - 1) / kGemmK);
       }
     }
   } else {
     more_registers<232>();
     const int lane = lane_id(), warp = warp_id() & 3;
     for (int64_t t = blockIdx.x; walk.find(t); t += gridDim.x) {
-      const int in = static_cast<int>(t - walk.before), row = in / shape.tile_cols * kGemmM, col = in % shape.tile_cols * kN;
+      const Place at = place_of<kWgrad, kN>(shape, static_cast<int>(t - walk.before));
       int blocks, last = kGemmK;
       if constexpr (kWgrad) {
         const int depth = walk.end - walk.start;
@@ -74,7 +94,7 @@ __global__ void __launch_bounds__(kGemmThreads, 1) grouped_kernel(const __grid_c
       }
       const int64_t limit = kWgrad ? shape.out_rows : walk.end - walk.start;
       const int64_t first = kWgrad ? static_cast<int64_t>(walk.group) * shape.out_rows : walk.start;
-      const int r0 = row + role * 64 + warp * 16 + lane / 4;
+      const int r0 = at.row + role * 64 + warp * 16 + lane / 4;
       auto store = [&](auto value) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -87,12 +107,12 @@ __global__ void __launch_bounds__(kGemmThreads, 1) grouped_kernel(const __grid_c
 #pragma unroll
               for (int j = 0; j < 4; ++j) v[j] = pack_bf16(value((i + j) * 4 + half * 2), value((i + j) * 4 + half * 2 + 1));
               transpose_quad(v);
-              const int c = col + (i + lane % 4) * 8;
+              const int c = at.col + (i + lane % 4) * 8;
               if (r < limit && c < shape.cols) *reinterpret_cast<uint4*>(line + c) = uint4{v[0], v[1], v[2], v[3]};
             } else {
 #pragma unroll
               for (int j = 0; j < 4; ++j) {
-                const int c = col + (i + j) * 8 + lane % 4 * 2;
+                const int c = at.col + (i + j) * 8 + lane % 4 * 2;
                 if (r >= limit || c >= shape.cols) continue;
                 const float v0 = value((i + j) * 4 + half * 2), v1 = value((i + j) * 4 + half * 2 + 1);
                 if (accumulate) add_pair(line + c, v0, v1); else *reinterpret_cast<float2*>(line + c) = {v0, v1};
@@ -109,6 +129,7 @@ __global__ void __launch_bounds__(kGemmThreads, 1) grouped_kernel(const __grid_c
       tile.consume(acc, role, blocks, last);
       store([&](int i) { return acc[i]; });
     }
+    if constexpr (!kWgrad) clear_tail(out, ends[shape.groups - 1], shape);
   }
 }
 
@@ -117,8 +138,8 @@ void launch(const GroupedGemm& a, const Launch& l) {
   using Tile = GemmTile<kATrans, kBTrans, kN>;
   constexpr bool kWgrad = kATrans && kBTrans;
   const bool forward = a.kind == GroupedGemm::kForward;
-  Shape s{a.groups, forward ? a.n : a.k, forward ? a.k : a.n, kWgrad ? a.n : 0, 0};
-  s.tile_cols = (s.cols + kN - 1) / kN;
+  Shape s{a.groups, forward ? a.n : a.k, forward ? a.k : a.n, kWgrad ? a.n : 0, 0, 0, static_cast<int>(a.rows)};
+  s.tile_cols = (s.cols + kN - 1) / kN, s.tile_rows = (s.out_rows + kGemmM - 1) / kGemmM;
   CUtensorMap map_a, map_b;
   if constexpr (kWgrad) {
     map_a = tensor_map(a.a, a.n, a.rows, 1, a.n, kGemmK);
@@ -136,9 +157,7 @@ template <bool kATrans, bool kBTrans, class Out>
 void pick(const GroupedGemm& a, const Launch& l) {
   const int cols = a.kind == GroupedGemm::kForward ? a.n : a.k;
   auto padded = [cols](int n) { return (cols + n - 1) / n * n; };
-  if constexpr (!kBTrans) {
-    if (padded(224) < padded(256) && padded(224) <= padded(192)) return launch<kATrans, kBTrans, 224, Out>(a, l);
-  }
+  if (padded(224) < padded(256) && padded(224) <= padded(192)) return launch<kATrans, kBTrans, 224, Out>(a, l);
   if (padded(256) <= padded(192)) return padded(256) > padded(128) * 5 / 4 ? launch<kATrans, kBTrans, 128, Out>(a, l) : launch<kATrans, kBTrans, 256, Out>(a, l);
   launch<kATrans, kBTrans, 192, Out>(a, l);
 }
@@ -164,7 +183,7 @@ size_t workspace_grouped_gemm_sm90(const GroupedGemm&) { return 0; }
 void grouped_gemm_sm90(const GroupedGemm& a, const Launch& l) {
   if (a.n == 0 || a.k == 0 || (a.rows == 0 && a.kind != GroupedGemm::kWgrad)) return;
   GroupedGemm b = a;
-  if (a.rows == 0) b.rows = 1;  // the maps need a row; none is read
+  if (a.rows == 0) b.rows = 1;  // the maps need a row; none is read. A weight gradient has no tail to clear
   switch (a.kind) {
     case GroupedGemm::kForward: return grouped::pick<false, false, bf16>(b, l);
     case GroupedGemm::kDgrad: return grouped::pick<false, true, bf16>(b, l);

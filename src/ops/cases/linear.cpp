@@ -1,6 +1,7 @@
 #include "ops/aten.h"
 
 #include "ops/linear.h"
+#include "ops/mlp.h"
 
 #include "ops/bias.h"
 #include "ops/cases/draw.h"
@@ -36,6 +37,31 @@ Case linear_row(std::string name, int64_t tokens, int64_t in, int64_t out, bool 
   return c;
 }
 
+Case bias_row(std::string name, int64_t tokens, int64_t in, int64_t out, bool large, bool queued = false) {
+  Case c{"linear", std::move(name), kFloats, [=](const Build& b) {
+           at::manual_seed(b.seed);
+           Instance i;
+           i.inputs = {normal(b, {tokens, in})};
+           i.weights.push_back({"w", normal(b, {out, in}) / std::sqrt(static_cast<double>(in)), {}});
+           i.weights.push_back({"b", normal(b, {out}), {}});
+           const auto queue = std::make_shared<WgradQueue>();
+           i.op = [=](const std::vector<at::Tensor>& x, std::deque<Weight>& w, const Policy& p) {
+             at::Tensor y = linear(x[0], w[0], {}, queued ? queue.get() : nullptr, p, &w[1]);
+             if (queued && x[0].requires_grad()) x[0].register_hook([queue](const at::Tensor& g) { queue->drain(); return g; });
+             return std::vector<at::Tensor>{y};
+           };
+           i.plain = [](const std::vector<at::Tensor>& x, const std::vector<at::Tensor>& w) { return std::vector<at::Tensor>{at::linear(x[0], w[0], w[1])}; };
+           const double flops = 2.0 * tokens * in * out, size = static_cast<double>(i.inputs[0].element_size());
+           const double moved = size * static_cast<double>(tokens * in + in * out + tokens * out);
+           i.cost = {flops, moved, 2 * flops, 2 * moved};
+           const at::Tensor x = i.inputs[0], w = i.weights[0].value, bias = i.weights[1].value;
+           i.peer = "at::linear", i.peer_fwd = [x, w, bias] { at::linear(x, w, bias); };
+           return i;
+         }};
+  c.grad = !large, c.perf = large;
+  return c;
+}
+
 Case mixed_row() {  // an fp32 router weight under bf16 activations
   Case c{"linear", "f32 weight 33x24->8", {at::kFloat, at::kBFloat16}, [](const Build& b) {
            at::manual_seed(b.seed);
@@ -50,6 +76,47 @@ Case mixed_row() {  // an fp32 router weight under bf16 activations
   return c;
 }
 
+Case tf32_row() {  // 11 bits of a factor: errors of the size of TF32's rounding, not of fp32's
+  Case c = linear_row("tf32 37x24->65", 37, 24, 65, false);
+  c.dtypes = {at::kFloat}, c.atol = 1e-3;
+  const auto build = c.build;
+  c.build = [build](const Build& b) {
+    Instance i = build(b);
+    i.op = [](const std::vector<at::Tensor>& x, std::deque<Weight>& w, const Policy& p) {
+      return std::vector<at::Tensor>{linear(x[0], w[0], {GemmRecipe::kTf32}, nullptr, p)};
+    };
+    return i;
+  };
+  return c;
+}
+
+Case mlp_row(std::string name, int64_t tokens, int64_t dim, int64_t width, kernels::Act act, bool biases, bool large) {
+  Case c{"mlp", std::move(name), kFloats, [=](const Build& b) {
+           at::manual_seed(b.seed);
+           Instance i;
+           i.inputs = {normal(b, {tokens, dim})};
+           i.weights.push_back({"w1", normal(b, {width, dim}) / std::sqrt(static_cast<double>(dim)), {}});
+           i.weights.push_back({"w2", normal(b, {dim, width}) / std::sqrt(static_cast<double>(width)), {}});
+           if (biases) i.weights.push_back({"b1", normal(b, {width}), {}}), i.weights.push_back({"b2", normal(b, {dim}), {}});
+           i.op = [=](const std::vector<at::Tensor>& x, std::deque<Weight>& w, const Policy& p) {
+             return std::vector<at::Tensor>{mlp(x[0], w[0], biases ? &w[2] : nullptr, w[1], biases ? &w[3] : nullptr, act, nullptr, p)};
+           };
+           i.plain = [=](const std::vector<at::Tensor>& x, const std::vector<at::Tensor>& w) {
+             const at::Tensor z = at::linear(x[0], w[0], biases ? w[2] : at::Tensor());
+             const at::Tensor h = act == kernels::Act::kGeluTanh ? at::gelu(z, "tanh") : at::silu(z);
+             return std::vector<at::Tensor>{at::linear(h, w[1], biases ? w[3] : at::Tensor())};
+           };
+           const double flops = 4.0 * static_cast<double>(tokens) * static_cast<double>(dim * width);
+           i.cost = {flops, 0, 2 * flops, 0};
+           const at::Tensor x = i.inputs[0], w1 = i.weights[0].value, w2 = i.weights[1].value, b1 = biases ? i.weights[2].value : at::Tensor(),
+                            b2 = biases ? i.weights[3].value : at::Tensor();
+           i.peer = "at::linear, gelu, linear", i.peer_fwd = [=] { at::linear(at::gelu(at::linear(x, w1, b1), "tanh"), w2, b2); };
+           return i;
+         }};
+  c.grad = !large, c.perf = large, c.check = !large;
+  return c;
+}
+
 }  // namespace
 
 std::vector<Case> linear_cases() {
@@ -58,6 +125,16 @@ std::vector<Case> linear_cases() {
           linear_row("0x8->3", 0, 8, 3, false),
           linear_row("130x65->33 queued dW", 130, 65, 33, false, true),
           mixed_row(),
+          tf32_row(),
+          mlp_row("gelu 37x24x48 + b", 37, 24, 48, kernels::Act::kGeluTanh, true, false),
+          mlp_row("gelu 40x16x32", 40, 16, 32, kernels::Act::kGeluTanh, false, false),
+          mlp_row("gelu 37x7x9 + b", 37, 7, 9, kernels::Act::kGeluTanh, true, false),
+          mlp_row("silu 37x24x48", 37, 24, 48, kernels::Act::kSilu, false, false),
+          mlp_row("gpt2 gelu 32768x768x3072 + b", 32768, 768, 3072, kernels::Act::kGeluTanh, true, true),
+          bias_row("37x24->65 + b", 37, 24, 65, false),
+          bias_row("0x8->3 + b", 0, 8, 3, false),
+          bias_row("130x65->33 + b, queued dW", 130, 65, 33, false, true),
+          bias_row("1024x768->3072 + b", 1024, 768, 3072, true),
           linear_row("1024x768->3072", 1024, 768, 3072, true),
           linear_row("1024x3072->768", 1024, 3072, 768, true)};
 }

@@ -74,6 +74,28 @@ Case permute_row(std::string name, int64_t tokens, int64_t k, int64_t experts, i
   return c;
 }
 
+// Permute with weights, a function of each row, unpermute without: how the layer uses them.
+Case weighted_row(std::string name, int64_t tokens, int64_t k, int64_t experts, int64_t dim, int64_t align, bool small) {
+  Case c{"permute", std::move(name), {at::kFloat, at::kBFloat16}, [=](const Build& b) {
+           at::manual_seed(b.seed);
+           const at::Tensor indices = some_indices(tokens, k, experts, b.device);
+           Policy any;
+           any.reference_allowed = {"*"}, any.only = "reference";
+           const ExpertPlan plan = plan_experts(indices, experts, align, any);
+           Instance i;
+           i.inputs = {at::randn({tokens, dim}, options_of(b)), at::rand({tokens, k}, options_of(b).dtype(wide_of(b)))};
+           i.op = [plan](const std::vector<at::Tensor>& x, std::deque<Weight>&, const Policy& p) {
+             const Permuted r = permute(x[0], x[1].to(x[0].scalar_type() == at::kDouble ? at::kDouble : at::kFloat), plan, p);
+             return std::vector<at::Tensor>{r.rows_RD, r.weights_R, unpermute(r.rows_RD, plan, p)};
+           };
+           const double moved = static_cast<double>((2 * tokens * k + 2 * tokens) * dim) * static_cast<double>(i.inputs[0].element_size());
+           i.cost = {0, moved, 0, moved};
+           return i;
+         }};
+  c.grad = small, c.check = true, c.perf = !small;
+  return c;
+}
+
 Case grouped_row(std::string name, std::vector<int32_t> counts, int64_t spare, int64_t n, int64_t k, bool small) {
   Case c{"grouped_linear", std::move(name), {at::kFloat, at::kBFloat16}, [=](const Build& b) {
            at::manual_seed(b.seed);
@@ -122,12 +144,16 @@ std::vector<Case> moe_cases() {
       permute_row("7 k2 e4 d5 align 4", 7, 2, 4, 5, 4, false, true),
       permute_row("0 k2 e4 d5", 0, 2, 4, 5, 1, false, true),
       permute_row("32768 k4 e16 d4096", 32768, 4, 16, 4096, 1, false, false),
+      weighted_row("weights, and back 7 k2 e4 d5", 7, 2, 4, 5, 1, true),
+      weighted_row("weights, and back 7 k3 e5 d5 align 4", 7, 3, 5, 5, 4, true),
+      weighted_row("weights, and back 0 k2 e4 d5", 0, 2, 4, 5, 1, true),
       permute_row("7 k2 e4 d5", 7, 2, 4, 5, 1, true, true),
       permute_row("7 k3 e5 d5 align 4", 7, 3, 5, 5, 4, true, true),
       permute_row("32768 k4 e16 d4096", 32768, 4, 16, 4096, 1, true, false),
       grouped_row("3+0+5+1 n4 k6", {3, 0, 5, 1}, 0, 4, 6, true),
       grouped_row("0+0 n4 k6", {0, 0}, 2, 4, 6, true),
       grouped_row("e1 m1 n1 k1", {1}, 0, 1, 1, true),
+      grouped_row("30+0+77+1 n16 k24, spare 9", {30, 0, 77, 1}, 9, 16, 24, true),
       grouped_row("e16 m8192 n896 k4096", std::vector<int32_t>(16, 8192), 0, 896, 4096, false),
   };
 }

@@ -25,6 +25,8 @@ std::vector<Case> bias_cases();
 std::vector<Case> embedding_cases();
 std::vector<Case> gated_rmsnorm_cases();
 std::vector<Case> linear_cases();
+std::vector<Case> linear_f8_cases();
+std::vector<Case> model_shape_cases();
 std::vector<Case> attention_cases();
 std::vector<Case> conv1d_cases();
 std::vector<Case> moe_cases();

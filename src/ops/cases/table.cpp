@@ -19,6 +19,8 @@ std::vector<Case> table() {
   std::vector<Case> all;
   for (auto rows : {
            linear_cases,
+           linear_f8_cases,
+           model_shape_cases,
            bias_cases,
            embedding_cases,
            rmsnorm_cases,
