@@ -42,15 +42,15 @@ void run_aten(const Gemm& g, const kernels::Launch& launch) {
   if (g.m == 0 || g.n == 0) return;
   at::AutoDispatchBelowADInplaceOrView below;
   at::Tensor c = borrowed(g.c, g.m, g.n, g.ldc, g.out_dtype, kCuda);
-  at::Tensor a = g.a_transposed ? borrowed(g.a, g.k, g.m, g.lda, g.dtype, kCuda).t() : borrowed(g.a, g.m, g.k, g.lda, g.dtype, kCuda);
-  if (g.epilogue == GemmEpilogue::kBiasGrad) {
-    at::Tensor sums = borrowed(g.bias_grad, 1, g.m, g.m, g.out_dtype, kCuda).squeeze(0);
-    at::sum_out(sums, a, {1}, false, scalar_type(g.out_dtype));
-  }
+  const bool sums = g.epilogue == GemmEpilogue::kBiasGrad;
+  at::Tensor bias_grad = sums ? borrowed(g.bias_grad, 1, g.m, g.m, g.out_dtype, kCuda).squeeze(0) : at::Tensor();
   if (g.k == 0) {
     if (!g.accumulate) c.zero_();
+    if (sums) bias_grad.zero_();
     return;
   }
+  at::Tensor a = g.a_transposed ? borrowed(g.a, g.k, g.m, g.lda, g.dtype, kCuda).t() : borrowed(g.a, g.m, g.k, g.lda, g.dtype, kCuda);
+  if (sums) at::sum_out(bias_grad, a, {1}, false, scalar_type(g.out_dtype));
   at::Tensor b = g.b_transposed ? borrowed(g.b, g.n, g.k, g.ldb, g.dtype, kCuda).t() : borrowed(g.b, g.k, g.n, g.ldb, g.dtype, kCuda);
   if (g.epilogue == GemmEpilogue::kBias) {
     at::addmm_out(c, borrowed(g.bias, 1, g.n, g.n, g.out_dtype, kCuda), a, b);

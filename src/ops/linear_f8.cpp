@@ -141,7 +141,6 @@ void scaled_gemm(const char* op, const Factor& a, const Factor& b, at::Tensor c,
 }
 
 at::Tensor linear_f8(const at::Tensor& x, Weight& w, const GemmRecipe& recipe, WgradQueue* wgrad, const Policy& policy, Weight* b) {
-  if (recipe.exact && policy.only != "reference") throw UnsupportedError("linear_f8: exact products run on the reference only");
   check_shape(w.value.size(0) % 16 == 0 && w.value.size(1) % 16 == 0, "linear_f8", "w", describe(w.value), "both dims multiples of 16");
   auto node = make_node<LinearF8Node>(policy, {x}, w.wants_grad() || (b != nullptr && b->wants_grad()));
   at::AutoDispatchBelowADInplaceOrView below;

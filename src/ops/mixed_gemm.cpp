@@ -3,6 +3,7 @@
 #include "ops/mixed_gemm.h"
 
 #include "kernels/gemm/split.h"
+#include "ops/composed.h"
 #include "ops/linear.h"
 #include "ops/run.h"
 #include "ops/tensors.h"
@@ -48,6 +49,7 @@ constexpr Candidate<SplitBf16> kSplit[] = {
 #ifdef WEFT_CUDA
     {"cuda", [](const SplitBf16& a, const Policy& p) { return kernels::supports_split_bf16(a, p.device); }, nullptr, kernels::split_bf16},
 #endif
+    kAtenOnCpu<SplitBf16>,
 };
 
 // The three parts, one below the other ([3 rows, cols]) or side by side ([rows, 3 cols]).
@@ -56,8 +58,15 @@ at::Tensor parts(const at::Tensor& v, bool below, const int8_t (&part_at)[3], co
   const at::Tensor source = v.contiguous(), out = at::empty({below ? 3 * rows : rows, below ? cols : 3 * cols}, v.options().dtype(at::kBFloat16));
   const SplitBf16 a{source.data_ptr<float>(), out.data_ptr(), rows, cols, below ? cols : 3 * cols, below ? rows * cols : cols,
                     {part_at[0], part_at[1], part_at[2]}};
-  run(*select<SplitBf16>("split_bf16", kSplit, a, policy), a, out);
-  return out;
+  const auto* c = select<SplitBf16>("split_bf16", kSplit, a, policy);
+  if (!composed(c)) {
+    run(*c, a, out);
+    return out;
+  }
+  std::vector<at::Tensor> part;
+  at::Tensor left = source;
+  for (int p = 0; p < 3; ++p) part.push_back(left.to(at::kBFloat16)), left = left - part.back().to(at::kFloat);
+  return at::cat({part[part_at[0]], part[part_at[1]], part[part_at[2]]}, below ? 0 : 1);
 }
 
 constexpr int8_t kAllParts[3] = {0, 1, 2};

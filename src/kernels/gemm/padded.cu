@@ -10,66 +10,67 @@ namespace {
 
 constexpr int kUnroll = 4;
 
-// to[r, c] = from[r, c], or += ; rows `to_stride` and `from_stride` elements apart.
+struct Copy {  // to[r, c] = from[r, c], or +=; beyond from's rows and columns zeros
+  const void* from;
+  void* to;
+  int64_t from_stride, from_rows, from_cols, to_stride, rows, cols;
+};
+
 template <class T, bool kAdd>
-__global__ void __launch_bounds__(256) copy_rows(const T* from, int64_t from_stride, T* to, int64_t to_stride, int64_t rows, int64_t cols) {
+__global__ void __launch_bounds__(256) copy_rows(Copy a) {
   const int64_t c0 = static_cast<int64_t>(blockIdx.x) * 256 * kUnroll + threadIdx.x;
-  for (int64_t r = blockIdx.y; r < rows; r += gridDim.y) {
+  for (int64_t r = blockIdx.y; r < a.rows; r += gridDim.y) {
+    const T* from = static_cast<const T*>(a.from) + r * a.from_stride;
+    T* to = static_cast<T*>(a.to) + r * a.to_stride;
     T v[kUnroll];
 #pragma unroll
-    for (int j = 0; j < kUnroll; ++j)
-      if (c0 + j * 256 < cols) v[j] = from[r * from_stride + c0 + j * 256];
+    for (int j = 0; j < kUnroll; ++j) v[j] = r < a.from_rows && c0 + j * 256 < a.from_cols ? from[c0 + j * 256] : T{};
 #pragma unroll
     for (int j = 0; j < kUnroll; ++j) {
-      if (c0 + j * 256 >= cols) continue;
-      T& out = to[r * to_stride + c0 + j * 256];
-      if constexpr (kAdd) out += v[j]; else out = v[j];
+      if (c0 + j * 256 >= a.cols) continue;
+      if constexpr (kAdd) to[c0 + j * 256] += v[j]; else to[c0 + j * 256] = v[j];
     }
   }
 }
 
-template <class T, bool kAdd>
-void launch_copy(const void* from, int64_t from_stride, void* to, int64_t to_stride, int64_t rows, int64_t cols, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>((cols + 256 * kUnroll - 1) / (256 * kUnroll)), static_cast<unsigned>(rows < 32768 ? rows : 32768));
-  launch_grid(copy_rows<T, kAdd>, grid, dim3(256), 0, stream, static_cast<const T*>(from), from_stride, static_cast<T*>(to), to_stride, rows, cols);
-}
-
-void copy(const void* from, int64_t from_stride, void* to, int64_t to_stride, int64_t rows, int64_t cols, DType t, bool add, cudaStream_t stream) {
+void copy(const Copy& a, DType t, bool add, cudaStream_t stream) {
+  const auto blocks = static_cast<unsigned>((a.cols + 256 * kUnroll - 1) / (256 * kUnroll));
+  const dim3 grid(blocks, static_cast<unsigned>(a.rows < 32768 ? a.rows : 32768));
   if (t == DType::kBf16)
-    launch_copy<uint16_t, false>(from, from_stride, to, to_stride, rows, cols, stream);
+    launch_grid(copy_rows<uint16_t, false>, grid, dim3(256), 0, stream, a);
   else if (add)
-    launch_copy<float, true>(from, from_stride, to, to_stride, rows, cols, stream);
+    launch_grid(copy_rows<float, true>, grid, dim3(256), 0, stream, a);
   else
-    launch_copy<float, false>(from, from_stride, to, to_stride, rows, cols, stream);
+    launch_grid(copy_rows<float, false>, grid, dim3(256), 0, stream, a);
 }
 
-int64_t width(DType t) { return 16 / (bits(t) / 8); }  // elements in 16 bytes
-bool odd(int64_t ld, const void* p, DType t) { return ld % width(t) != 0 || reinterpret_cast<uintptr_t>(p) % 16 != 0; }
-int64_t padded(int64_t cols, DType t) { return (cols + width(t) - 1) / width(t) * width(t); }
-size_t padded_bytes(int64_t rows, int64_t cols, DType t) {
-  return (static_cast<size_t>(rows * padded(cols, t)) * static_cast<size_t>(bits(t) / 8) + 255) / 256 * 256;
-}
+int64_t eights(int64_t n) { return (n + 7) / 8 * 8; }
+bool odd(int64_t ld, const void* p) { return ld % 8 != 0 || reinterpret_cast<uintptr_t>(p) % 16 != 0; }
+size_t bytes_of(int64_t rows, int64_t cols, DType t) { return (static_cast<size_t>(rows * cols) * static_cast<size_t>(bits(t) / 8) + 255) / 256 * 256; }
 
-struct Layout {  // which matrices are copied, and where in the workspace they lie
+// The sizes that some matrix has along its rows become multiples of 8, and the matrices that have them are copied.
+struct Layout {
+  int64_t m, n, k;
   bool a, b, c;
-  int64_t a_rows, a_cols, b_rows, b_cols;
-  size_t a_at, b_at, c_at, library_at;
+  size_t b_at, c_at, library_at;  // in the workspace; a lies at 0
 };
 Layout layout(const Gemm& g) {
-  Layout l{odd(g.lda, g.a, g.dtype), odd(g.ldb, g.b, g.dtype), odd(g.ldc, g.c, g.out_dtype), g.a_transposed ? g.k : g.m, g.a_transposed ? g.m : g.k,
-           g.b_transposed ? g.n : g.k, g.b_transposed ? g.k : g.n, 0, 0, 0, 0};
-  l.b_at = l.a ? padded_bytes(l.a_rows, l.a_cols, g.dtype) : 0;
-  l.c_at = l.b_at + (l.b ? padded_bytes(l.b_rows, l.b_cols, g.dtype) : 0);
-  l.library_at = l.c_at + (l.c ? padded_bytes(g.m, g.n, g.out_dtype) : 0);
+  Layout l{};
+  l.m = g.a_transposed ? eights(g.m) : g.m, l.n = eights(g.n), l.k = g.a_transposed && !g.b_transposed ? g.k : eights(g.k);
+  l.a = l.m != g.m || l.k != g.k || odd(g.lda, g.a), l.b = l.n != g.n || l.k != g.k || odd(g.ldb, g.b), l.c = l.m != g.m || l.n != g.n || odd(g.ldc, g.c);
+  l.b_at = l.a ? bytes_of(l.m, l.k, g.dtype) : 0;
+  l.c_at = l.b_at + (l.b ? bytes_of(l.n, l.k, g.dtype) : 0);
+  l.library_at = l.c_at + (l.c ? bytes_of(l.m, l.n, g.out_dtype) : 0);
   return l;
 }
 
 // The product on padded matrices at `base`, which only has to be aligned for the library to choose.
 Gemm inner(const Gemm& g, const Layout& l, uint8_t* base) {
   Gemm p = g;
-  if (l.a) p.a = base + l.a_at, p.lda = padded(l.a_cols, g.dtype);
-  if (l.b) p.b = base + l.b_at, p.ldb = padded(l.b_cols, g.dtype);
-  if (l.c) p.c = base + l.c_at, p.ldc = padded(g.n, g.out_dtype), p.accumulate = false;
+  p.m = l.m, p.n = l.n, p.k = l.k;
+  if (l.a) p.a = base, p.lda = g.a_transposed ? l.m : l.k;
+  if (l.b) p.b = base + l.b_at, p.ldb = g.b_transposed ? l.k : l.n;
+  if (l.c) p.c = base + l.c_at, p.ldc = l.n, p.accumulate = false;
   return p;
 }
 
@@ -85,7 +86,9 @@ Support supports_gemm_padded(const Gemm& g, const Device& device) {
   if (!l.a && !l.b && !l.c) return {"all rows are multiples of 16 bytes"};
   if (static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k) < 1e9) return {"too small to be worth copies"};
   if (g.m < 64 || g.n < 64 || g.k < 64) return {"too narrow to be worth copies"};
-  if (l.c && g.epilogue != GemmEpilogue::kNone && g.epilogue != GemmEpilogue::kBias && g.epilogue != GemmEpilogue::kBiasGrad) return {"aux has rows of no multiple of 16 bytes"};
+  if (g.epilogue == GemmEpilogue::kGeluBias || g.epilogue == GemmEpilogue::kDgelu) return {"aux has rows of no multiple of 16 bytes"};
+  if (g.epilogue == GemmEpilogue::kBias && l.n != g.n) return {"n, along which the bias lies, is not a multiple of 8"};
+  if (g.epilogue == GemmEpilogue::kBiasGrad && l.m != g.m) return {"m, along which the bias gradient lies, is not a multiple of 8"};
   return supports_gemm_cublaslt(inner(g, l, stand_in()), device);
 }
 
@@ -98,12 +101,18 @@ void gemm_padded(const Gemm& g, const Launch& launch) {
   const Layout l = layout(g);
   uint8_t* base = static_cast<uint8_t*>(launch.workspace);
   const Gemm p = inner(g, l, base);
-  if (l.a) copy(g.a, g.lda, base + l.a_at, p.lda, l.a_rows, l.a_cols, g.dtype, false, launch.stream);
-  if (l.b) copy(g.b, g.ldb, base + l.b_at, p.ldb, l.b_rows, l.b_cols, g.dtype, false, launch.stream);
+  const auto in = [&](const void* from, int64_t ld, const void* to, int64_t to_ld, bool transposed, int64_t rows, int64_t cols, int64_t to_rows, int64_t to_cols) {
+    if (transposed)
+      copy({from, const_cast<void*>(to), ld, cols, rows, to_ld, to_cols, to_rows}, g.dtype, false, launch.stream);
+    else
+      copy({from, const_cast<void*>(to), ld, rows, cols, to_ld, to_rows, to_cols}, g.dtype, false, launch.stream);
+  };
+  if (l.a) in(g.a, g.lda, p.a, p.lda, g.a_transposed, g.m, g.k, l.m, l.k);
+  if (l.b) in(g.b, g.ldb, p.b, p.ldb, !g.b_transposed, g.n, g.k, l.n, l.k);
   Launch library = launch;
   library.workspace = base + l.library_at;
   gemm_cublaslt(p, library);
-  if (l.c) copy(p.c, p.ldc, g.c, g.ldc, g.m, g.n, g.out_dtype, g.accumulate, launch.stream);
+  if (l.c) copy({p.c, g.c, p.ldc, g.m, g.n, g.ldc, g.m, g.n}, g.out_dtype, g.accumulate, launch.stream);
 }
 
 }  // namespace weft::kernels

@@ -125,8 +125,11 @@ int propose(const Problem& p, const Pointers& x, int most, Plan* plans) {
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, uint32_t{1} << log_alignment(x.b));
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, uint32_t{1} << log_alignment(x.d));
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, uint32_t{1} << log_alignment(x.d));
-  if (p.deterministic)  // partial sums meet in the workspace in a fixed order, never in the result as they come
-    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE));
+  // Partial sums of a split contraction are added in fp32, never in a bf16 result; and where the order of additions must not vary, in the
+  // workspace rather than in the result.
+  uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+  if (p.d == CUDA_R_32F && !p.deterministic) reductions |= CUBLASLT_REDUCTION_SCHEME_INPLACE;
+  prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reductions);
   std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<size_t>(most));
   int count = 0;
   if (s == CUBLAS_STATUS_SUCCESS)
