@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "data/dataset.h"
+#include "data/inspect_streams.h"
 #include "data/prepare_state.h"
 #include "data/utf8.h"
 #include "text/tokenizer.h"
@@ -32,6 +33,7 @@ Json inspect_set(const std::string& prefix, const text::Tokenizer* tokenizer, co
   }
   j["max_token"] = set.max_token();  // reads all of .bin, and so checks all hashes
   j["hashes"] = set.has_hashes() ? "all right" : "none";
+  j["streams"] = check_streams(prefix);
   if (tokenizer != nullptr) check_vocabulary(set, tokenizer->vocab_size());
   Json first = Json::array();
   for (int64_t i = 0; i < std::min(options.show_documents, set.sequences()); ++i) {

@@ -14,7 +14,7 @@ struct InspectOptions {
   int64_t show_bytes = 200;  // of each document's text
 };
 // Keys of the answer: sets (a list: prefix, type, sequences, documents, tokens, bytes, lengths {min, mean, max}, max_token,
-// empty_documents, hashes "all right" or "none", first: [{tokens, text}]), vocab_size, tokenizer_hash, manifest "agrees" or null.
+// empty_documents, hashes "all right" or "none", streams (inspect_streams.h) or null, first: [{tokens, text}]), vocab_size, tokenizer_hash, manifest "agrees" or null.
 // `path` is a folder that `prepare` made, or a prefix with or without .idx or .bin. InputError names the first broken rule.
 Json inspect_data(const std::string& path, const InspectOptions& options = {});
 

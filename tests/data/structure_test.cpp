@@ -291,11 +291,14 @@ TEST(Structure, BrokenSourcesAreCountedAndNeverFatal) {
   small_tree(f);
   f.write("tree/bad.cpp", "#include \"nowhere.h\"\nint good(int a, int b) { return a * b; }\nclass { ] ) int x(;;\n");
   f.write("tree/notes.md", "text\n");
+  f.write("tree/latin.cpp", "// caf\xE9\nint latin(int a, int b) { return a - b; }\n");
   const StructureReport r = prepare_structure(options_for(f), {}, bytes());
   EXPECT_EQ(r.found.with_errors, 1);
   ASSERT_EQ(r.faults.size(), 1u);
   EXPECT_NE(r.faults[0].find("bad.cpp"), std::string::npos);
   EXPECT_NE(r.faults[0].find("nowhere.h"), std::string::npos);
+  EXPECT_EQ(r.prepare.replaced_utf8, 1);
+  EXPECT_NE(by_root(read_documents(f / "out"), "latin").text.find("caf\xEF\xBF\xBD\nint"), std::string::npos);
   EXPECT_EQ(r.prepare.skipped.at("not C or C++"), 1);
   EXPECT_NO_THROW(by_root(read_documents(f / "out"), "good"));
 }

@@ -39,6 +39,7 @@ struct CppSource {
   bool parsed = false;         // off: libclang gave nothing
   int32_t errors = 0;          // diagnostics of severity error or above
   std::string first_error;
+  int32_t replaced = 0;         // ill-formed UTF-8 sequences of the file that became U+FFFD
   int32_t macro_functions = 0;  // functions that a macro wrote: they have no text of their own
   std::vector<CppPiece> pieces;  // the preamble, then functions by their place in the file; none when there is no function
 };

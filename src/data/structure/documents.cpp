@@ -36,12 +36,6 @@ void StructureWriter::discard() { tokens_.discard(), streams_.discard(), lines_.
 DocumentMaker::DocumentMaker(const FunctionTable& table, const Spool& spool, const MappedFile& tokens, const std::vector<std::string>& paths, const DocumentOptions& options)
     : table_(table), spool_(spool), tokens_(tokens), paths_(paths), options_(options), seen_at_(table.rows.size(), -1) {}
 
-bool DocumentMaker::held_out(int32_t row) const {
-  if (options_.hold_out == HoldOut::kNone || options_.hold_out_every == 0) return false;
-  const int64_t unit = options_.hold_out == HoldOut::kFiles ? table_.rows[static_cast<size_t>(row)].file : row;
-  return unit % options_.hold_out_every == options_.hold_out_every - 1;
-}
-
 // Preamble, callees by level, root; each with as many of its tokens as there is room for.
 std::vector<DocumentMaker::Part> DocumentMaker::choose(int32_t root, StructureReport& report) {
   const auto row = [&](int32_t i) -> const PieceRow& { return table_.rows[static_cast<size_t>(i)]; };

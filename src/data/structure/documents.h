@@ -41,7 +41,7 @@ struct DocumentOptions {
 class DocumentMaker {
  public:
   DocumentMaker(const FunctionTable&, const Spool&, const MappedFile& tokens, const std::vector<std::string>& paths, const DocumentOptions&);
-  bool held_out(int32_t row) const;
+  bool held_out(int32_t row) const { return data::held_out(table_, row, options_.hold_out, options_.hold_out_every); }
   // The document of a root; false when it is too short or its text was there before.
   bool make(int32_t root, StructureWriter::Document& out, StructureReport& report);
 

@@ -16,6 +16,11 @@ int32_t symbol_id(const std::string& name) {
   return static_cast<int32_t>(std::stoul(digest.substr(24), nullptr, 16) & 0x7FFFFFFFul);
 }
 
+bool held_out(const FunctionTable& t, int32_t row, HoldOut unit, int64_t every) {
+  if (unit == HoldOut::kNone || every == 0) return false;
+  return (unit == HoldOut::kFiles ? t.rows[static_cast<size_t>(row)].file : row) % every == every - 1;
+}
+
 FunctionTable read_functions(const Spool& spool, const std::vector<std::string>& paths, int64_t memory) {
   struct Symbol { SymbolHash hash; int32_t file, row; };
   struct Call { SymbolHash to; int32_t file, from; };
@@ -30,6 +35,7 @@ FunctionTable read_functions(const Spool& spool, const std::vector<std::string>&
     const auto file = static_cast<int32_t>(n.files++);
     n.not_parsed += !s.parsed, n.with_errors += s.errors > 0, n.errors += s.errors;
     n.without_functions += s.parsed && s.pieces.empty(), n.macro_functions += s.macro_functions;
+    n.replaced += s.replaced, n.files_with_replacements += s.replaced > 0;
     if (!s.first_error.empty() && t.faults.size() < 5) {
       const std::string& path = paths[static_cast<size_t>(file)];
       t.faults.push_back(s.first_error.find(path) == std::string::npos ? path + ": " + s.first_error : s.first_error);

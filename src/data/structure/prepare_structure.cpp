@@ -55,6 +55,7 @@ class Run {
     spool_ = std::make_unique<Spool>(in_output(kSpool));
     table_ = read_functions(*spool_, paths, options_.memory);
     report_.found = table_.counts, report_.faults = table_.faults;
+    report_.prepare.replaced_utf8 = table_.counts.replaced, report_.prepare.documents_with_replacements = table_.counts.files_with_replacements;
     if (table_.counts.functions == 0) {
       throw InputError(fmt::format("prepare: no function with a body in {} C and C++ files ({} not parsed, {} with errors)\n  try: --compile-commands, or --clang-arg=-I... for headers that are not found",
                                    table_.counts.files, table_.counts.not_parsed, table_.counts.with_errors));
@@ -156,10 +157,12 @@ class Run {
     const std::string& path = corpus_.files[static_cast<size_t>(index)].path;
     const std::string raw = read_file(path);
     std::string text;
-    append_clean_utf8(raw.starts_with("\xEF\xBB\xBF") ? std::string_view(raw).substr(3) : std::string_view(raw), text);
+    const int64_t replaced = append_clean_utf8(raw.starts_with("\xEF\xBB\xBF") ? std::string_view(raw).substr(3) : std::string_view(raw), text);
     std::vector<std::string> arguments = flags_->of(path);
     arguments.insert(arguments.end(), header_arguments_.begin(), header_arguments_.end());
-    return packed(read_cpp(*library_, path, text, arguments));
+    CppSource source = read_cpp(*library_, path, text, arguments);
+    source.replaced = static_cast<int32_t>(replaced);
+    return packed(source);
   }
 
   void parse() {
@@ -183,8 +186,6 @@ class Run {
     save(spool, done);
   }
 
-  bool held_out_file(int64_t file) const { return hold_out_ == HoldOut::kFiles && file % options_.hold_out_every == options_.hold_out_every - 1; }
-
   void make_tokenizer() {
     encoder_ = maker_.make(maker_.needs_text ? sample() : TextFeed());
     write_file_atomic(in_output("tokenizer.json"), encoder_->file());
@@ -199,8 +200,9 @@ class Run {
     auto feed = std::make_shared<Feed>();
     return [this, feed, share = std::min(1.0, static_cast<double>(options_.sample_bytes) / std::max(size, 1.0))](std::string& out) {
       while (feed->row < table_.rows.size()) {
-        const PieceRow& r = table_.rows[feed->row++];
-        if (held_out_file(r.file) || r.text_bytes == 0) continue;
+        const auto row = static_cast<int32_t>(feed->row++);
+        const PieceRow& r = table_.rows[static_cast<size_t>(row)];
+        if (r.text_bytes == 0 || held_out(table_, row, hold_out_, options_.hold_out_every)) continue;
         const bool take = feed->taken <= share * feed->seen;
         feed->seen += r.text_bytes;
         if (!take) continue;
@@ -276,6 +278,7 @@ class Run {
                                    r.duplicates, r.val.documents));
     }
     if (r.val.documents == 0 && options_.hold_out_every > 0) r.warnings.push_back("the corpus is too small for a validation set");
+    if (r.replaced_utf8 > 0) r.warnings.push_back(fmt::format("{} ill-formed UTF-8 sequences in {} files became U+FFFD", r.replaced_utf8, r.documents_with_replacements));
     if (report_.found.not_parsed > 0) r.warnings.push_back(fmt::format("{} of {} files could not be parsed", report_.found.not_parsed, report_.found.files));
     train_->finish();
     if (r.val.documents > 0) val_->finish();

@@ -16,7 +16,7 @@ struct StructureOptions {
   int call_levels = 5;
 };
 struct StructureReport {
-  PrepareReport prepare;                 // lines: of the sources that have functions; filtered: too short
+  PrepareReport prepare;                 // filtered: shorter than min_tokens; documents_with_replacements: files
   FunctionTable::Counts found;
   std::vector<std::string> faults;
   int64_t left_out = 0, cut = 0, held_back = 0;  // callees beyond the limit; documents cut at it; callees that are in the other split

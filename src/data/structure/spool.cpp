@@ -48,7 +48,7 @@ class Cursor {
 
 std::string packed(const CppSource& s) {
   std::string out;
-  put(out, s.parsed), put(out, s.errors), put(out, s.macro_functions), put_text(out, s.first_error);
+  put(out, s.parsed), put(out, s.errors), put(out, s.macro_functions), put(out, s.replaced), put_text(out, s.first_error);
   put(out, static_cast<uint32_t>(s.pieces.size()));
   for (const CppPiece& p : s.pieces) {
     put(out, p.kind), put(out, p.line), put(out, p.offset), put(out, p.symbol.high), put(out, p.symbol.low);
@@ -64,7 +64,7 @@ std::string packed(const CppSource& s) {
 CppSource unpacked(std::string_view record, std::vector<uint32_t>* names) {
   Cursor in(record);
   CppSource s;
-  s.parsed = in.get<bool>(), s.errors = in.get<int32_t>(), s.macro_functions = in.get<int32_t>(), s.first_error = in.text();
+  s.parsed = in.get<bool>(), s.errors = in.get<int32_t>(), s.macro_functions = in.get<int32_t>(), s.replaced = in.get<int32_t>(), s.first_error = in.text();
   s.pieces.resize(in.count(34));
   for (CppPiece& p : s.pieces) {
     p.kind = in.get<CppPiece::Kind>(), p.line = in.get<int32_t>(), p.offset = in.get<int32_t>();
