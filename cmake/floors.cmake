@@ -34,3 +34,21 @@ function(weft_test name)
   endif()
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT 600)
 endfunction()
+
+# weft_oracle_test(NAME script.py arguments...): a comparison with Python packages, on $WEFT_ORACLES, the Python that `./weft test`
+# sets up (tools/oracles.txt). Code 77 is a skip; the script says on a line "skipped: ..." what is missing.
+function(weft_oracle_test name script)
+  add_test(NAME ${name} COMMAND sh -c "exec \"\${WEFT_ORACLES:-python3}\" -W ignore \"$@\"" sh ${CMAKE_CURRENT_SOURCE_DIR}/${script} ${ARGN})
+  set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 600)
+endfunction()
+
+# weft_fuzz_test(NAME target.cpp RUNS SEEDS files of seeds/ USES ...): a libFuzzer target, and a short run of it as a test, on the
+# driver of tests/fuzz/fuzz_main.cpp (with clang, link -fsanitize=fuzzer instead of it).
+function(weft_fuzz_test name source runs)
+  cmake_parse_arguments(A "" "" "SEEDS;USES" ${ARGN})
+  get_filename_component(program ${source} NAME_WE)
+  add_executable(${program} ${source} ${CMAKE_SOURCE_DIR}/tests/fuzz/fuzz_main.cpp)
+  target_link_libraries(${program} PRIVATE ${A_USES})
+  list(TRANSFORM A_SEEDS PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/seeds/)
+  add_test(NAME ${name} COMMAND ${program} ${runs} ${A_SEEDS})
+endfunction()

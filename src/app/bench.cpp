@@ -17,6 +17,7 @@ struct Options {
   bool grad = false, check = false, perf = false, support = false, small = false;
   int seeds = 3;
   BenchFlags train;
+  TokenizerBench tokenizer;
 };
 
 struct Tally {
@@ -39,7 +40,7 @@ void print_row(const ops::cases::Result& r, const char* mode, Tally& tally) {
 
 int run(const Options& o, const Common& common) {
   if (o.what == "train") return bench_train_verb(o.train, common);
-  if (o.what == "data") return bench_data_verb(common);
+  if (o.what == "data") return bench_data_verb(o.tokenizer, common);
   if (o.what != "ops") throw ConfigError(fmt::format("bench: got '{}', want ops, train or data", o.what));
   ops::cases::Filter filter;
   filter.name = o.name;
@@ -66,7 +67,7 @@ int run(const Options& o, const Common& common) {
 
 Action bench(CLI::App& app, Common& common) {
   auto o = std::make_shared<Options>();
-  app.add_option("what", o->what, "ops: the case table of operators. train: a preset's step beside its own matrix products. data: indices and batches.");
+  app.add_option("what", o->what, "ops: the case table of operators. train: a preset's step beside its own matrix products. data: tokenizing, indices and batches.");
   app.add_option("name", o->name, "Only rows of this name: a glob over OP or OP/ROW.");
   app.add_flag("--grad", o->grad, "Backward passes against finite differences in fp64.");
   app.add_flag("--check", o->check, "Every candidate against the fp64 reference.");
@@ -79,6 +80,9 @@ Action bench(CLI::App& app, Common& common) {
   app.add_option("--seq-len", o->train.seq_len, "train: tokens of a sample.")->check(CLI::Range(1, 1 << 20));
   app.add_option("--micro-batch", o->train.micro_batch, "train: samples of a step.")->check(CLI::Range(1, 1 << 16));
   app.add_option("--steps", o->train.steps, "train: steps that are timed; the median counts.")->check(CLI::Range(1, 1000));
+  app.add_option("--text", o->tokenizer.text, "data: text to tokenize, a file or folder; else headers found here.");
+  app.add_option("--megabytes", o->tokenizer.megabytes, "data: how much of it.")->check(CLI::Range(1, 2000));
+  app.add_option("--vocab-size", o->tokenizer.vocab_size, "data: of the tokenizer that is trained on it.")->check(CLI::Range(257, 1 << 24));
   add_compute_flags(app, common);
   add_json_flag(app, common);
   app.footer("Without a mode all four run. JSON: a list of rows with op, row, ok, mode, detail, then the figures. Code 1: a row failed.");

@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "app/bench.h"
+#include "app/demo.h"
 #include "app/run.h"
 #include "base/error.h"
 #include "base/text.h"
@@ -35,7 +36,8 @@ int bench_train_verb(const BenchFlags& f, const Common& common) {
   return 0;
 }
 
-int bench_data_verb(const Common& common) {
+int bench_data_verb(TokenizerBench tokenizer, const Common& common) {
+  if (tokenizer.text.empty()) tokenizer.text = find_corpus();
   data::BenchOptions o;
   const std::string folder = std::filesystem::temp_directory_path() / fmt::format("weft-bench-{}", ::getpid());
   std::filesystem::create_directories(folder);
@@ -46,6 +48,7 @@ int bench_data_verb(const Common& common) {
   o.folder = folder;
   Json figures = data::bench_files(o);
   figures.update(data::bench_batches(o));
+  figures.update(bench_tokenizer(tokenizer, folder));
   for (const auto& [key, value] : figures.items()) fmt::print("{:<26} {}\n", key, value.dump());
   write_figures(common, figures);
   return 0;

@@ -1,10 +1,13 @@
 // weft inspect PATH: a run, a checkpoint, a prepared folder, a .bin/.idx pair or a tokenizer.json. --plot draws a run's curves.
+// weft inspect tokens, template: inspect_tokens.cpp, inspect_template.cpp.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <array>
 #include <filesystem>
 
 #include "app/all_verbs.h"
+#include "app/inspect_parts.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "base/text.h"
@@ -40,6 +43,7 @@ Json inspect_tokenizer(const std::string& path) {
 }
 
 int run(const Options& o, const Common& common) {
+  if (o.path.empty()) throw ConfigError("inspect: want a path, or tokens or template\n  try: weft help inspect");
   if (!fs::exists(o.path) && !fs::exists(o.path + ".idx")) throw InputError(o.path + ": not found");
   if (!o.plot.empty()) {
     if (!is_run(o.path)) throw InputError(o.path + ": --plot wants a run's folder");
@@ -67,14 +71,19 @@ int run(const Options& o, const Common& common) {
 
 Action inspect(CLI::App& app, Common& common) {
   auto o = std::make_shared<Options>();
-  app.add_option("path", o->path, "A run, a step-* checkpoint, a prepared folder, a .bin/.idx prefix or a tokenizer.json.")->required();
+  app.add_option("path", o->path, "A run, a step-* checkpoint, a prepared folder, a .bin/.idx prefix or a tokenizer.json.");
   app.add_option("--plot", o->plot, "Draw loss, gradient norm and throughput of a run into this SVG file.");
   app.add_flag("--statistics", o->statistics, "Checkpoints: mean, rms, least and largest value of each tensor.");
   app.add_option("--tokenizer", o->tokenizer, "Token files: decode with this tokenizer.json.");
   app.add_option("--documents", o->documents, "Token files: documents to show.")->check(CLI::NonNegativeNumber);
   add_json_flag(app, common);
   app.footer("Every hash and rule is checked; what is broken is named, with code 65 (20 when no checkpoint of a run is valid).");
-  return [o, &common] { return run(*o, common); };
+  const std::pair<std::string, Action> parts[] = {{"tokens", inspect_tokens(app, common)}, {"template", inspect_template(app, common)}};
+  return [o, &app, &common, parts = std::to_array(parts)] {
+    for (const auto& [name, action] : parts)
+      if (app.got_subcommand(name)) return action();
+    return run(*o, common);
+  };
 }
 
 }  // namespace weft::app

@@ -19,7 +19,7 @@ namespace {
 struct Options {
   data::PrepareOptions prepare;
   text::BpeTrainOptions bpe;
-  std::string tokenizer, eod;
+  std::string tokenizer, eod, model = "bpe";
   std::string memory = "1GiB";
   StructureFlags structure;
 };
@@ -62,6 +62,15 @@ Json figures(const data::PrepareReport& r, const data::PreparedData& made, doubl
   return out;
 }
 
+data::TokenizerMaker tokenizer_maker(const Options& o) {
+  if (!o.tokenizer.empty()) return data::given_tokenizer(o.tokenizer, o.eod);
+  if (o.model == "bpe") return data::trained_bpe(o.bpe, [](int32_t done, int32_t wanted) { log::progress(fmt::format("tokenizer: {} of {} merges", done, wanted)); });
+  if (o.model != "unigram") throw ConfigError(fmt::format("--tokenizer-model: got '{}', want bpe or unigram", o.model));
+  text::UnigramTrainOptions u;
+  u.vocab_size = o.bpe.vocab_size, u.memory_bytes = o.bpe.memory_bytes, u.threads = o.bpe.threads;
+  return data::trained_unigram(u, [](int32_t now, int32_t wanted) { log::progress(fmt::format("tokenizer: {} pieces, on the way to {}", now, wanted)); });
+}
+
 int run(Options o, const Common& common) {
   const auto begin = std::chrono::steady_clock::now();
   const auto memory = parse_bytes(o.memory);
@@ -72,8 +81,7 @@ int run(Options o, const Common& common) {
   o.prepare.progress = show_progress;
   const signals::Guard guard;
   o.prepare.stop = &signals::stop_flag();
-  const auto merges = [](int32_t done, int32_t wanted) { log::progress(fmt::format("tokenizer: {} of {} merges", done, wanted)); };
-  const data::TokenizerMaker maker = o.tokenizer.empty() ? data::trained_bpe(o.bpe, merges) : data::given_tokenizer(o.tokenizer, o.eod);
+  const data::TokenizerMaker maker = tokenizer_maker(o);
   Json structure = Json::object();
   const data::PrepareReport report = o.structure.language.empty() ? data::prepare(o.prepare, maker) : prepare_structure(o.prepare, o.structure, maker, structure);
   log::end_progress();
@@ -93,6 +101,7 @@ Action prepare(CLI::App& app, Common& common) {
   app.add_option("inputs", o->prepare.inputs, "Source trees, text files, .jsonl; .gz and .zst too.")->required();
   app.add_option("-o,--output", o->prepare.output, "Folder for .bin/.idx, tokenizer.json and manifest.json.")->required();
   app.add_option("--tokenizer", o->tokenizer, "Take this tokenizer instead of training one.");
+  app.add_option("--tokenizer-model", o->model, "What to train: bpe or unigram, both over bytes.");
   app.add_option("--eod", o->eod, "Text of the end-of-document token of --tokenizer; its own when left out.");
   app.add_option("--vocab-size", o->bpe.vocab_size, "Of the tokenizer to train.")->check(CLI::Range(257, 1 << 24));
   app.add_option("--key", o->prepare.key, "Where the text is in a JSON line.");

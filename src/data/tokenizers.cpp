@@ -30,18 +30,15 @@ class Encoder final : public TextEncoder {
   int32_t eod_ = -1;
 };
 
-}  // namespace
-
-std::unique_ptr<TextEncoder> encoder_of(text::Tokenizer tokenizer, const std::string& eod) { return std::make_unique<Encoder>(std::move(tokenizer), eod); }
-
-TokenizerMaker trained_bpe(text::BpeTrainOptions options, std::function<void(int32_t, int32_t)> progress) {
+template <class Trainer, class Options>
+TokenizerMaker trained(const std::string& identity, const Options& options, std::function<void(int32_t, int32_t)> progress) {
   const std::string eod = options.special_tokens.empty() ? "" : options.special_tokens.front();
   std::string specials;
   for (const std::string& s : options.special_tokens) specials += fmt::format("{}:{} ", s.size(), s);
   TokenizerMaker maker;
-  maker.identity = fmt::format("bpe {} {} {} {} {}\n{}", options.vocab_size, options.min_frequency, options.max_token_bytes, options.memory_bytes, specials, options.pattern);
+  maker.identity = fmt::format("{} {}\n{}", identity, specials, options.pattern);
   maker.make = [options, progress, eod](const TextFeed& feed) {
-    text::BpeTrainer trainer(options);
+    Trainer trainer(options);
     // Several texts a call, so that the trainer can count them on its threads.
     constexpr size_t kBatchBytes = size_t{8} << 20;
     std::vector<std::string> texts;
@@ -62,6 +59,21 @@ TokenizerMaker trained_bpe(text::BpeTrainOptions options, std::function<void(int
   };
   maker.load = [eod](const std::string& path) { return encoder_of(text::Tokenizer::load(path), eod); };
   return maker;
+}
+
+}  // namespace
+
+std::unique_ptr<TextEncoder> encoder_of(text::Tokenizer tokenizer, const std::string& eod) { return std::make_unique<Encoder>(std::move(tokenizer), eod); }
+
+TokenizerMaker trained_bpe(text::BpeTrainOptions options, std::function<void(int32_t, int32_t)> progress) {
+  const std::string identity = fmt::format("bpe {} {} {} {}", options.vocab_size, options.min_frequency, options.max_token_bytes, options.memory_bytes);
+  return trained<text::BpeTrainer>(identity, options, std::move(progress));
+}
+
+TokenizerMaker trained_unigram(text::UnigramTrainOptions options, std::function<void(int32_t, int32_t)> progress) {
+  const std::string identity = fmt::format("unigram {} {} {} {} {} {}", options.vocab_size, options.max_piece_bytes, options.rounds_per_pruning,
+                                           options.keep, options.seeds, options.memory_bytes);
+  return trained<text::UnigramTrainer>(identity, options, std::move(progress));
 }
 
 TokenizerMaker given_tokenizer(const std::string& path, const std::string& eod) {

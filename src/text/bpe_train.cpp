@@ -1,28 +1,31 @@
 #include "text/bpe_train.h"
 
 #include <algorithm>
-#include <atomic>
-#include <exception>
-#include <mutex>
-#include <optional>
-#include <thread>
 
 #include "base/error.h"
+#include "text/build.h"
 #include "text/byte_level.h"
-#include "text/json_read.h"
-#include "text/regex.h"
 #include "text/unicode.h"
 #include "text/vocab.h"
-#include "text/word_count.h"
 
 namespace weft::text {
 
 const char* const kDefaultPattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
-namespace {
+Json trained_special(int32_t id, const std::string& content) {
+  return {{"id", id}, {"content", content}, {"single_word", false}, {"lstrip", false}, {"rstrip", false}, {"normalized", false}, {"special", true}};
+}
 
-constexpr int64_t kMergeEvery = 64 << 20;  // bytes of text between two looks at the memory
+Json trained_byte_level(const std::string& pattern, Json added) {
+  const Json split = {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}};
+  const Json bytes = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
+  return {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}, {"added_tokens", std::move(added)}, {"normalizer", nullptr},
+          {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {split, bytes}}}}, {"post_processor", nullptr},
+          {"decoder", {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}}}};
+}
+
+namespace {
 
 // Counts of pairs of symbols. A pair waits in `words` for the queue after the step that made it.
 class PairTable {
@@ -78,39 +81,9 @@ bool later(const QueueEntry& a, const QueueEntry& b) {
 
 struct BpeTrainer::State {
   BpeTrainOptions options;
-  Regex regex;
-  WordCount words;                   // of all texts but the latest
-  std::vector<WordCount> latest;     // one a thread
-  int64_t since_merge = 0;
-  Stats stats;
-
+  CorpusWords words;
   explicit State(BpeTrainOptions o)
-      : options(std::move(o)), regex(options.pattern.empty() ? kDefaultPattern : options.pattern, "tokenizer pattern") {}
-
-  void count(std::string_view text, Matcher& matcher, WordCount& out) const {
-    matcher.start(text);
-    size_t done = 0, begin = 0, end = 0;
-    while (matcher.next(begin, end)) {
-      if (begin > done) out.add(text.substr(done, begin - done));
-      if (end > begin) out.add(text.substr(begin, end - begin));
-      done = end;
-    }
-    if (done < text.size()) out.add(text.substr(done));
-  }
-
-  void join_latest() {
-    for (WordCount& w : latest) {
-      for (const auto& word : w.words()) words.add(w.text(word), word.count);
-      w.clear();
-    }
-    since_merge = 0;
-    // Training needs about four times the words' own memory: symbols, pairs and where they occur.
-    const size_t limit = static_cast<size_t>(options.memory_bytes) / 5;
-    if (words.memory_bytes() > limit) {
-      const auto [dropped, bytes] = words.drop_rarest(limit / 2);
-      stats.dropped_words += dropped, stats.dropped_bytes += bytes;
-    }
-  }
+      : options(std::move(o)), words(options.pattern.empty() ? kDefaultPattern : options.pattern, options.memory_bytes, options.threads) {}
 };
 
 BpeTrainer::BpeTrainer(BpeTrainOptions options) {
@@ -119,56 +92,16 @@ BpeTrainer::BpeTrainer(BpeTrainOptions options) {
     throw ConfigError("train tokenizer: vocab_size: got " + std::to_string(options.vocab_size) + ", want " + std::to_string(least) +
                       " (bytes and special tokens) to 16777216");
   }
-  if (options.memory_bytes < (16 << 20)) {
-    throw ConfigError("train tokenizer: memory: got " + std::to_string(options.memory_bytes) + " bytes, want at least 16 MiB");
-  }
   state_ = std::make_unique<State>(std::move(options));
 }
 BpeTrainer::~BpeTrainer() = default;
-const BpeTrainer::Stats& BpeTrainer::stats() const { return state_->stats; }
-
-void BpeTrainer::add(std::span<const std::string_view> texts) {
-  State& s = *state_;
-  size_t threads = s.options.threads > 0 ? static_cast<size_t>(s.options.threads) : std::max(1u, std::thread::hardware_concurrency());
-  threads = std::clamp<size_t>(threads, 1, std::max<size_t>(1, texts.size()));
-  if (s.latest.size() < threads) s.latest.resize(threads);
-  for (size_t begin = 0; begin < texts.size();) {
-    // Groups end where enough text has been seen, whatever the calls and threads are.
-    size_t end = begin;
-    while (end < texts.size() && s.since_merge < kMergeEvery) {
-      s.since_merge += static_cast<int64_t>(texts[end].size());
-      s.stats.bytes += static_cast<int64_t>(texts[end].size());
-      ++end;
-    }
-    s.stats.texts += static_cast<int64_t>(end - begin);
-    std::atomic<size_t> next{begin};
-    std::exception_ptr error;
-    std::mutex error_mutex;
-    const auto work = [&](size_t me) {
-      try {
-        Matcher matcher(s.regex);
-        for (size_t i; (i = next.fetch_add(1)) < end;) s.count(texts[i], matcher, s.latest[me]);
-      } catch (...) {
-        const std::lock_guard lock(error_mutex);
-        if (!error) error = std::current_exception();
-        next = end;
-      }
-    };
-    std::vector<std::thread> others;
-    for (size_t t = 1; t < threads && t < end - begin; ++t) others.emplace_back(work, t);
-    work(0);
-    for (std::thread& t : others) t.join();
-    if (error) std::rethrow_exception(error);
-    if (s.since_merge >= kMergeEvery) s.join_latest();
-    begin = end;
-  }
-}
+const CorpusStats& BpeTrainer::stats() const { return state_->words.stats(); }
+void BpeTrainer::add(std::span<const std::string_view> texts) { state_->words.add(texts); }
 
 Tokenizer BpeTrainer::train(const std::function<void(int32_t, int32_t)>& progress) {
   State& s = *state_;
-  s.join_latest();
   const BpeTrainOptions& o = s.options;
-  s.stats.words = static_cast<int64_t>(s.words.words().size());
+  const WordCount& counted = s.words.finish();
 
   // Ids: special tokens, then the byte alphabet in the order of its characters, then merges.
   Vocab vocab;
@@ -188,14 +121,14 @@ Tokenizer BpeTrainer::train(const std::function<void(int32_t, int32_t)>& progres
   std::vector<uint32_t> symbols_of_id(static_cast<size_t>(vocab.size()), 1);  // length in symbols
 
   // Words in the order of their bytes, so that nothing depends on the order of the texts.
-  std::vector<WordCount::Word> words = s.words.words();
-  std::sort(words.begin(), words.end(), [&](const auto& a, const auto& b) { return s.words.text(a) < s.words.text(b); });
+  std::vector<WordCount::Word> words = counted.words();
+  std::sort(words.begin(), words.end(), [&](const auto& a, const auto& b) { return counted.text(a) < counted.text(b); });
   std::vector<int32_t> symbols;
   std::vector<uint64_t> starts(words.size() + 1);
   std::vector<uint32_t> lengths(words.size());
   for (size_t w = 0; w < words.size(); ++w) {
     starts[w] = symbols.size();
-    for (const char c : s.words.text(words[w])) symbols.push_back(byte_id[static_cast<uint8_t>(c)]);
+    for (const char c : counted.text(words[w])) symbols.push_back(byte_id[static_cast<uint8_t>(c)]);
     lengths[w] = words[w].length;
   }
 
@@ -290,20 +223,12 @@ Tokenizer BpeTrainer::train(const std::function<void(int32_t, int32_t)>& progres
     for (const uint64_t key : touched) enqueue(table.at(key));
     if (progress && found.size() % 256 == 0) progress(static_cast<int32_t>(found.size()), wanted);
   }
-  s.stats.merges = static_cast<int32_t>(found.size());
-  if (progress) progress(s.stats.merges, wanted);
+  s.words.stats().merges = static_cast<int32_t>(found.size());
+  if (progress) progress(s.words.stats().merges, wanted);
 
-  Json root = {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}, {"normalizer", nullptr}, {"post_processor", nullptr}};
-  Json& added = root["added_tokens"] = Json::array();
-  for (int32_t id = 0; id < num_special; ++id) {
-    added.push_back({{"id", id}, {"content", std::string(vocab.token(id))}, {"single_word", false}, {"lstrip", false}, {"rstrip", false},
-                     {"normalized", false}, {"special", true}});
-  }
-  const Json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
-  root["pre_tokenizer"] = {{"type", "Sequence"},
-                           {"pretokenizers", {{{"type", "Split"}, {"pattern", {{"Regex", s.regex.pattern()}}}, {"behavior", "Isolated"}, {"invert", false}},
-                                              byte_level}}};
-  root["decoder"] = {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}};
+  Json added = Json::array();
+  for (int32_t id = 0; id < num_special; ++id) added.push_back(trained_special(id, std::string(vocab.token(id))));
+  Json root = trained_byte_level(s.words.pattern(), std::move(added));
   Json& model = root["model"] = {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", nullptr}, {"continuing_subword_prefix", nullptr},
                                  {"end_of_word_suffix", nullptr}, {"fuse_unk", false}, {"byte_fallback", false}, {"ignore_merges", false}};
   Json& ids = model["vocab"] = Json::object();

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "text/corpus_words.h"
 #include "text/tokenizer.h"
 
 namespace weft::text {
@@ -35,14 +36,9 @@ class BpeTrainer {
   // Counts the words of texts. Each is split on its own: words never join two texts.
   void add(std::span<const std::string_view> texts);
   void add(std::string_view text) { add(std::span(&text, 1)); }
-  struct Stats {
-    int64_t texts = 0, bytes = 0, words = 0;  // words: distinct
-    int64_t dropped_words = 0, dropped_bytes = 0;  // given up to stay within memory; bytes of text that they covered
-    int32_t merges = 0;
-  };
   // `progress` gets (merges done, merges wanted) now and then. Fewer merges than wanted are found in small texts.
   Tokenizer train(const std::function<void(int32_t, int32_t)>& progress = {});
-  const Stats& stats() const;
+  const CorpusStats& stats() const;
 
  private:
   struct State;

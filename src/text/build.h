@@ -17,6 +17,10 @@ struct Build {
   static Tokenizer finish(std::shared_ptr<Tokenizer::State>);
 };
 
+// Of a trained byte-level tokenizer.json: a special token, and all but the model.
+Json trained_special(int32_t id, const std::string& content);
+Json trained_byte_level(const std::string& pattern, Json added_tokens);
+
 Tokenizer read_tiktoken(std::string_view content, const std::string& path);
 Tokenizer read_tekken(std::string_view content, const std::string& path);
 Tokenizer read_sentence_piece(std::string_view content, const std::string& path);

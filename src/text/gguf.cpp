@@ -1,4 +1,5 @@
 // Vocabularies in GGUF files (versions 2 and 3): the `tokenizer.ggml.*` keys. Only for import.
+#include <algorithm>
 #include <map>
 
 #include "text/build.h"
@@ -153,10 +154,13 @@ Tokenizer read_gguf(std::string_view content, const std::string& path) {
     p.remove_extra_spaces = keys.flag("remove_extra_whitespaces", false);
     for (const uint8_t t : p.type) p.byte_fallback |= t == SpmPieces::kByte;
     p.bos = keys.id("bos_token_id", tokens.size()), p.eos = keys.id("eos_token_id", tokens.size()), p.pad = keys.id("padding_token_id", tokens.size());
-    bool unknown = false;
-    for (const uint8_t t : p.type) unknown |= t == SpmPieces::kUnknown;
-    if (const int32_t id = keys.id("unknown_token_id", tokens.size()); !unknown && id >= 0) p.type[static_cast<size_t>(id)] = SpmPieces::kUnknown;
-    else if (!unknown && !tokens.empty()) p.type[0] = SpmPieces::kUnknown;
+    // One piece is the unknown one: the file's choice, else its first of that type. Fillers may have the type too.
+    int32_t unknown = keys.id("unknown_token_id", tokens.size());
+    for (size_t i = 0; i < p.type.size() && unknown < 0; ++i) {
+      if (p.type[i] == SpmPieces::kUnknown) unknown = static_cast<int32_t>(i);
+    }
+    for (uint8_t& t : p.type) t = t == SpmPieces::kUnknown ? uint8_t{SpmPieces::kUnused} : t;
+    if (!p.type.empty()) p.type[static_cast<size_t>(std::max(unknown, 0))] = SpmPieces::kUnknown;
     return make_sentence_piece(std::move(p), path);
   }
   if (model == "bert") {  // words start with U+2581 there and go on bare; in WordPiece they start bare and go on with ##
@@ -198,7 +202,7 @@ Tokenizer read_gguf(std::string_view content, const std::string& path) {
   const Json root = {{"added_tokens", added_tokens(tokens, type)},
                      {"normalizer", nfc ? Json{{"type", "NFC"}} : Json()},
                      {"pre_tokenizer", pre_tokenizer},
-                     {"decoder", {{"type", "ByteLevel"}}},
+                     {"decoder", {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}}},
                      {"model", {{"type", "BPE"}, {"ignore_merges", pre == "llama-bpe" || pre == "llama3" || pre == "tekken"}, {"vocab", vocab_object(tokens, path)}, {"merges", merges_array(keys)}}}};
   return Tokenizer::from_json(root.dump(), path);
 }

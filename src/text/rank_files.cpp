@@ -44,7 +44,7 @@ namespace {
 // ranks[i] gets id `first + i`; special tokens have their own ids.
 Tokenizer make_ranked(const std::vector<std::string>& ranks, int32_t first, const Json& pre_tokenizer,
                       const std::vector<std::pair<std::string, int32_t>>& special, const std::string& path) {
-  const Json sections = {{"pre_tokenizer", pre_tokenizer}, {"decoder", {{"type", "ByteLevel"}}}};
+  const Json sections = {{"pre_tokenizer", pre_tokenizer}, {"decoder", {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}}}};
   auto state = Build::start(sections, path);
   Tokenizer::State& s = *state;
   Vocab bytes;

@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <vector>
 
 #include "base/error.h"
 #include "text/regex_parse.h"
+#include "text/word_scan.h"
 
 namespace weft::text {
 namespace {
@@ -36,6 +38,8 @@ struct Regex::State {
   uint8_t class_length[256];         // bytes of text a class byte stands for
   uint16_t page[0x1100];             // [code >> 8] -> page of `classes`
   std::vector<uint8_t> classes;      // [pages * 256]
+  uint32_t code_of_class[256];       // one of its code points
+  std::optional<WordScan> scan;      // instead of the engine, where the pattern is known
   ~State() {
     pcre2_code_free(code);
     pcre2_match_context_free(context);
@@ -54,14 +58,17 @@ struct Regex::State {
     members.assign(256, std::vector<bool>(sets.size()));
     std::fill(std::begin(class_length), std::end(class_length), uint8_t{1});
     for (uint32_t c = 0; c < 0x80; ++c) {
+      code_of_class[c] = c;
       for (size_t s = 0; s < sets.size(); ++s) members[c][s] = sets[s].contains(c);
     }
     int next = 0x80;
-    const auto class_of = [&](const std::vector<bool>& in, size_t length) {
+    std::fill(std::begin(code_of_class) + 0x80, std::end(code_of_class), kReplacement);
+    const auto class_of = [&](const std::vector<bool>& in, size_t length, uint32_t code) {
       const auto [it, added] = known.try_emplace({in, length}, next);
       if (added) {
         if (next > 255) throw InputError(where + ": regular expression: its sets cut Unicode into more than 128 classes");
         members[static_cast<size_t>(next)] = in;
+        code_of_class[next] = code;
         class_length[next++] = static_cast<uint8_t>(length);
       }
       return static_cast<uint8_t>(it->second);
@@ -76,8 +83,8 @@ struct Regex::State {
         while (cursor[s] < ranges.size() && ranges[cursor[s]].last < cuts[i]) ++cursor[s];
         in[s] = cursor[s] < ranges.size() && ranges[cursor[s]].first <= cuts[i];
       }
-      std::memset(&flat[cuts[i]], class_of(in, utf8_length(cuts[i])), cuts[i + 1] - cuts[i]);
-      if (cuts[i] == kReplacement) invalid_class = class_of(in, 1);
+      std::memset(&flat[cuts[i]], class_of(in, utf8_length(cuts[i]), cuts[i]), cuts[i + 1] - cuts[i]);
+      if (cuts[i] == kReplacement) invalid_class = class_of(in, 1, kReplacement);
     }
     std::map<std::string, uint16_t> pages;
     for (uint32_t p = 0; p < 0x1100; ++p) {
@@ -89,13 +96,15 @@ struct Regex::State {
   }
 };
 
-Regex::Regex(std::string_view pattern, const std::string& where) : state_(std::make_unique<State>()) {
+Regex::Regex(std::string_view pattern, const std::string& where, Engine engine) : state_(std::make_unique<State>()) {
   State& s = *state_;
   s.pattern = pattern;
   s.where = where;
   const ParsedPattern parsed = parse_pattern(pattern, where);
   std::vector<std::vector<bool>> members;
   s.partition(parsed.sets, members);
+  s.scan = engine == Engine::kAny ? WordScan::of_pattern(pattern) : std::nullopt;
+  for (unsigned c = 0; s.scan && c < 256; ++c) s.scan->set_class(static_cast<uint8_t>(c), s.code_of_class[c]);
   std::vector<std::string> set_text(parsed.sets.size());
   for (size_t i = 0; i < parsed.sets.size(); ++i) {
     std::string inside;
@@ -213,7 +222,7 @@ void Matcher::start(std::string_view text) {
 
 size_t Matcher::advance(size_t to) {
   State& s = *state_;
-  if (s.ascii) return to;
+  if (s.ascii) return s.walked_bytes = to;
   size_t bytes = s.walked_bytes;
   for (size_t i = s.walked; i < to; ++i) bytes += s.regex->class_length[s.subject[i]];
   s.walked = to;
@@ -222,6 +231,13 @@ size_t Matcher::advance(size_t to) {
 
 bool Matcher::next(size_t& begin, size_t& end) {
   State& s = *state_;
+  if (s.regex->scan) {
+    if (s.at >= s.length) return false;
+    begin = s.walked_bytes;
+    s.at = s.regex->scan->next(s.subject, s.at, s.length);
+    end = advance(s.at);
+    return true;
+  }
   static const uint8_t kNothing = 0;
   for (;;) {
     if (s.at > s.length) return false;

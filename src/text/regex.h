@@ -15,8 +15,10 @@ namespace weft::text {
 
 class Regex {
  public:
+  // kAny: patterns that word_scan.h knows run there. kPcre2 is for comparing the two.
+  enum class Engine : uint8_t { kAny, kPcre2 };
   // Throws InputError with `where` (a file and a field) when the pattern is malformed, too long or uses what is not supported.
-  explicit Regex(std::string_view pattern, const std::string& where = "pattern");
+  explicit Regex(std::string_view pattern, const std::string& where = "pattern", Engine = Engine::kAny);
   ~Regex();
   Regex(Regex&&) noexcept;
   Regex& operator=(Regex&&) noexcept;

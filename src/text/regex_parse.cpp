@@ -1,10 +1,9 @@
 #include "text/regex_parse.h"
 
-#include <utf8proc.h>
-
 #include <algorithm>
 
 #include "base/error.h"
+#include "text/regex_sets.h"
 
 namespace weft::text {
 namespace {
@@ -12,30 +11,6 @@ namespace {
 constexpr size_t kMaxPattern = 64 * 1024;
 constexpr int kMaxDepth = 64;
 constexpr size_t kMaxSets = 2000;
-
-// A code point and its other cases. The long s and the Kelvin sign fold to ASCII letters.
-void add_cases(uint32_t code, std::vector<CodeRange>& out) {
-  const auto add = [&](int64_t c) {
-    if (c >= 0) out.push_back({static_cast<uint32_t>(c), static_cast<uint32_t>(c)});
-  };
-  add(code);
-  const int64_t lower = utf8proc_tolower(static_cast<int32_t>(code)), upper = utf8proc_toupper(static_cast<int32_t>(code));
-  add(lower), add(upper);
-  if (lower == 's') add(0x17F);
-  if (lower == 'k') add(0x212A);
-  if (code == 0x17F) add('s'), add('S');
-  if (code == 0x212A) add('k'), add('K');
-}
-
-CodeSet with_cases(const CodeSet& set) {
-  std::vector<CodeRange> out = set.ranges();
-  for (const CodeRange& r : set.ranges()) {
-    for (uint32_t c = r.first; c <= r.last; ++c) {
-      if (*category_of(c) == 'L' || c == 0x2126) add_cases(c, out);
-    }
-  }
-  return CodeSet(std::move(out));
-}
 
 class Parser {
  public:
@@ -200,17 +175,14 @@ class Parser {
     ignore_case_ = ignore_case, extended_ = extended, dot_all_ = dot_all;
   }
 
-  static CodeSet posix_digits() { CodeSet s; named_set("Nd", s); return s; }
-  static CodeSet hex_digits() { return CodeSet({{'0', '9'}, {'a', 'f'}, {'A', 'F'}}); }
-
   // \d \s \w \h and \p after the backslash; false for anything else.
   bool set_escape(CodeSet& out) {
     const char c = peek();
     switch (c) {
-      case 'd': case 'D': out = posix_digits(); break;
+      case 'd': case 'D': out = digit_set(); break;
       case 's': case 'S': out = property_set(Property::kSpace); break;
       case 'w': case 'W': out = property_set(Property::kOnigWord); break;
-      case 'h': case 'H': out = hex_digits(); break;
+      case 'h': case 'H': out = hex_digit_set(); break;
       case 'p': case 'P': {
         ++at_;
         bool negative = c == 'P';
@@ -370,23 +342,6 @@ class Parser {
     code = peek() == 'b' ? (++at_, 8) : code_escape();
     return true;
   }
-  static bool posix_set(std::string_view name, CodeSet& out) {
-    const auto of = [&](const char* category) { CodeSet s; named_set(category, s); return s; };
-    if (name == "alpha") return out = property_set(Property::kAlphabetic), true;
-    if (name == "digit") return out = of("Nd"), true;
-    if (name == "alnum") return out = property_set(Property::kAlphabetic) | of("Nd"), true;
-    if (name == "space") return out = property_set(Property::kSpace), true;
-    if (name == "word") return out = property_set(Property::kOnigWord), true;
-    if (name == "punct") return out = of("P") | of("S"), true;
-    if (name == "xdigit") return out = hex_digits(), true;
-    if (name == "upper") return out = of("Lu"), true;
-    if (name == "lower") return out = of("Ll"), true;
-    if (name == "cntrl") return out = of("Cc"), true;
-    if (name == "blank") return out = of("Zs") | CodeSet({{'\t', '\t'}}), true;
-    if (name == "ascii") return out = CodeSet({{0, 127}}), true;
-    return false;
-  }
-
   std::string_view p_;
   const std::string& where_;
   size_t at_ = 0;

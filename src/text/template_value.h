@@ -24,6 +24,7 @@ struct Value {
     int64_t integer = 0;
     double real;
   };
+  bool markup = false;                      // kString behind `safe` or `escape`: what is added to it with + is escaped
   bool lazy = false;                        // kList that upstream makes step by step: it has no length and no JSON
   int depth = 0;                            // of what it holds: bounded, so that nothing recurses without end
   std::shared_ptr<const std::string> text;  // kString; kUndefined, kBuiltin, kMethod: the name

@@ -114,7 +114,17 @@ void read_unigram(const Node& node, State& s) {
   if (node.has("unk_id")) options.unknown = static_cast<int32_t>(node.at("unk_id").as_integer(0, std::max<int64_t>(0, s.vocab.size() - 1)));
   if (scores.empty()) list.fail("is empty");
   s.unknown = options.unknown;
-  s.unigram = std::make_unique<Unigram>(s.vocab, std::move(scores), std::move(options));
+  s.byte_level = !s.pre_tokenizers.empty() && s.pre_tokenizers.back().kind == PreTokenizer::kByteLevel && !options.byte_fallback && options.unknown < 0;
+  if (s.byte_level) {  // bytes stay bytes, as for BPE
+    std::string bytes;
+    for (int32_t id = 0; id < s.vocab.size(); ++id) {
+      if (alphabet_to_bytes(s.vocab.token(id), bytes)) s.bytes_vocab.add_over(bytes, id);
+    }
+    scores.resize(static_cast<size_t>(s.vocab.size()));
+    s.pre_tokenizers.back().raw = true;
+    options.raw_bytes = true;
+  }
+  s.unigram = std::make_unique<Unigram>(s.byte_level ? s.bytes_vocab : s.vocab, std::move(scores), std::move(options));
 }
 
 void read_word_piece(const Node& node, State& s) {

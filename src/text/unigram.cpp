@@ -18,6 +18,7 @@ Unigram::Unigram(const Vocab& vocab, std::vector<double> scores, UnigramOptions 
   for (int32_t id = 0; id < vocab_.size(); ++id) {
     const size_t i = static_cast<size_t>(id);
     if (!options_.unusable.empty() && options_.unusable[i]) continue;
+    if (!vocab_.has(id)) continue;  // byte-level: a token that no bytes are written as
     trie_.add(vocab_.token(id), id);
     if (!options_.user_defined.empty() && options_.user_defined[i]) continue;
     lowest = std::min(lowest, scores_[i]), highest = std::max(highest, scores_[i]);
@@ -42,7 +43,7 @@ void Unigram::best_path(std::string_view text, Scratch& s) const {
   const Float unknown = static_cast<Float>(unknown_score_);
   for (size_t at = 0; at < text.size();) {
     const Float here = static_cast<Float>(s.best[at].score);
-    const size_t length = decode_utf8(text, at).length;
+    const size_t length = options_.raw_bytes ? 1 : decode_utf8(text, at).length;
     bool has_single = false;
     uint32_t node = 0;
     for (size_t end = at; end < text.size();) {

@@ -12,6 +12,7 @@ namespace weft::text {
 
 struct UnigramOptions {
   int32_t unknown = -1;        // id, or -1: a text with an unknown character is refused
+  bool raw_bytes = false;      // texts and tokens are bytes and every byte is a symbol (byte-level); else characters are
   bool byte_fallback = false;  // unknown characters become the tokens <0xAB> of their bytes
   bool single_precision = false;  // sums in fp32, as SentencePiece's own library; else fp64, as Hugging Face's
   std::vector<uint8_t> unusable;      // [vocab] 1: never chosen (control tokens); empty: none

@@ -68,6 +68,15 @@ const Case kCases[] = {
      "none of 1 checkpoints is valid.*cut short"},
     {"run that is not there", "$weft eval none", 65, "none: no checkpoint"},
     {"nothing to inspect", "$weft inspect none", 65, "none: not found"},
+    {"inspect without a path", "$weft inspect", 2, "want a path.*try: weft help inspect"},
+    {"tokens without a tokenizer", "$weft inspect tokens", 2, "--tokenizer is required"},
+    {"ids that are none", "seq 99 > a.txt; $weft prepare a.txt -o d --vocab-size 300 2>/dev/null; printf '[1]\\n[99999]\\n' | $weft inspect tokens --tokenizer d --decode", 65, "standard input: line 2: got 99999, want a token id of this vocabulary"},
+    {"lone surrogate", "seq 99 > a.txt; $weft prepare a.txt -o d --vocab-size 300 2>/dev/null; printf '\"\\\\ud800\"\\n' | $weft inspect tokens --tokenizer d --json-lines", 65, "standard input: line 1"},
+    {"unknown normalizer", "echo '{\"normalizer\": {\"type\": \"Shout\"}, \"model\": {\"type\": \"WordLevel\", \"unk_token\": \"u\", \"vocab\": {\"u\": 0}}}' > t.json; echo a | $weft inspect tokens --tokenizer t.json", 65, "t.json.normalizer.*Shout"},
+    {"folder without a template", "echo '[]' > m.json; mkdir f; $weft inspect template f --messages m.json", 65, "f: no chat template"},
+    {"template that refuses", "echo '[]' > m.json; echo '{{ raise_exception(\"no user\") }}' > t.jinja; $weft inspect template t.jinja --messages m.json", 65, "t.jinja: line 1: .*no user"},
+    {"template that never ends", "echo '[]' > m.json; echo '{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}' > t.jinja; $weft inspect template t.jinja --messages m.json", 65, "call each other deeper"},
+    {"messages that are none", "echo 7 > m.json; echo x > t.jinja; $weft inspect template t.jinja --messages m.json", 65, "m.json: got number, want a list of messages"},
     {"unknown shell", "$weft completion tcsh", 2, "got shell 'tcsh', want bash, zsh or fish"},
 };
 

@@ -32,6 +32,10 @@ TEST(ChatTemplate, ValuesPrintAsPythonPrintsThem) {
   EXPECT_EQ(render("{{ 7 // -2 }} {{ -7 % 3 }} {{ 7 / 2 }} {{ 2 ** 10 }} {{ 1e3 if false else 1.5 }}"), "-4 2 3.5 1024 1.5");
 }
 
+TEST(ChatTemplate, WhatIsAddedToSafeTextIsEscaped) {
+  EXPECT_EQ(render("{{ 'a<' | safe + '<b>' + \"'\" }}{{ 'x<' + 'y' }}{{ ('<' | safe) ~ '<' }}{{ '<' | e | e }}"), "a<&lt;b&gt;&#39;x<y<<&lt;");
+}
+
 TEST(ChatTemplate, NamespacesMacrosSlices) {
   EXPECT_EQ(render("{% set ns = namespace(n=0) %}{% for x in [1,2,3] %}{% set ns.n = ns.n + x %}{% endfor %}{{ ns.n }}"), "6");
   EXPECT_EQ(render("{% macro f(a, b='z') %}{{ a }}{{ b }}{% endmacro %}{{ f('x') }}{{ f('x', b='y') }}"), "xzxy");

@@ -38,7 +38,7 @@ def make(folder, stubs, env):  # a checkout with stand-ins; returns a function t
     for sub in ("tools", "src", "cmake", "build"):
         (here / sub).mkdir(parents=True)
     shutil.copy(root / "weft", here / "weft")
-    for name in ("packages.txt", "oracles.txt"):
+    for name in ("packages.txt", "oracles.txt", "oracle_sources.txt"):
         shutil.copy(root / "tools" / name, here / "tools" / name)
     for name, version in (("torch-2.5", "2.5.1+cpu"), ("torch-2.11", "2.11.0+cu130")):
         (folder / name / "lib").mkdir(parents=True)
