@@ -16,33 +16,47 @@ using kernels::AttentionBwd;
 using kernels::AttentionFwd;
 
 constexpr Candidate<AttentionFwd> kFwd[] = {
+#ifdef WEFT_CUDA
+    {"decode", [](const AttentionFwd& a, const Policy& p) { return kernels::supports_attention_decode_sm90(a, p.device); },
+     kernels::workspace_attention_decode_sm90, kernels::attention_decode_sm90},
+    {"cudnn", [](const AttentionFwd& a, const Policy& p) { return kernels::supports_attention_fwd_cudnn(a, p.device); },
+     kernels::workspace_attention_fwd_cudnn, kernels::attention_fwd_cudnn},
+    {"sm90", [](const AttentionFwd& a, const Policy& p) { return kernels::supports_attention_fwd_sm90(a, p.device); },
+     kernels::workspace_attention_fwd_sm90, kernels::attention_fwd_sm90},
+#endif
     {"cpu", [](const AttentionFwd& a, const Policy& p) { return kernels::supports_attention_fwd_cpu(a, p.device); },
      kernels::workspace_attention_fwd_cpu, kernels::attention_fwd_cpu},
 };
 constexpr Candidate<AttentionBwd> kBwd[] = {
+#ifdef WEFT_CUDA
+    {"cudnn", [](const AttentionBwd& a, const Policy& p) { return kernels::supports_attention_bwd_cudnn(a, p.device); },
+     kernels::workspace_attention_bwd_cudnn, kernels::attention_bwd_cudnn},
+    {"sm90", [](const AttentionBwd& a, const Policy& p) { return kernels::supports_attention_bwd_sm90(a, p.device); },
+     kernels::workspace_attention_bwd_sm90, kernels::attention_bwd_sm90},
+#endif
     {"cpu", [](const AttentionBwd& a, const Policy& p) { return kernels::supports_attention_bwd_cpu(a, p.device); },
      kernels::workspace_attention_bwd_cpu, kernels::attention_bwd_cpu},
 };
 
 // Lengths on the device and the host, alive while a kernel's arguments point to them.
 struct Lengths {
-  std::vector<int32_t> kv_lens, k_starts;  // host
+  std::vector<int32_t> kv_lens, k_starts;  // host; on CUDA empty where only the device knows them: no sync
   at::Tensor device_starts;
   Lengths(const Packing& p, const AttentionOptions& o, bool on_cuda) {
     device_starts = o.key_starts;
-    if (on_cuda) {  // no sync: kernels read the device's copies
-      if (!device_starts.defined()) device_starts = at::cumsum(p.kv_lens, 0, at::kInt) - p.kv_lens;
-      return;
-    }
-    kv_lens = host_kv_lens(p), k_starts = host_key_starts(p, o);
-    if (!device_starts.defined()) device_starts = at::tensor(k_starts, at::kInt);
+    const bool known = !on_cuda || static_cast<int64_t>(p.host_kv_lens.size()) == p.documents();
+    if (known) kv_lens = host_kv_lens(p);
+    if (known && (!on_cuda || !device_starts.defined())) k_starts = host_key_starts(p, o);
+    if (device_starts.defined()) return;
+    device_starts = on_cuda ? at::cumsum(p.kv_lens, 0, at::kInt) - p.kv_lens : at::tensor(k_starts, at::kInt);
   }
+  static const int32_t* pointer(const std::vector<int32_t>& v) { return v.empty() ? nullptr : v.data(); }
 };
 
 kernels::AttentionShape shape_of(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Packing& p, const AttentionOptions& o, const Lengths& l) {
   const auto i32 = [](int64_t n) { return static_cast<int32_t>(n); };
   return {p.cu_q.data_ptr<int32_t>(), p.kv_lens.data_ptr<int32_t>(), l.device_starts.data_ptr<int32_t>(),
-          p.host_cu_q.data(), l.kv_lens.data(), l.k_starts.data(),
+          p.host_cu_q.data(), Lengths::pointer(l.kv_lens), Lengths::pointer(l.k_starts),
           q.size(0), k.size(0), q.stride(0), k.stride(0), v.stride(0),
           i32(p.documents()), i32(q.size(1)), i32(k.size(1)), i32(q.size(2)), i32(v.size(2)), p.max_q, p.max_kv,
           o.window_left, o.causal ? 0 : o.window_right,
@@ -93,18 +107,19 @@ AttentionGrads attention_bwd(const at::Tensor& d_o, const at::Tensor& q_in, cons
                              const at::Tensor& lse, const Packing& packing, const AttentionOptions& options, const Policy& policy) {
   const at::Tensor q = heads_contiguous(q_in), k = heads_contiguous(k_in), v = heads_contiguous(v_in);
   const Lengths lengths(packing, options, q.is_cuda());
-  AttentionBwd a{shape_of(q, k, v, packing, options, lengths), q.data_ptr(), k.data_ptr(), v.data_ptr(), o.data_ptr(), d_o.data_ptr(), nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
-  const auto* c = select<AttentionBwd>("attention_bwd", kBwd, a, policy);
-  if (c == nullptr) return reference::attention_bwd(d_o, q, k, v, o, lse, packing, options);
-  const auto plain = [](const at::Tensor& t) { return at::empty(t.sizes(), t.options().requires_grad(false)); };
-  AttentionGrads g{plain(q), plain(k), plain(v), {}};
+  AttentionBwd a{shape_of(q, k, v, packing, options, lengths), q.data_ptr(), k.data_ptr(), v.data_ptr(), o.data_ptr(), d_o.data_ptr(), nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, policy.deterministic};
   at::Tensor sinks;
-  a.lse = lse.data_ptr<float>(), a.dq = g.dq.data_ptr(), a.dk = g.dk.data_ptr(), a.dv = g.dv.data_ptr();
+  AttentionGrads g;
   if (options.sinks != nullptr) {
     sinks = options.sinks->value.to(at::kFloat).contiguous();
     g.d_sinks = at::zeros({q.size(1)}, sinks.options());
     a.sinks = sinks.data_ptr<float>(), a.d_sinks = g.d_sinks.data_ptr<float>();
   }
+  const auto* c = select<AttentionBwd>("attention_bwd", kBwd, a, policy);
+  if (c == nullptr) return reference::attention_bwd(d_o, q, k, v, o, lse, packing, options);
+  const auto plain = [](const at::Tensor& t) { return at::empty(t.sizes(), t.options().requires_grad(false)); };
+  g.dq = plain(q), g.dk = plain(k), g.dv = plain(v);
+  a.lse = lse.data_ptr<float>(), a.dq = g.dq.data_ptr(), a.dk = g.dk.data_ptr(), a.dv = g.dv.data_ptr();
   run(*c, a, q);
   return g;
 }
@@ -118,18 +133,18 @@ AttentionOut attention(const at::Tensor& q_in, const at::Tensor& k_in, const at:
     const at::Tensor q = heads_contiguous(q_in), k = heads_contiguous(k_in), v = heads_contiguous(v_in);
     const Lengths lengths(packing, options, q.is_cuda());
     AttentionFwd a{shape_of(q, k, v, packing, options, lengths), q.data_ptr(), k.data_ptr(), v.data_ptr(), nullptr, nullptr, nullptr, nullptr};
+    const auto f32 = q.options().dtype(at::kFloat).requires_grad(false);
+    at::Tensor sinks;  // what a candidate may refuse is set before it is asked
+    if (options.sinks != nullptr) sinks = options.sinks->value.to(at::kFloat).contiguous(), a.sinks = sinks.data_ptr<float>();
+    if (options.max_logit) out.max_logit_H = at::empty({q.size(1)}, f32), a.max_logit = out.max_logit_H.data_ptr<float>();
     const auto* c = select<AttentionFwd>("attention", kFwd, a, policy);
     if (c == nullptr) {
       out = reference::attention(q, k, v, packing, options);
       if (!options.max_logit) out.max_logit_H = at::Tensor();
     } else {
-      const auto f32 = q.options().dtype(at::kFloat).requires_grad(false);
       out.o_THV = at::empty({q.size(0), q.size(1), v.size(2)}, q.options().requires_grad(false));
       out.lse_TH = at::empty({q.size(0), q.size(1)}, f32);
-      if (options.max_logit) out.max_logit_H = at::empty({q.size(1)}, f32);
-      at::Tensor sinks;
-      if (options.sinks != nullptr) sinks = options.sinks->value.to(at::kFloat).contiguous(), a.sinks = sinks.data_ptr<float>();
-      a.o = out.o_THV.data_ptr(), a.lse = out.lse_TH.data_ptr<float>(), a.max_logit = options.max_logit ? out.max_logit_H.data_ptr<float>() : nullptr;
+      a.o = out.o_THV.data_ptr(), a.lse = out.lse_TH.data_ptr<float>();
       run(*c, a, q);
     }
   }

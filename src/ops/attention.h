@@ -48,7 +48,7 @@ AttentionGrads attention_bwd(const at::Tensor& d_o, const at::Tensor& q, const a
                              const at::Tensor& lse, const Packing&, const AttentionOptions&);
 }  // namespace reference
 
-// On the host: lengths of each document's keys, and where they begin. Copies from the device only when they are not on the CPU.
+// On the host: lengths of each document's keys, and where they begin. Copies from the device only what the packing does not hold.
 std::vector<int32_t> host_kv_lens(const Packing&);
 std::vector<int32_t> host_key_starts(const Packing&, const AttentionOptions&);
 

@@ -14,9 +14,16 @@ using kernels::BiasBwd;
 using kernels::BiasFwd;
 
 constexpr Candidate<BiasFwd> kFwd[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const BiasFwd& a, const Policy& p) { return kernels::supports_bias_fwd_sm90(a, p.device); }, nullptr, kernels::bias_fwd_sm90},
+#endif
     {"cpu", [](const BiasFwd& a, const Policy& p) { return kernels::supports_bias_fwd_cpu(a, p.device); }, nullptr, kernels::bias_fwd_cpu},
 };
 constexpr Candidate<BiasBwd> kBwd[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const BiasBwd& a, const Policy& p) { return kernels::supports_bias_bwd_sm90(a, p.device); }, kernels::workspace_bias_bwd_sm90,
+     kernels::bias_bwd_sm90},
+#endif
     {"cpu", [](const BiasBwd& a, const Policy& p) { return kernels::supports_bias_bwd_cpu(a, p.device); }, kernels::workspace_bias_bwd_cpu,
      kernels::bias_bwd_cpu},
 };

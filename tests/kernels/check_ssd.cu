@@ -11,6 +11,8 @@ struct Case {
   int H, G;
   bool state, skip;
   float decay = 1;  // scale of A
+  int P = 64, N = 128;
+  bool general = false;  // the kernels for any shape
 };
 
 struct Reference {
@@ -20,7 +22,7 @@ struct Reference {
 Reference reference(const Case& c, const std::vector<double>& x, const std::vector<double>& dt, const std::vector<double>& A, const std::vector<double>& B,
                     const std::vector<double>& C, const std::vector<double>& D, const std::vector<double>& initial, const std::vector<double>& dy,
                     const std::vector<double>& d_final) {
-  const int P = 64, N = 128, H = c.H, G = c.G;
+  const int P = c.P, N = c.N, H = c.H, G = c.G;
   const auto cu = packed(c.lengths);
   const size_t T = cu.back(), docs = c.lengths.size();
   Reference r;
@@ -83,7 +85,7 @@ std::vector<T> strided(const std::vector<T>& v, size_t row, size_t stride) {  //
 }
 
 void check(const Case& c) {
-  const int P = 64, N = 128, H = c.H, G = c.G;
+  const int P = c.P, N = c.N, H = c.H, G = c.G;
   Random random(H * 131 + c.lengths.size());
   const auto cu = packed(c.lengths);
   const size_t T = cu.back(), docs = c.lengths.size(), state = docs * H * P * N;
@@ -101,20 +103,20 @@ void check(const Case& c) {
   Buffer<bf16> states(kernels::ssd_state_slots(T, docs) * H * P * N);
   kernels::SsdFwd f{gx.data, gdt.data, gA.data, gB.data, gC.data, c.skip ? gD.data : nullptr, gcu.data, c.state ? gi.data : nullptr, y.data, states.data,
                     final_state.data, static_cast<int64_t>(T), static_cast<int64_t>(docs), static_cast<int64_t>(xs), static_cast<int64_t>(bs), G * N, H, G, P, N, DType::kBf16};
-  const auto s = kernels::supports_ssd_fwd_sm90(f, device());
+  const auto s = c.general ? kernels::supports_ssd_fwd_general_sm90(f, device()) : kernels::supports_ssd_fwd_sm90(f, device());
   if (!s) return expect(std::string("ssd ") + c.name, false, s.refusal);
-  kernels::ssd_fwd_sm90(f, {});
+  (c.general ? kernels::ssd_fwd_general_sm90 : kernels::ssd_fwd_sm90)(f, {});
   device_wait("ssd_fwd");
   const std::string name = std::string("ssd ") + c.name + " ";
   compare(name + "y", y.host(), want.y);
   compare(name + "final_state", final_state.host(), want.final_state);
   dA.zero(), dD.zero();
   kernels::SsdBwd b{gdy.data, gx.data, gdt.data, gA.data, gB.data, gC.data, f.D, gcu.data, states.data, c.state ? gdf.data : nullptr, dx.data, d_dt.data, dA.data, dB.data,
-                    dC.data, c.skip ? dD.data : nullptr, c.state ? d_initial.data : nullptr, f.tokens, f.documents, f.x_stride, f.B_stride, f.C_stride, H, G, P, N, DType::kBf16};
-  const auto sb = kernels::supports_ssd_bwd_sm90(b, device());
+                    dC.data, c.skip ? dD.data : nullptr, c.state ? d_initial.data : nullptr, f.tokens, f.documents, f.x_stride, f.B_stride, f.C_stride, H, G, P, N, DType::kBf16, f.initial_state};
+  const auto sb = c.general ? kernels::supports_ssd_bwd_general_sm90(b, device()) : kernels::supports_ssd_bwd_sm90(b, device());
   if (!sb) return expect(name + "bwd", false, sb.refusal);
-  Buffer<uint8_t> workspace(kernels::workspace_ssd_bwd_sm90(b));
-  kernels::ssd_bwd_sm90(b, {nullptr, workspace.data});
+  Buffer<uint8_t> workspace(c.general ? kernels::workspace_ssd_bwd_general_sm90(b) : kernels::workspace_ssd_bwd_sm90(b));
+  (c.general ? kernels::ssd_bwd_general_sm90 : kernels::ssd_bwd_sm90)(b, {nullptr, workspace.data});
   device_wait("ssd_bwd");
   compare(name + "dx", dx.host(), want.dx);
   compare(name + "dB", dB.host(), want.dB);
@@ -125,8 +127,8 @@ void check(const Case& c) {
   if (c.state) compare(name + "d_initial", d_initial.host(), want.d_initial);
 }
 
-void check_step() {
-  const int P = 64, N = 128, H = 6, G = 2, rows = 3, pool = 5;
+void check_step(int P, int N, bool general) {
+  const int H = 6, G = 2, rows = 3, pool = 5;
   Random random(7);
   auto x = random.normal<bf16>(rows * H * P), B = random.normal<bf16>(rows * G * N), C = random.normal<bf16>(rows * G * N);
   auto dt = random.fill<float>(rows * H, [](Random& r) { return r.uniform(0.001f, 0.2f); }), A = random.fill<float>(H, [](Random& r) { return -r.uniform(0.2f, 4); });
@@ -150,10 +152,11 @@ void check_step() {
   Buffer<int32_t> gslots(slots);
   gy.zero();
   kernels::SsdStep a{gx.data, gdt.data, gA.data, gB.data, gC.data, gD.data, gslots.data, gs.data, gy.data, rows, H * P, G * N, G * N, H, G, P, N, DType::kBf16};
-  kernels::ssd_step_sm90(a, {});
+  (general ? kernels::ssd_step_general_sm90 : kernels::ssd_step_sm90)(a, {});
   device_wait("ssd_step");
-  compare("ssd step y", gy.host(), y);
-  compare("ssd step state", gs.host(), S, 1e-5, 1e-5);
+  const std::string name = general ? "ssd general step " : "ssd step ";
+  compare(name + "y", gy.host(), y);
+  compare(name + "state", gs.host(), S, 1e-5, 1e-5);
 }
 
 }  // namespace
@@ -165,7 +168,13 @@ void check_ssd(bool small) {
   check({"empty document", {0, 70, 0}, 4, 2, true, true});
   check({"strong decay", {200}, 2, 1, false, true, 20});
   if (!small) check({"many heads", {300, 77, 512}, 128, 8, true, true});
-  check_step();
+  check({"general P32 N32, one token", {1}, 2, 1, true, true, 1, 32, 32, true});
+  check({"general P32 N32 64 1 67", {64, 1, 67}, 2, 1, true, false, 1, 32, 32, true});
+  check({"general P64 N64, empty document", {0, 19, 0}, 2, 2, true, true, 1, 64, 64, true});
+  check({"general P24 N40, strong decay", {30}, 2, 1, false, true, 20, 24, 40, true});
+  check({"general P80 N160", {9}, 1, 1, true, true, 1, 80, 160, true});
+  check_step(64, 128, false);
+  check_step(24, 40, true);
 }
 
 void perf_ssd() {

@@ -4,6 +4,8 @@
 #include "harness.h"
 
 namespace weft::check {
+void check_attention(bool small);
+void perf_attention();
 void check_ssd(bool small);
 void perf_ssd();
 void check_mamba3(bool small);
@@ -33,6 +35,7 @@ int main(int argc, char** argv) {
     void (*perf)();
   };
   const Entry all[] = {
+      {"attention", check_attention, perf_attention},
       {"ssd", check_ssd, perf_ssd},
       {"mamba3", check_mamba3, perf_mamba3},
       {"sparse_mla", check_sparse_mla, perf_sparse_mla},
@@ -46,6 +49,7 @@ int main(int argc, char** argv) {
       {"scaled_gemm", [](bool) {}, perf_scaled_gemm},  // its check is gemm's
 #endif
   };
+  std::setvbuf(stdout, nullptr, _IOLBF, 1 << 16);  // what a crash follows is seen
   bool small = false, perf = false;
   std::vector<std::string> names;
   for (int i = 1; i < argc; ++i) {

@@ -13,7 +13,7 @@ struct AttentionShape {
   const int32_t* cu_q;         // [documents + 1] device
   const int32_t* kv_lens;      // [documents] device
   const int32_t* k_starts;     // [documents] device: row of k and v where a document's keys begin
-  const int32_t* host_cu_q;    // the same three on the host
+  const int32_t* host_cu_q;    // the same three on the host; a CUDA call may leave the last two null: not known there
   const int32_t* host_kv_lens;
   const int32_t* host_k_starts;
   int64_t tokens, key_rows;    // rows of q; rows of k and v
@@ -41,15 +41,16 @@ struct AttentionBwd {
   const float *lse, *sinks;
   void *dq, *dk, *dv;     // contiguous, overwritten; key rows of no document get 0
   float* d_sinks;         // [heads], added to; or null
+  bool deterministic;     // the same bits in every run
 };
 
 // Whether pair (query row, key row) of a head survives dropout: a 32-bit hash of the counter against dropout * 2^32.
-inline uint32_t attention_hash(uint32_t seed, uint32_t query, uint32_t key) {
+constexpr uint32_t attention_hash(uint32_t seed, uint32_t query, uint32_t key) {
   uint32_t x = seed ^ (query * 0x9e3779b1u) ^ (key * 0x85ebca77u + 0x165667b1u);
   x ^= x >> 16, x *= 0x7feb352du, x ^= x >> 15, x *= 0x846ca68bu, x ^= x >> 16;
   return x;
 }
-inline uint32_t attention_head_seed(uint64_t seed, int32_t head) {
+constexpr uint32_t attention_head_seed(uint64_t seed, int32_t head) {
   return attention_hash(static_cast<uint32_t>(seed) ^ static_cast<uint32_t>(seed >> 32) * 0xc2b2ae3du, static_cast<uint32_t>(head), 0x27d4eb2fu);
 }
 
@@ -59,5 +60,24 @@ size_t workspace_attention_fwd_cpu(const AttentionFwd&);
 size_t workspace_attention_bwd_cpu(const AttentionBwd&);
 void attention_fwd_cpu(const AttentionFwd&, const Launch&);
 void attention_bwd_cpu(const AttentionBwd&, const Launch&);
+
+// cuDNN: bf16 and f16, no dropout. The first call for a shape compiles its plan; later calls enqueue and may be captured.
+Support supports_attention_fwd_cudnn(const AttentionFwd&, const Device&);
+Support supports_attention_bwd_cudnn(const AttentionBwd&, const Device&);
+size_t workspace_attention_fwd_cudnn(const AttentionFwd&);
+size_t workspace_attention_bwd_cudnn(const AttentionBwd&);
+void attention_fwd_cudnn(const AttentionFwd&, const Launch&);
+void attention_bwd_cudnn(const AttentionBwd&, const Launch&);
+
+// Own kernels, deterministic. General: f32 and bf16, dims to 256, every option; sums on the plain fp32 units. Decode: few queries a document.
+Support supports_attention_fwd_sm90(const AttentionFwd&, const Device&);
+Support supports_attention_bwd_sm90(const AttentionBwd&, const Device&);
+Support supports_attention_decode_sm90(const AttentionFwd&, const Device&);
+size_t workspace_attention_fwd_sm90(const AttentionFwd&);
+size_t workspace_attention_bwd_sm90(const AttentionBwd&);
+size_t workspace_attention_decode_sm90(const AttentionFwd&);
+void attention_fwd_sm90(const AttentionFwd&, const Launch&);
+void attention_bwd_sm90(const AttentionBwd&, const Launch&);
+void attention_decode_sm90(const AttentionFwd&, const Launch&);
 
 }  // namespace weft::kernels

@@ -28,4 +28,10 @@ size_t workspace_bias_bwd_cpu(const BiasBwd&);
 void bias_fwd_cpu(const BiasFwd&, const Launch&);
 void bias_bwd_cpu(const BiasBwd&, const Launch&);
 
+Support supports_bias_fwd_sm90(const BiasFwd&, const Device&);
+Support supports_bias_bwd_sm90(const BiasBwd&, const Device&);
+size_t workspace_bias_bwd_sm90(const BiasBwd&);
+void bias_fwd_sm90(const BiasFwd&, const Launch&);
+void bias_bwd_sm90(const BiasBwd&, const Launch&);
+
 }  // namespace weft::kernels

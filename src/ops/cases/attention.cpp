@@ -2,6 +2,7 @@
 
 #include "ops/attention.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -17,6 +18,7 @@ struct Row {
   int64_t heads, groups, dim, dim_v;
   AttentionOptions options;
   bool sinks, large;
+  bool backward_never = false;  // decoding
 };
 
 // As written with matmul and softmax, document by document.
@@ -41,13 +43,36 @@ std::vector<at::Tensor> plain_attention(const Row& r, const std::vector<int32_t>
   return all;
 }
 
+double visible_pairs(const Row& r, const std::vector<int32_t>& lens) {
+  double pairs = 0;
+  for (size_t d = 0; d < lens.size(); ++d)
+    for (int32_t q = 0; q < r.queries[d]; ++q) {
+      const int32_t at = q + lens[d] - r.queries[d], right = r.options.causal ? 0 : r.options.window_right;
+      pairs += std::max(0, (right < 0 ? lens[d] : std::min(lens[d], at + right + 1)) - (r.options.window_left < 0 ? 0 : std::max(0, at - r.options.window_left)));
+    }
+  return pairs;
+}
+
+// The library's own op where it has one: documents of one length, no window, no sinks.
+void add_peer(const Row& r, const std::vector<int32_t>& lens, Instance& i) {
+  const int64_t n = r.queries[0], m = lens[0], documents = static_cast<int64_t>(lens.size());
+  for (size_t d = 0; d < lens.size(); ++d)
+    if (r.queries[d] != n || lens[d] != m) return;
+  if (r.options.window_left >= 0 || r.options.window_right >= 0 || r.sinks || (r.options.causal && n != m && n != 1)) return;
+  const auto batch = [&](const at::Tensor& t, int64_t rows) { return t.view({documents, rows, t.size(1), t.size(2)}).transpose(1, 2); };
+  const at::Tensor q = batch(i.inputs[0], n), k = batch(i.inputs[1], m), v = batch(i.inputs[2], m);
+  const bool causal = r.options.causal && n == m, grouped = r.heads != r.groups;
+  i.peer = "scaled_dot_product_attention";
+  i.peer_fwd = [=] { at::scaled_dot_product_attention(q, k, v, {}, 0, causal, std::nullopt, grouped); };
+}
+
 Case attention_row(const Row& r) {
   Case c{"attention", r.name, {at::kFloat, at::kBFloat16}, [=](const Build& b) {
            at::manual_seed(b.seed);
            Packing packing = Packing::of(r.queries, b.device);
            std::vector<int32_t> lens = r.queries;
            for (size_t d = 0; d < r.prefix.size(); ++d) lens[d] += r.prefix[d], packing.max_kv = std::max(packing.max_kv, lens[d]);
-           packing.kv_lens = at::tensor(lens, at::kInt).to(b.device);
+           packing.kv_lens = at::tensor(lens, at::kInt).to(b.device), packing.host_kv_lens = lens;
            const int64_t T = packing.tokens(), S = std::accumulate(lens.begin(), lens.end(), int64_t{0});
            const auto options = at::TensorOptions().dtype(b.dtype).device(b.device);
            Instance i;
@@ -63,14 +88,12 @@ Case attention_row(const Row& r) {
            };
            if (r.options.dropout == 0 && !r.options.max_logit)
              i.plain = [=](const std::vector<at::Tensor>& x, const std::vector<at::Tensor>& w) { return plain_attention(r, lens, x, w); };
-           double pairs = 0;
-           for (size_t d = 0; d < lens.size(); ++d) {
-             const double q = r.queries[d], k = lens[d];
-             pairs += r.options.causal ? q * (k - q) + q * (q + 1) / 2 : q * k;
-           }
+           const double pairs = visible_pairs(r, lens);
            const double work = pairs * static_cast<double>(r.heads * (r.dim + r.dim_v)), bytes = static_cast<double>(i.inputs[0].element_size());
            const double moved = bytes * static_cast<double>(T * r.heads * (r.dim + r.dim_v) + S * r.groups * (r.dim + r.dim_v));
            i.cost = {2 * work, moved, 5 * work, 2 * moved};
+           if (r.backward_never) i.cost.bwd_flops = i.cost.bwd_bytes = 0;
+           if (r.large) add_peer(r, lens, i);
            return i;
          }};
   c.grad = !r.large, c.perf = r.large, c.check = !r.large;
@@ -90,6 +113,10 @@ std::vector<Case> attention_cases() {
   dropped.dropout = 0.25, dropped.seed = 17;
   AttentionOptions band = full;
   band.window_left = 2, band.window_right = 1;
+  AttentionOptions window_20, logit, window_512;
+  window_20.window_left = 20, logit.max_logit = true, window_512.window_left = 511;
+  std::vector<int32_t> mixed;  // eight rows of 4096
+  for (int i = 0; i < 8; ++i) mixed.insert(mixed.end(), {1500, 300, 900, 700, 600, 96});
   AttentionOptions wide_window;
   wide_window.window_left = 100;
   return {attention_row({"packed 1+9+5", {1, 9, 5}, {}, 4, 2, 6, 6, causal, false, false}),
@@ -107,9 +134,25 @@ std::vector<Case> attention_cases() {
           attention_row({"300 d40/24 window 100", {300}, {}, 2, 1, 40, 24, wide_window, true, false}),
           attention_row({"mla 192/128", {70, 33}, {}, 2, 2, 192, 128, causal, false, false}),
           attention_row({"nam56r 128/64", {97}, {}, 2, 2, 128, 64, causal, false, false}),
+          attention_row({"130+70+3 d128 1 key head", {130, 70, 3}, {}, 4, 1, 128, 128, causal, false, false}),
+          attention_row({"2x96 d64", {96, 96}, {}, 2, 2, 64, 64, causal, false, false}),
+          attention_row({"d256", {70, 33}, {}, 2, 1, 256, 256, causal, false, false}),
+          attention_row({"prefix d64 window 20", {50, 7}, {33, 90}, 2, 1, 64, 64, window_20, false, false}),
+          attention_row({"full d64", {70, 33}, {}, 2, 2, 64, 64, full, false, false}),
+          attention_row({"d64 max logit", {70, 33}, {}, 2, 2, 64, 64, logit, false, false}),
+          attention_row({"d64 sinks", {70, 33}, {}, 4, 2, 64, 64, causal, true, false}),
+          attention_row({"decode d128", {1, 1, 1, 1}, {300, 0, 129, 64}, 8, 2, 128, 128, causal, false, false}),
+          attention_row({"decode 128/64 window sinks", {1, 3}, {90, 70}, 4, 4, 128, 64, window_20, true, false}),
           attention_row({"4096 h32/8 d128", {4096}, {}, 32, 8, 128, 128, causal, false, true}),
           attention_row({"1024 h12 d64", {1024}, {}, 12, 12, 64, 64, causal, false, true}),
           attention_row({"4x256 h12 d64", {256, 256, 256, 256}, {}, 12, 12, 64, 64, causal, false, true}),
+          attention_row({"8x4096 h32 d128", std::vector<int32_t>(8, 4096), {}, 32, 32, 128, 128, causal, false, true}),
+          attention_row({"8x4096 h32 d128 window 512", std::vector<int32_t>(8, 4096), {}, 32, 32, 128, 128, window_512, false, true}),
+          attention_row({"48 documents of 96-1500 h32 d128", mixed, {}, 32, 32, 128, 128, causal, false, true}),
+          attention_row({"48 documents of 96-1500 h32 128/64", mixed, {}, 32, 32, 128, 64, causal, false, true}),
+          attention_row({"4x4096 h16/4 d256", std::vector<int32_t>(4, 4096), {}, 16, 4, 256, 256, causal, false, true}),
+          attention_row({"decode 64x4096 h32/8 d128", std::vector<int32_t>(64, 1), std::vector<int32_t>(64, 4095), 32, 8, 128, 128, causal, false, true, true}),
+          attention_row({"decode 1x32768 h32/8 d128", {1}, {32767}, 32, 8, 128, 128, causal, false, true, true}),
           attention_row({"8x4096 h32 192/128", std::vector<int32_t>(8, 4096), {}, 32, 32, 192, 128, causal, false, true}),
           attention_row({"8x4096 h32 128/64", std::vector<int32_t>(8, 4096), {}, 32, 32, 128, 64, causal, false, true})};
 }
