@@ -93,7 +93,7 @@ void check(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const 
   check_shape(p.kv_lens.defined() && p.kv_lens.dim() == 1 && p.kv_lens.size(0) == p.documents(), op, "kv_lens", describe(p.kv_lens), "[" + std::to_string(p.documents()) + "]");
   check_shape(o.dropout >= 0 && o.dropout < 1, op, "dropout", std::to_string(o.dropout), "in [0, 1)");
   if (o.sinks != nullptr) check_shape(o.sinks->value.dim() == 1 && o.sinks->value.size(0) == q.size(1), op, "sinks", describe(o.sinks->value), "[" + std::to_string(q.size(1)) + "]");
-  if (!q.is_cpu()) return;
+  if (!q.is_cpu() && (static_cast<int64_t>(p.host_kv_lens.size()) != p.documents() || o.key_starts.defined())) return;  // only the device knows them
   const std::vector<int32_t> lens = host_kv_lens(p), starts = host_key_starts(p, o);
   check_shape(static_cast<int64_t>(starts.size()) == p.documents(), op, "key_starts", std::to_string(starts.size()), std::to_string(p.documents()));
   for (size_t d = 0; d < lens.size(); ++d)
@@ -107,7 +107,8 @@ AttentionGrads attention_bwd(const at::Tensor& d_o, const at::Tensor& q_in, cons
                              const at::Tensor& lse, const Packing& packing, const AttentionOptions& options, const Policy& policy) {
   const at::Tensor q = heads_contiguous(q_in), k = heads_contiguous(k_in), v = heads_contiguous(v_in);
   const Lengths lengths(packing, options, q.is_cuda());
-  AttentionBwd a{shape_of(q, k, v, packing, options, lengths), q.data_ptr(), k.data_ptr(), v.data_ptr(), o.data_ptr(), d_o.data_ptr(), nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, policy.deterministic};
+  AttentionBwd a{shape_of(q, k, v, packing, options, lengths), q.data_ptr(), k.data_ptr(), v.data_ptr(), o.data_ptr(), d_o.data_ptr(),
+                 nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, policy.deterministic};
   at::Tensor sinks;
   AttentionGrads g;
   if (options.sinks != nullptr) {

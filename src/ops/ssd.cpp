@@ -2,7 +2,7 @@
 
 #include "ops/ssd.h"
 
-#include "kernels/ssd/ssd.h"
+#include "kernels/ssd/ssd_general.h"
 #include "ops/node.h"
 #include "ops/run.h"
 #include "ops/tensors.h"

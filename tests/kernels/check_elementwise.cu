@@ -3,6 +3,7 @@
 #include "check.h"
 #include "kernels/activation/activation.h"
 #include "kernels/add/add.h"
+#include "kernels/bias/bias.h"
 #include "kernels/glu/glu.h"
 #include "kernels/rope/rope.h"
 
@@ -145,6 +146,28 @@ void activation(Checker& checker, Act kind, int64_t rows, int cols, DType t, boo
       if (with_prob) bwd.expect("dprob", dprob_a, dprob, kSums);
     }
   }
+}
+
+void bias(Checker& checker, int64_t rows, int32_t cols, DType t) {
+  Random random(static_cast<uint64_t>(rows * 7 + cols));
+  const std::string shape = std::to_string(rows) + "x" + std::to_string(cols);
+  const Array x = Array::normal(random, rows * cols, t), b = Array::normal(random, cols, t), db = Array::normal(random, cols, DType::kF32);
+  const Array y = Array::poison(rows * cols, t);
+  std::vector<double> want_y(static_cast<size_t>(rows * cols)), want_db = db.start();
+  for (int64_t r = 0; r < rows; ++r)
+    for (int32_t c = 0; c < cols; ++c) {
+      want_y[static_cast<size_t>(r * cols + c)] = x[r * cols + c] + b[c];
+      want_db[static_cast<size_t>(c)] += x[r * cols + c];
+    }
+  {
+    Case c(checker, "bias_fwd", shape, t);
+    const BiasFwd a{x.data(), b.data(), y.data(), rows, cols, t};
+    if (c.run(supports_bias_fwd_sm90(a, checker.device()), 0, [&](const Launch& l) { bias_fwd_sm90(a, l); }, {&y})) c.expect("y", y, want_y, rounded(t));
+  }
+  Case c(checker, "bias_bwd", shape, t);
+  const BiasBwd a{x.data(), db.as<float>(), rows, cols, t};
+  if (c.run(supports_bias_bwd_sm90(a, checker.device()), workspace_bias_bwd_sm90(a), [&](const Launch& l) { bias_bwd_sm90(a, l); }, {&db}))
+    c.expect("db", db, want_db, kSums);
 }
 
 void add(Checker& checker, int64_t count, int num, DType t) {
@@ -357,6 +380,9 @@ void check_elementwise(Checker& checker) {
         activation(checker, k, 3, 2048, t, true), activation(checker, k, 1, 1, t, true), activation(checker, k, 0, 5, t, false);
         if (!checker.options().small) activation(checker, k, 311, 1037, t, false);
       }
+    if (checker.wants("bias"))
+      for (int64_t rows : {0, 1, 5, 1030})
+        for (int32_t cols : {1, 8, 40, 257}) bias(checker, rows, cols, t);
     if (checker.wants("add"))
       for (int64_t n : {0, 1, 7, 8, 4097, 100003})
         for (int num : {2, 3, 4}) add(checker, n, num, t);

@@ -1,6 +1,6 @@
 // SSD against the recurrence and its adjoint in fp64.
 #include "harness.h"
-#include "kernels/ssd/ssd.h"
+#include "kernels/ssd/ssd_general.h"
 
 namespace weft::check {
 namespace {

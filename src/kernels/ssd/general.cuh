@@ -2,7 +2,7 @@
 // state belongs to warp p % 8, column n to lane n % 32. Tokens pass through shared memory eight at a time.
 #pragma once
 #include "kernels/common/device.cuh"
-#include "kernels/ssd/ssd.h"
+#include "kernels/ssd/ssd_general.h"
 
 namespace weft::kernels::ssd_general {
 

@@ -83,14 +83,6 @@ size_t workspace_ssd_bwd_cpu(const SsdBwd&);
 void ssd_fwd_sm90(const SsdFwd&, const Launch&);
 void ssd_bwd_sm90(const SsdBwd&, const Launch&);
 void ssd_step_sm90(const SsdStep&, const Launch&);
-// Any head dim to 128 and state dim to 256, f32 and bf16, token by token. `states` is neither written nor read: the backward keeps its own.
-Support supports_ssd_fwd_general_sm90(const SsdFwd&, const Device&);
-Support supports_ssd_bwd_general_sm90(const SsdBwd&, const Device&);
-Support supports_ssd_step_general_sm90(const SsdStep&, const Device&);
-size_t workspace_ssd_bwd_general_sm90(const SsdBwd&);
-void ssd_fwd_general_sm90(const SsdFwd&, const Launch&);
-void ssd_bwd_general_sm90(const SsdBwd&, const Launch&);
-void ssd_step_general_sm90(const SsdStep&, const Launch&);
 // The CPU's backward recomputes the states: `states` is neither written nor read.
 void ssd_fwd_cpu(const SsdFwd&, const Launch&);
 void ssd_bwd_cpu(const SsdBwd&, const Launch&);

@@ -98,6 +98,7 @@ Case attention_row(const Row& r) {
          }};
   c.grad = !r.large, c.perf = r.large, c.check = !r.large;
   c.atol = 2e-5;
+  if (r.large && r.queries.size() >= 4) c.dtypes = {at::kBFloat16};  // of training and serving at full size
   if (r.options.dropout > 0) c.dtypes = {at::kFloat};  // the mask is ours: no plain expression to measure bf16 against
   if (r.options.max_logit) c.grad = false, c.grad_why_not = "the maximum logit is a statistic: no gradient flows through it";
   return c;
