@@ -4,6 +4,7 @@
 #include "ops/indexer.h"
 
 #include "kernels/indexer/indexer.h"
+#include "kernels/indexer/loss.h"
 #include "ops/aten_candidate.h"
 #include "ops/node.h"
 
@@ -148,6 +149,42 @@ void run_sm90(const TopK& a, const kernels::Launch& launch) {
   k.indices = a.out->data_ptr<int32_t>();
   kernels::indexer_topk_sm90(k, launch);
 }
+
+kernels::IndexerLoss args(const Loss& a) {
+  const auto i32 = [](int64_t n) { return static_cast<int32_t>(n); };
+  const auto floats = [](const at::Tensor& t) { return t.defined() && t.scalar_type() == at::kFloat ? t.data_ptr<float>() : nullptr; };
+  kernels::IndexerLoss k{};
+  k.q = a.in.q_TJD.data_ptr(), k.k = a.in.k_TD.data_ptr(), k.gate = floats(a.in.gate_TJ), k.target_q = a.target.q_THD.data_ptr(), k.target_k = a.target.k_TGD.data_ptr();
+  k.indices = a.indices.defined() ? a.indices.data_ptr<int32_t>() : nullptr, k.weights = floats(a.weights), k.cu_seqlens = a.packing.cu_q.data_ptr<int32_t>();
+  k.tokens = a.in.q_TJD.size(0), k.documents = a.packing.documents(), k.heads = i32(a.in.q_TJD.size(1)), k.dim = i32(a.in.q_TJD.size(2));
+  k.target_heads = i32(a.target.q_THD.size(1)), k.target_groups = i32(a.target.k_TGD.size(1)), k.target_dim = i32(a.target.q_THD.size(2));
+  k.top_k = a.indices.defined() ? i32(a.indices.size(1)) : 0, k.longest = a.packing.max_q, k.scale = static_cast<float>(a.target.scale), k.coeff = static_cast<float>(a.coeff);
+  k.relu = a.in.relu, k.dtype = dtype_of(a.in.q_TJD), k.target_dtype = dtype_of(a.target.q_THD);
+  return k;
+}
+kernels::Support supports_sm90(const Loss& a, const Policy& p) {
+  if (p.deterministic && a.with_gradient) return {"the gradient of k is summed by atomics"};
+  if (a.target.k_TGD.scalar_type() != a.target.q_THD.scalar_type()) return {"target queries and keys differ in dtype"};
+  if (a.weights.defined() && a.weights.scalar_type() != at::kFloat) return {"weights are not f32"};
+  return kernels::supports_indexer_loss_sm90(args(a), p.device);
+}
+void run_sm90(const Loss& a, const kernels::Launch& launch) {
+  const auto whole = [](const at::Tensor& t) { return t.defined() ? t.contiguous() : t; };
+  const IndexerInputs in{whole(a.in.q_TJD), whole(a.in.k_TD), whole(a.in.gate_TJ), a.in.relu};
+  const IndexerTarget target{whole(a.target.q_THD), whole(a.target.k_TGD), a.target.scale};
+  const at::Tensor indices = whole(a.indices), weights = whole(a.weights);
+  const auto f32 = in.q_TJD.options().dtype(at::kFloat).requires_grad(false);
+  const int64_t T = in.q_TJD.size(0);
+  const at::Tensor total = weights.defined() ? weights.sum() : at::full({}, static_cast<double>(T), f32), rows = at::empty({T}, f32);
+  kernels::IndexerLoss k = args(Loss{in, target, indices, weights, a.coeff, a.packing, a.with_gradient, a.out});
+  k.total_weight = total.data_ptr<float>(), k.loss = rows.data_ptr<float>();
+  if (a.with_gradient) {
+    a.out->dq = at::empty(in.q_TJD.sizes(), f32), a.out->dk = at::zeros(in.k_TD.sizes(), f32), a.out->d_gate = at::empty(in.gate_TJ.sizes(), f32);
+    k.dq = a.out->dq.data_ptr<float>(), k.dk = a.out->dk.data_ptr<float>(), k.d_gate = a.out->d_gate.data_ptr<float>();
+  }
+  kernels::indexer_loss_sm90(k, launch);
+  a.out->loss = rows.sum();
+}
 #endif
 
 constexpr Candidate<TopK> kTopK[] = {
@@ -156,7 +193,11 @@ constexpr Candidate<TopK> kTopK[] = {
      [](const TopK& a, const kernels::Launch& l) { run_sm90(a, l); }},
 #endif
     kAten<TopK>};
-constexpr Candidate<Loss> kLoss[] = {kAten<Loss>};
+constexpr Candidate<Loss> kLoss[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const Loss& a, const Policy& p) { return supports_sm90(a, p); }, nullptr, [](const Loss& a, const kernels::Launch& l) { run_sm90(a, l); }},
+#endif
+    kAten<Loss>};
 
 void check(const char* op, const IndexerInputs& in, const Packing& packing) {
   const int64_t T = packing.tokens();

@@ -84,10 +84,28 @@ void run_sm90(const Bwd& a, const kernels::Launch& launch) {
   k.dB_bias = floats(g.dB_bias), k.dC_bias = floats(g.dC_bias), k.d_mimo_x = floats(g.d_mimo_x), k.d_mimo_z = floats(g.d_mimo_z), k.d_mimo_o = floats(g.d_mimo_o), k.dD = floats(g.dD);
   kernels::mamba3_bwd_sm90(k, launch);
 }
+// A row of one-token documents that all have a state: each a step. The caller's state stays as it is.
+kernels::Mamba3Step step_args(const Fwd& a, const Mamba3State& state) { return {input_args(a.in, a.packing), nullptr, state_args(state), nullptr}; }
+kernels::Support supports_step(const Fwd& a, const Policy& p) {
+  if (a.saved != nullptr || !a.want_last) return {"not a decode step: no state goes in and out"};
+  if (a.packing.max_q > 1 || a.packing.documents() != a.in.x_THP.size(0)) return {"documents of more or less than one token"};
+  for (const at::Tensor& t : {a.initial.h_nHPN, a.initial.theta_nHA, a.initial.k_nHRN, a.initial.x_nHP})
+    if (!t.defined() || t.scalar_type() != at::kFloat) return {"a part of the state is missing or not f32"};
+  return kernels::supports_mamba3_step_sm90(step_args(a, a.initial), p.device);
+}
+void run_step(const Fwd& a, const kernels::Launch& launch) {
+  const auto copy = [](const at::Tensor& t) { return t.clone(at::MemoryFormat::Contiguous); };
+  a.out->o_THP = at::empty(a.in.x_THP.sizes(), a.in.x_THP.options().requires_grad(false));
+  a.out->last = {copy(a.initial.h_nHPN), copy(a.initial.theta_nHA), copy(a.initial.k_nHRN), copy(a.initial.x_nHP)};
+  kernels::Mamba3Step k = step_args(a, a.out->last);
+  k.o = a.out->o_THP.data_ptr();
+  kernels::mamba3_step_sm90(k, launch);
+}
 #endif
 
 constexpr Candidate<Fwd> kFwd[] = {
 #ifdef WEFT_CUDA
+    {"sm90_step", [](const Fwd& a, const Policy& p) { return supports_step(a, p); }, nullptr, [](const Fwd& a, const kernels::Launch& l) { run_step(a, l); }},
     {"sm90", [](const Fwd& a, const Policy& p) { return kernels::supports_mamba3_fwd_sm90(args(a), p.device); }, nullptr, [](const Fwd& a, const kernels::Launch& l) { run_sm90(a, l); }},
 #endif
     kAten<Fwd>};

@@ -6,6 +6,7 @@
 #include "kernels/mhc/mhc_mix.h"
 #include "ops/composed.h"
 #include "ops/node.h"
+#include "ops/run.h"
 #include "ops/tensors.h"
 
 namespace weft::ops {
@@ -13,11 +14,68 @@ namespace {
 
 using namespace kernels;
 
-constexpr Candidate<MhcSinkhornFwd> kSinkhorn[] = {kAtenOnCpu<MhcSinkhornFwd>};
-constexpr Candidate<MhcProjectFwd> kProject[] = {kAtenOnCpu<MhcProjectFwd>};
-constexpr Candidate<MhcMapFwd> kMap[] = {kAtenOnCpu<MhcMapFwd>};
-constexpr Candidate<MhcAggregateFwd> kAggregate[] = {kAtenOnCpu<MhcAggregateFwd>};
-constexpr Candidate<MhcPostFwd> kPost[] = {kAtenOnCpu<MhcPostFwd>};
+constexpr Candidate<MhcSinkhornFwd> kSinkhornFwd[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const MhcSinkhornFwd& a, const Policy& p) { return supports_mhc_sinkhorn_fwd_sm90(a, p.device); }, nullptr, mhc_sinkhorn_fwd_sm90},
+#endif
+    kAtenOnCpu<MhcSinkhornFwd>};
+constexpr Candidate<MhcSinkhornBwd> kSinkhornBwd[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const MhcSinkhornBwd& a, const Policy& p) { return supports_mhc_sinkhorn_bwd_sm90(a, p.device); }, nullptr, mhc_sinkhorn_bwd_sm90},
+#endif
+    kAtenOnCpu<MhcSinkhornBwd>};
+constexpr Candidate<MhcProjectFwd> kProjectFwd[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const MhcProjectFwd& a, const Policy& p) { return supports_mhc_project_fwd_sm90(a, p.device); }, workspace_mhc_project_fwd_sm90, mhc_project_fwd_sm90},
+#endif
+    kAtenOnCpu<MhcProjectFwd>};
+constexpr Candidate<MhcProjectBwd> kProjectBwd[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const MhcProjectBwd& a, const Policy& p) { return supports_mhc_project_bwd_sm90(a, p.device); }, workspace_mhc_project_bwd_sm90, mhc_project_bwd_sm90},
+#endif
+    kAtenOnCpu<MhcProjectBwd>};
+constexpr Candidate<MhcMapFwd> kMapFwd[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const MhcMapFwd& a, const Policy& p) { return supports_mhc_map_fwd_sm90(a, p.device); }, nullptr, mhc_map_fwd_sm90},
+#endif
+    kAtenOnCpu<MhcMapFwd>};
+constexpr Candidate<MhcMapBwd> kMapBwd[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const MhcMapBwd& a, const Policy& p) { return supports_mhc_map_bwd_sm90(a, p.device); }, workspace_mhc_map_bwd_sm90, mhc_map_bwd_sm90},
+#endif
+    kAtenOnCpu<MhcMapBwd>};
+constexpr Candidate<MhcAggregateFwd> kAggregateFwd[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const MhcAggregateFwd& a, const Policy& p) { return supports_mhc_aggregate_fwd_sm90(a, p.device); }, nullptr, mhc_aggregate_fwd_sm90},
+#endif
+    kAtenOnCpu<MhcAggregateFwd>};
+constexpr Candidate<MhcAggregateBwd> kAggregateBwd[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const MhcAggregateBwd& a, const Policy& p) { return supports_mhc_aggregate_bwd_sm90(a, p.device); }, nullptr, mhc_aggregate_bwd_sm90},
+#endif
+    kAtenOnCpu<MhcAggregateBwd>};
+constexpr Candidate<MhcPostFwd> kPostFwd[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const MhcPostFwd& a, const Policy& p) { return supports_mhc_post_fwd_sm90(a, p.device); }, nullptr, mhc_post_fwd_sm90},
+#endif
+    kAtenOnCpu<MhcPostFwd>};
+constexpr Candidate<MhcPostBwd> kPostBwd[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const MhcPostBwd& a, const Policy& p) { return supports_mhc_post_bwd_sm90(a, p.device); }, workspace_mhc_post_bwd_sm90, mhc_post_bwd_sm90},
+#endif
+    kAtenOnCpu<MhcPostBwd>};
+
+int32_t i32(int64_t n) { return static_cast<int32_t>(n); }
+float* floats(const at::Tensor& t) { return t.scalar_type() == at::kFloat ? t.data_ptr<float>() : nullptr; }
+at::Tensor like(const at::Tensor& t) { return at::empty(t.sizes(), t.options().requires_grad(false)); }
+at::Tensor or_zeros(const at::Tensor& grad, at::IntArrayRef sizes, const at::TensorOptions& options) {
+  return grad.defined() ? grad.contiguous() : at::zeros(sizes, options.requires_grad(false));
+}
+// Where a kernel adds a weight's gradient: main_grad itself; then `added` tells the weight.
+float* grad_of(Weight* w) { return w != nullptr && w->wants_grad() ? floats(w->main_grad) : nullptr; }
+void added(Weight* w) {
+  if (w != nullptr && w->trainable) w->done();
+}
 
 // y = m / (sum of m over `dim` + eps); its gradient is (g - sum(g y)) / (sum + eps).
 struct Normalised {
@@ -45,8 +103,16 @@ struct SinkhornNode final : Node {
   double eps = 0;
 
   variable_list apply(variable_list&& grads) override {
-    const at::Tensor l = unpack(logits), softmax = at::softmax(l.to(wide(l)), -1);
-    at::Tensor g = grads[0].to(wide(l));
+    const at::Tensor l = unpack(logits), dh = grads[0].contiguous();
+    MhcSinkhornBwd a{floats(dh), floats(l), nullptr, l.size(0), i32(l.size(1)), i32(iterations), static_cast<float>(eps), dtype_of(l)};
+    if (const auto* c = select<MhcSinkhornBwd>("mhc_sinkhorn_bwd", kSinkhornBwd, a, policy); !composed(c)) {
+      const at::Tensor d = like(l);
+      a.dlogits = floats(d);
+      run(*c, a, l);
+      return {d};
+    }
+    const at::Tensor softmax = at::softmax(l.to(wide(l)), -1);
+    at::Tensor g = dh.to(wide(l));
     const auto steps = sinkhorn_steps(softmax, iterations, eps);
     for (auto s = steps.rbegin(); s != steps.rend(); ++s) g = normalise_bwd(g, *s);
     return {(softmax * (g - (g * softmax).sum(-1, true))).to(l.scalar_type())};
@@ -55,11 +121,23 @@ struct SinkhornNode final : Node {
 
 struct ProjectNode final : Node {  // outputs: proj, r
   SavedTensor x;
+  at::Tensor norm, r;  // of the kernel's forward, else undefined
   Weight* w = nullptr;
   double eps = 0;
 
   variable_list apply(variable_list&& grads) override {
-    const at::Tensor x = unpack(this->x), v = x.to(wide(x)), norm = v.square().sum(-1, true).sqrt();
+    const at::Tensor x = unpack(this->x);
+    const int64_t T = x.size(0), outs = w->value.size(0);
+    MhcProjectBwd a{x.data_ptr(), floats(w->value), norm.defined() ? floats(norm) : nullptr, r.defined() ? floats(r) : nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, T, i32(x.size(1)), i32(outs), dtype_of(x)};
+    if (const auto* c = select<MhcProjectBwd>("mhc_project_bwd", kProjectBwd, a, policy); !composed(c)) {
+      const at::Tensor dproj = or_zeros(grads[0], {T, outs}, w->value.options()), dr = or_zeros(grads[1], {T}, w->value.options()), dx = like(x);
+      if (a.norm == nullptr) throw InternalError("mhc_project_bwd: the forward kept no norm for the kernel");
+      a.dproj = floats(dproj), a.dr = floats(dr), a.dx = dx.data_ptr(), a.dw = grad_of(w);
+      run(*c, a, x);
+      added(w);
+      return {dx};
+    }
+    const at::Tensor v = x.to(wide(x)), norm = v.square().sum(-1, true).sqrt();
     const double root = std::sqrt(static_cast<double>(x.size(1)));
     at::Tensor dx = at::zeros_like(v);
     if (grads[0].defined()) dx = dx + at::mm(grads[0].to(v.scalar_type()), w->value.to(v.scalar_type()));
@@ -80,7 +158,18 @@ struct MapNode final : Node {  // outputs: pre, post, res
   at::Tensor alpha_of_each() const { return alpha->value.repeat_interleave(at::tensor({n, n, n * n}, alpha->value.options().dtype(at::kLong))); }
 
   variable_list apply(variable_list&& grads) override {
-    const at::Tensor proj = unpack(this->proj), r = unpack(this->r).unsqueeze(1), a = alpha_of_each();
+    const at::Tensor proj = unpack(this->proj), r_T = unpack(this->r);
+    const int64_t T = proj.size(0);
+    MhcMapBwd k{floats(proj), floats(r_T), floats(alpha->value), floats(bias->value), nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, T, i32(n), dtype_of(proj)};
+    if (const auto* c = select<MhcMapBwd>("mhc_map_bwd", kMapBwd, k, policy); !composed(c)) {
+      const at::Tensor dpre = or_zeros(grads[0], {T, n}, proj.options()), dpost = or_zeros(grads[1], {T, n}, proj.options()), dres = or_zeros(grads[2], {T, n, n}, proj.options());
+      const at::Tensor dproj = like(proj), dr = like(r_T);
+      k.dpre = floats(dpre), k.dpost = floats(dpost), k.dres = floats(dres), k.dproj = floats(dproj), k.dr = floats(dr), k.dalpha = grad_of(alpha), k.dbias = grad_of(bias);
+      run(*c, k, proj);
+      added(alpha), added(bias);
+      return {dproj, dr};
+    }
+    const at::Tensor r = r_T.unsqueeze(1), a = alpha_of_each();
     const at::Tensor s = at::sigmoid((r * proj * a + bias->value).narrow(1, 0, 2 * n));
     at::Tensor dh = at::zeros_like(proj);
     if (grads[0].defined()) dh.narrow(1, 0, n).copy_(grads[0]);
@@ -98,7 +187,15 @@ struct AggregateNode final : Node {
   SavedTensor x, h;
 
   variable_list apply(variable_list&& grads) override {
-    const at::Tensor x = unpack(this->x), h = unpack(this->h), du = grads[0].to(h.scalar_type()).unsqueeze(1);
+    const at::Tensor x = unpack(this->x), h = unpack(this->h), g = grads[0].contiguous();
+    MhcAggregateBwd a{g.data_ptr(), x.data_ptr(), floats(h), nullptr, nullptr, nullptr, x.size(0), i32(x.size(1)), i32(x.size(2)), dtype_of(x)};
+    if (const auto* c = select<MhcAggregateBwd>("mhc_aggregate_bwd", kAggregateBwd, a, policy); !composed(c)) {
+      const at::Tensor dx = like(x), dh = like(h);
+      a.dx = dx.data_ptr(), a.dh = floats(dh);
+      run(*c, a, x);
+      return {dx, dh};
+    }
+    const at::Tensor du = g.to(h.scalar_type()).unsqueeze(1);
     return {(h.unsqueeze(2) * du).to(x.scalar_type()), (du * x.to(h.scalar_type())).sum(-1)};
   }
 };
@@ -110,8 +207,18 @@ struct PostNode final : Node {
 
   variable_list apply(variable_list&& grads) override {
     const at::Tensor x = unpack(this->x), h = unpack(this->h), p = unpack(this->p), f = unpack(this->f);
+    const at::Tensor dy = grads[0].contiguous();
+    MhcPostBwd a{dy.data_ptr(), x.data_ptr(), f.data_ptr(), bias != nullptr ? bias->value.data_ptr() : nullptr, floats(h), floats(p), nullptr, nullptr, nullptr, nullptr, nullptr,
+                 x.size(0), i32(x.size(1)), i32(x.size(2)), transposed, dtype_of(x)};
+    if (const auto* c = select<MhcPostBwd>("mhc_post_bwd", kPostBwd, a, policy); !composed(c)) {
+      const at::Tensor dx = like(x), df = like(f), dh = like(h), dp = like(p);
+      a.dx = dx.data_ptr(), a.df = df.data_ptr(), a.dh = floats(dh), a.dp = floats(dp), a.dbias = grad_of(bias);
+      run(*c, a, x);
+      added(bias);
+      return {dx, df, dh, dp};
+    }
     const auto t = h.scalar_type();
-    const at::Tensor g = grads[0].to(t), xs = x.to(t), fb = bias != nullptr ? f.to(t) + bias->value.to(t) : f.to(t);
+    const at::Tensor g = dy.to(t), xs = x.to(t), fb = bias != nullptr ? f.to(t) + bias->value.to(t) : f.to(t);
     const at::Tensor m = transposed ? h.transpose(1, 2) : h;
     const at::Tensor df = (p.unsqueeze(2) * g).sum(1), dm = at::matmul(g, xs.transpose(1, 2));
     if (bias != nullptr) bias->accumulate(df.sum(0));
@@ -125,67 +232,92 @@ void want(bool ok, const char* op, const char* what, const at::Tensor& got, cons
 }  // namespace
 
 at::Tensor mhc_sinkhorn(const at::Tensor& logits, int64_t iterations, double eps, const Policy& policy) {
-  want(logits.dim() == 3 && logits.size(1) == logits.size(2) && logits.scalar_type() == wide(logits), "mhc_sinkhorn", "logits", logits, "[T, n, n] f32");
+  want(logits.dim() == 3 && logits.size(1) == logits.size(2) && logits.scalar_type() == wide(logits) && logits.is_contiguous(), "mhc_sinkhorn", "logits", logits, "[T, n, n] f32 contiguous");
   check_shape(iterations >= 1, "mhc_sinkhorn", "iterations", std::to_string(iterations), "1 or more");
   auto node = make_node<SinkhornNode>(policy, {logits}, false);
   at::AutoDispatchBelowADInplaceOrView below;
-  MhcSinkhornFwd a{};
-  a.tokens = logits.size(0), a.n = static_cast<int32_t>(logits.size(1)), a.iterations = static_cast<int32_t>(iterations), a.eps = static_cast<float>(eps);
-  select<MhcSinkhornFwd>("mhc_sinkhorn", kSinkhorn, a, policy);
-  const at::Tensor m = sinkhorn_steps(at::softmax(logits, -1), iterations, eps).back().y;
+  MhcSinkhornFwd a{floats(logits), nullptr, logits.size(0), i32(logits.size(1)), i32(iterations), static_cast<float>(eps), dtype_of(logits)};
+  const auto* c = select<MhcSinkhornFwd>("mhc_sinkhorn", kSinkhornFwd, a, policy);
+  at::Tensor m;
+  if (composed(c)) {
+    m = sinkhorn_steps(at::softmax(logits, -1), iterations, eps).back().y;
+  } else {
+    m = like(logits), a.h = floats(m);
+    run(*c, a, logits);
+  }
   if (node) node->logits = save(logits), node->iterations = iterations, node->eps = eps;
   return attach(node, m);
 }
 
 MhcProjected mhc_project(const at::Tensor& x, Weight& w, double eps, const Policy& policy) {
-  want(x.dim() == 2 && w.value.dim() == 2 && x.size(1) == w.value.size(1) && x.size(1) > 0, "mhc_project", "x", x, "[T, K] for w " + describe(w.value));
+  want(x.dim() == 2 && w.value.dim() == 2 && x.size(1) == w.value.size(1) && x.size(1) > 0 && x.is_contiguous() && w.value.is_contiguous(), "mhc_project", "x", x, "[T, K] contiguous for w " + describe(w.value));
   want(w.value.scalar_type() == wide(x), "mhc_project", "dtype of w", w.value, "f32");
   auto node = make_node<ProjectNode>(policy, {x}, w.wants_grad());
   at::AutoDispatchBelowADInplaceOrView below;
-  MhcProjectFwd a{};
-  a.tokens = x.size(0), a.k = static_cast<int32_t>(x.size(1)), a.num_out = static_cast<int32_t>(w.value.size(0)), a.dtype = dtype_of(x);
-  select<MhcProjectFwd>("mhc_project", kProject, a, policy);
-  const at::Tensor v = x.to(wide(x));
-  MhcProjected out{at::mm(v, w.value.t()), 1 / (v.square().sum(-1).sqrt() / std::sqrt(static_cast<double>(x.size(1))) + eps)};
+  MhcProjectFwd a{x.data_ptr(), floats(w.value), nullptr, nullptr, nullptr, x.size(0), i32(x.size(1)), i32(w.value.size(0)), static_cast<float>(eps), dtype_of(x)};
+  const auto* c = select<MhcProjectFwd>("mhc_project", kProjectFwd, a, policy);
+  MhcProjected out;
+  if (composed(c)) {
+    const at::Tensor v = x.to(wide(x));
+    out = {at::mm(v, w.value.t()), 1 / (v.square().sum(-1).sqrt() / std::sqrt(static_cast<double>(x.size(1))) + eps)};
+  } else {
+    const auto options = w.value.options().requires_grad(false);
+    out = {at::empty({x.size(0), w.value.size(0)}, options), at::empty({x.size(0)}, options)};
+    const at::Tensor norm = at::empty({x.size(0)}, options);
+    a.proj = floats(out.proj_TO), a.norm = floats(norm), a.r = floats(out.r_T);
+    run(*c, a, x);
+    if (node) node->norm = norm, node->r = out.r_T.detach();
+  }
   if (node) node->x = save(x), node->w = &w, node->eps = eps;
   return {attach(node, out.proj_TO), attach(node, out.r_T)};
 }
 
 MhcMapped mhc_map(const at::Tensor& proj, const at::Tensor& r, Weight& alpha, Weight& bias, int64_t n, double pre_eps, const Policy& policy) {
   const int64_t outs = n * n + 2 * n;
-  want(proj.dim() == 2 && proj.size(1) == outs && proj.scalar_type() == wide(proj), "mhc_map", "proj", proj, "[T, " + std::to_string(outs) + "] f32");
+  want(proj.dim() == 2 && proj.size(1) == outs && proj.scalar_type() == wide(proj) && proj.is_contiguous() && r.is_contiguous(), "mhc_map", "proj", proj, "[T, " + std::to_string(outs) + "] f32 contiguous, as r");
   want(r.dim() == 1 && r.size(0) == proj.size(0) && r.scalar_type() == proj.scalar_type(), "mhc_map", "r", r, "[T] of " + describe(proj));
   want(alpha.value.numel() == 3 && alpha.value.scalar_type() == proj.scalar_type(), "mhc_map", "alpha", alpha.value, "[3] f32");
   want(bias.value.numel() == outs && bias.value.scalar_type() == proj.scalar_type(), "mhc_map", "bias", bias.value, "[" + std::to_string(outs) + "] f32");
   auto node = make_node<MapNode>(policy, {proj, r}, alpha.wants_grad() || bias.wants_grad());
   at::AutoDispatchBelowADInplaceOrView below;
-  MhcMapFwd a{};
-  a.tokens = proj.size(0), a.n = static_cast<int32_t>(n);
-  select<MhcMapFwd>("mhc_map", kMap, a, policy);
-  const at::Tensor each = alpha.value.repeat_interleave(at::tensor({n, n, n * n}, alpha.value.options().dtype(at::kLong)));
-  const at::Tensor hidden = r.unsqueeze(1) * proj * each + bias.value;
-  MhcMapped out{at::sigmoid(hidden.narrow(1, 0, n)) + pre_eps, 2 * at::sigmoid(hidden.narrow(1, n, n)),
-                hidden.narrow(1, 2 * n, n * n).contiguous().view({-1, n, n})};
+  MhcMapFwd a{floats(proj), floats(r), floats(alpha.value), floats(bias.value), nullptr, nullptr, nullptr, proj.size(0), i32(n), static_cast<float>(pre_eps), dtype_of(proj)};
+  const auto* c = select<MhcMapFwd>("mhc_map", kMapFwd, a, policy);
+  MhcMapped out;
+  if (!composed(c)) {
+    const auto options = proj.options().requires_grad(false);
+    out = {at::empty({proj.size(0), n}, options), at::empty({proj.size(0), n}, options), at::empty({proj.size(0), n, n}, options)};
+    a.pre = floats(out.pre_Tn), a.post = floats(out.post_Tn), a.res = floats(out.res_Tnn);
+    run(*c, a, proj);
+  } else {
+    const at::Tensor each = alpha.value.repeat_interleave(at::tensor({n, n, n * n}, alpha.value.options().dtype(at::kLong)));
+    const at::Tensor hidden = r.unsqueeze(1) * proj * each + bias.value;
+    out = {at::sigmoid(hidden.narrow(1, 0, n)) + pre_eps, 2 * at::sigmoid(hidden.narrow(1, n, n)), hidden.narrow(1, 2 * n, n * n).contiguous().view({-1, n, n})};
+  }
   if (node) node->proj = save(proj), node->r = save(r), node->alpha = &alpha, node->bias = &bias, node->n = n;
   return {attach(node, out.pre_Tn), attach(node, out.post_Tn), attach(node, out.res_Tnn)};
 }
 
 at::Tensor mhc_aggregate(const at::Tensor& x, const at::Tensor& h, const Policy& policy) {
-  want(x.dim() == 3, "mhc_aggregate", "x", x, "[T, n, C]");
+  want(x.dim() == 3 && x.is_contiguous() && h.is_contiguous(), "mhc_aggregate", "x", x, "[T, n, C] contiguous, as h");
   want(h.dim() == 2 && h.size(0) == x.size(0) && h.size(1) == x.size(1) && h.scalar_type() == wide(x), "mhc_aggregate", "h", h, "[T, n] f32 of " + describe(x));
   auto node = make_node<AggregateNode>(policy, {x, h}, false);
   at::AutoDispatchBelowADInplaceOrView below;
-  MhcAggregateFwd a{};
-  a.tokens = x.size(0), a.n = static_cast<int32_t>(x.size(1)), a.dim = static_cast<int32_t>(x.size(2)), a.dtype = dtype_of(x);
-  select<MhcAggregateFwd>("mhc_aggregate", kAggregate, a, policy);
-  const at::Tensor u = (h.unsqueeze(2) * x.to(wide(x))).sum(1).to(x.scalar_type());
+  MhcAggregateFwd a{x.data_ptr(), floats(h), nullptr, x.size(0), i32(x.size(1)), i32(x.size(2)), dtype_of(x)};
+  const auto* c = select<MhcAggregateFwd>("mhc_aggregate", kAggregateFwd, a, policy);
+  at::Tensor u;
+  if (composed(c)) {
+    u = (h.unsqueeze(2) * x.to(wide(x))).sum(1).to(x.scalar_type());
+  } else {
+    u = at::empty({x.size(0), x.size(2)}, x.options().requires_grad(false)), a.u = u.data_ptr();
+    run(*c, a, x);
+  }
   if (node) node->x = save(x), node->h = save(h);
   return attach(node, u);
 }
 
 at::Tensor mhc_post(const at::Tensor& x, const at::Tensor& f, Weight* bias, const at::Tensor& h, const at::Tensor& p, bool transposed, const Policy& policy) {
   const char* op = "mhc_post";
-  want(x.dim() == 3, op, "x", x, "[T, n, C]");
+  want(x.dim() == 3 && x.is_contiguous() && f.is_contiguous() && h.is_contiguous() && p.is_contiguous(), op, "x", x, "[T, n, C] contiguous, as f, h and p");
   want(f.dim() == 2 && f.size(0) == x.size(0) && f.size(1) == x.size(2) && f.scalar_type() == x.scalar_type(), op, "f", f, "[T, C] of " + describe(x));
   want(h.dim() == 3 && h.size(0) == x.size(0) && h.size(1) == x.size(1) && h.size(2) == x.size(1) && h.scalar_type() == wide(x), op, "h", h, "[T, n, n] f32 of " + describe(x));
   want(p.dim() == 2 && p.size(0) == x.size(0) && p.size(1) == x.size(1) && p.scalar_type() == wide(x), op, "p", p, "[T, n] f32 of " + describe(x));
@@ -193,12 +325,17 @@ at::Tensor mhc_post(const at::Tensor& x, const at::Tensor& f, Weight* bias, cons
               bias == nullptr ? "none" : describe(bias->value), "[C] of " + describe(x));
   auto node = make_node<PostNode>(policy, {x, f, h, p}, bias != nullptr && bias->wants_grad());
   at::AutoDispatchBelowADInplaceOrView below;
-  MhcPostFwd a{};
-  a.tokens = x.size(0), a.n = static_cast<int32_t>(x.size(1)), a.dim = static_cast<int32_t>(x.size(2)), a.transposed = transposed, a.dtype = dtype_of(x);
-  select<MhcPostFwd>(op, kPost, a, policy);
-  const auto t = wide(x);
-  const at::Tensor fb = bias != nullptr ? f.to(t) + bias->value.to(t) : f.to(t);
-  const at::Tensor y = (at::matmul(transposed ? h.transpose(1, 2) : h, x.to(t)) + p.unsqueeze(2) * fb.unsqueeze(1)).to(x.scalar_type());
+  MhcPostFwd a{x.data_ptr(), f.data_ptr(), bias != nullptr ? bias->value.data_ptr() : nullptr, floats(h), floats(p), nullptr, x.size(0), i32(x.size(1)), i32(x.size(2)), transposed, dtype_of(x)};
+  const auto* c = select<MhcPostFwd>(op, kPostFwd, a, policy);
+  at::Tensor y;
+  if (composed(c)) {
+    const auto t = wide(x);
+    const at::Tensor fb = bias != nullptr ? f.to(t) + bias->value.to(t) : f.to(t);
+    y = (at::matmul(transposed ? h.transpose(1, 2) : h, x.to(t)) + p.unsqueeze(2) * fb.unsqueeze(1)).to(x.scalar_type());
+  } else {
+    y = like(x), a.y = y.data_ptr();
+    run(*c, a, x);
+  }
   if (node) node->x = save(x), node->f = save(f), node->h = save(h), node->p = save(p), node->bias = bias, node->transposed = transposed;
   return attach(node, y);
 }

@@ -49,6 +49,7 @@ void check(const char* label, int T, int D, int V, bool ignore_all = false) {
   int wrong = 0;
   for (int t = 0; t < T; ++t) wrong += got[t] != top[t];
   expect(name + "top1", wrong <= T / 500, std::to_string(wrong) + " differ (near ties)");
+  again(name + "fwd ", [&](const kernels::Launch& l) { kernels::linear_xent_fwd_sm90(f, l); }, fw.data, {written(glse), written(gloss), written(gtop)});
   gdw.zero();
   kernels::LinearXentBwd b{gx.data, gw.data, gy.data, glse.data, gg.data, ggl.data, gdx.data, gdw.data, T, V, D, DType::kBf16};
   Buffer<uint8_t> bw(kernels::workspace_linear_xent_bwd_sm90(b));
@@ -56,6 +57,7 @@ void check(const char* label, int T, int D, int V, bool ignore_all = false) {
   device_wait("linear_xent_bwd");
   compare(name + "dx", gdx.host(), dx);
   compare(name + "dw", gdw.host(), dw);
+  again(name + "bwd ", [&](const kernels::Launch& l) { kernels::linear_xent_bwd_sm90(b, l); }, bw.data, {written(gdx), added(gdw)});
 }
 
 }  // namespace

@@ -73,6 +73,7 @@ void check(const char* label, const std::vector<int>& lengths, int H, bool with_
   kernels::m2rnn_fwd_sm90(a, {});
   device_wait("m2rnn_fwd");
   compare(name + "y", gy.host(), y), compare(name + "last", glast.host(), last, 2e-3);
+  again(name + "fwd ", [&](const kernels::Launch& l) { kernels::m2rnn_fwd_sm90(a, l); }, nullptr, {written(gy), written(glast)});
   gdW.zero(), gdD.zero();
   kernels::M2rnnBwd b{g_dy.data, a.q, a.k, a.v, gf.data, gW.data, gD.data, gcu.data, saved.data, with_state ? gdl.data : nullptr, gdq.data, gdk.data, gdv.data, gdf.data, gdW.data, gdD.data,
                       with_state ? gd0.data : nullptr, n, nd, w, w, w, H, K, V, DType::kBf16};
@@ -84,6 +85,7 @@ void check(const char* label, const std::vector<int>& lengths, int H, bool with_
   compare(name + "dq", gdq.host(), dq), compare(name + "dk", gdk.host(), dk), compare(name + "dv", gdv.host(), dv), compare(name + "df", gdf.host(), df), compare(name + "dW", gdW.host(), dW);
   compare(name + "dD", gdD.host(), dD);
   if (with_state) compare(name + "d_initial", gd0.host(), d0);
+  again(name + "bwd ", [&](const kernels::Launch& l) { kernels::m2rnn_bwd_sm90(b, l); }, workspace.data, {written(gdq), written(gdk), written(gdv), written(gdf), added(gdW), added(gdD), written(gd0)});
 }
 
 }  // namespace

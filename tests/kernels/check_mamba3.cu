@@ -240,6 +240,9 @@ void check(const Case& c) {
   if (mimo) compare(name + "d_mimo_x", dmx.host(), grad.mimo_x), compare(name + "d_mimo_o", dmo.host(), grad.mimo_o);
   if (mimo && c.gate) compare(name + "d_mimo_z", dmz.host(), grad.mimo_z);
   if (c.skip) compare(name + "dD", dD.host(), grad.D, 3e-2);  // dY is rounded, its sum cancels
+  again(name + "fwd ", [&](const kernels::Launch& l) { kernels::mamba3_fwd_sm90(f, l); }, nullptr, {written(o), written(h), written(theta), written(k), written(x)});
+  again(name + "bwd ", [&](const kernels::Launch& l) { kernels::mamba3_bwd_sm90(b, l); }, workspace.data,
+        {written(dx), written(dz), written(dB), written(dC), written(d_dt), written(d_a), written(d_lambda), written(d_omega), added(dB_bias), added(dC_bias), added(dmx), added(dmz), added(dmo), added(dD)});
 }
 
 // Three steps of decode, one row at a time out of a pool, against the scan over three tokens from the same initial state.

@@ -77,11 +77,14 @@ void check(const char* label, const std::vector<int>& lengths, int H, int K) {
   }
   expect(name + "rows without a key", same);
   compare(name + "lse", got, lse, 1e-3, 1e-3);
+  again(name + "fwd ", [&](const kernels::Launch& l) { kernels::sparse_mla_fwd_sm90(f, l); }, nullptr, {written(go), written(gl)});
   kernels::SparseMlaBwd b{gq.data, gk.data, gi.data, gcu.data, go.data, gg.data, gl.data, gdq.data, gdkv.data, f.tokens, docs, H, D, V, K, scale, DType::kBf16, false};
   Buffer<uint8_t> workspace(kernels::workspace_sparse_mla_bwd_sm90(b));
   kernels::sparse_mla_bwd_sm90(b, {nullptr, workspace.data});
   device_wait("sparse_mla_bwd");
   compare(name + "dq", gdq.host(), dq), compare(name + "dkv", gdkv.host(), dkv);
+  again(name + "bwd ", [&](const kernels::Launch& l) { kernels::sparse_mla_bwd_sm90(b, l); }, workspace.data, {written(gdq)});
+  again(name + "bwd dkv ", [&](const kernels::Launch& l) { kernels::sparse_mla_bwd_sm90(b, l); }, workspace.data, {written(gdkv)}, /*same_bits=*/false);
 }
 
 }  // namespace

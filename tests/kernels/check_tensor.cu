@@ -16,6 +16,10 @@ void check_indexer(bool small);
 void perf_indexer();
 void check_gdn(bool small);
 void perf_gdn();
+void check_delta(bool small);
+void perf_delta();
+void check_indexer_loss(bool small);
+void perf_indexer_loss();
 void check_sparse_mla(bool small);
 void perf_sparse_mla();
 void check_linear_xent(bool small);
@@ -42,6 +46,8 @@ int main(int argc, char** argv) {
       {"m2rnn", check_m2rnn, perf_m2rnn},
       {"indexer", check_indexer, perf_indexer},
       {"gdn", check_gdn, perf_gdn},
+      {"delta", check_delta, perf_delta},
+      {"indexer_loss", check_indexer_loss, perf_indexer_loss},
 #if !defined(WEFT_EMULATE)
       {"grouped_gemm", check_grouped_gemm, perf_grouped_gemm},
       {"linear_xent", check_linear_xent, perf_linear_xent},

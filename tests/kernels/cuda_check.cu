@@ -15,6 +15,7 @@ void check_moe(Checker&);
 void check_sequence(Checker&);
 void check_quantize(Checker&);
 void check_mhc(Checker&);
+void check_kl(Checker&);
 
 namespace {
 constexpr Suite kSuites[] = {
@@ -27,6 +28,7 @@ constexpr Suite kSuites[] = {
     {"sequence", check_sequence},
     {"quantize", check_quantize},
     {"mhc", check_mhc},
+    {"kl", check_kl},
 };
 }  // namespace
 }  // namespace weft::check

@@ -146,6 +146,50 @@ inline void report(const std::string& row, double ms, double goal_ms, double byt
   std::printf("perf %-56s %8.3f ms  goal %7.3f  %6.2f TB/s %7.1f TFLOP/s\n", row.c_str(), ms, goal_ms, bytes / ms * 1e-9, flops / ms * 1e-9);
 }
 
+struct Result {  // an output as a kernel has left it, and how it began
+  void* data;
+  size_t bytes;
+  int began;  // every byte: 0xff poison, 0 for outputs that are added to
+};
+template <class T>
+Result written(const Buffer<T>& b) { return {b.data, b.size * sizeof(T), 0xff}; }
+template <class T>
+Result added(const Buffer<T>& b) { return {b.data, b.size * sizeof(T), 0}; }
+
+// Once more directly and once from a CUDA graph, on outputs that begin as before: the same bits, or, where sums have no fixed order,
+// other bytes than before. The results were written by the same call before.
+inline void again(const std::string& row, const std::function<void(const kernels::Launch&)>& run, void* workspace, std::vector<Result> results, bool same_bits = true) {
+  const auto read = [](const Result& r) {
+    std::vector<uint8_t> v(r.bytes);
+    device_copy(v.data(), r.data, r.bytes);
+    return v;
+  };
+  std::vector<std::vector<uint8_t>> first;
+  for (const Result& r : results) first.push_back(read(r));
+  const auto check = [&](const char* how, const std::function<void()>& go) {
+    for (const Result& r : results) device_fill(r.data, r.began, r.bytes);
+    go();
+    device_wait(how);
+    bool same = true;
+    for (size_t i = 0; i < results.size(); ++i)
+      same &= same_bits ? read(results[i]) == first[i] : results[i].bytes == 0 || read(results[i]) != std::vector<uint8_t>(results[i].bytes, static_cast<uint8_t>(results[i].began));
+    expect(row + how, same, same ? "" : "other bits");
+  };
+  check("again", [&] { run({nullptr, workspace}); });
+#if !defined(WEFT_EMULATE)
+  cudaStream_t stream;
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
+  must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "capture");
+  run({stream, workspace});
+  must(cudaStreamEndCapture(stream, &graph), "end of capture");
+  must(cudaGraphInstantiate(&exec, graph, 0), "graph");
+  check("from a graph", [&] { must(cudaDeviceSynchronize(), "before a graph"), must(cudaGraphLaunch(exec, stream), "graph launch"), must(cudaStreamSynchronize(stream), "graph"); });
+  cudaGraphExecDestroy(exec), cudaGraphDestroy(graph), cudaStreamDestroy(stream);
+#endif
+}
+
 inline std::vector<int32_t> packed(const std::vector<int>& lengths) {
   std::vector<int32_t> cu{0};
   for (int l : lengths) cu.push_back(cu.back() + l);

@@ -4,24 +4,24 @@
 //   v' = T diag(beta) (v - diag(e^G) k S)                o = scale (diag(e^G) q S + P v'),  P_ij = (q_i . k_j) e^{G_i - G_j} (j <= i)
 //   S = e^{G_63} S + k^T diag(e^{G_63 - G}) v'
 // Floor at b8 s4096 Hv 32 d 128: 1.6e11 FLOP (0.2 ms at 800 TFLOP/s); q, k, v, o 0.8 GB (0.2 ms at 4.3 TB/s).
-#include "kernels/common/state_tile.cuh"
-#include "kernels/gdn/gdn.h"
+#include "kernels/gdn/tiles.cuh"
 
 namespace weft::kernels {
 namespace gdn {
 namespace {
 
-constexpr int kL = kGdnChunk, kD = 128, kThreads = 256, kPitch = kL + 1;
+constexpr int kPitch = kL + 1, kBlockPitch = 17;
 
 struct Smem {
   bf16 q[kL * kD], k[2][kL * kD], v[kL * kD];  // o takes the place of v
   bf16 T[kL * kL], P[kL * kL];
-  float A[kL * kPitch], inverse[kL * kPitch], product[3][16 * 17];
-  float to[kL], beta[kL], grow[kL], w[kL];  // log2(e) G; beta; e^G; e^{G_63 - G}
+  float A[kL * kPitch];  // below the diagonal blocks the inverse's blocks come to lie transposed above them
+  float diagonal[4][16 * kBlockPitch], product[3][16 * kBlockPitch];
+  Decays decay;
 };
 
-// The inverse of I + A, A strictly lower: 16 x 16 blocks on the diagonal by substitution, then block diagonals downwards.
-__device__ __forceinline__ void invert(Smem& sm) {
+// The inverse of I + A, A strictly lower: 16 x 16 blocks on the diagonal by substitution, then block diagonals downwards. Also to `kept`.
+__device__ __forceinline__ void invert(Smem& sm, bf16* kept) {
   const int t = threadIdx.x, warp = warp_id(), lane = lane_id();
   if (warp < 4 && lane < 16) {
     const int b = warp * 16;
@@ -32,7 +32,7 @@ __device__ __forceinline__ void invert(Smem& sm) {
 #pragma unroll
       for (int k = 0; k < i; ++k) s -= sm.A[(b + i) * kPitch + b + k] * x[k];
       x[i] = s;
-      sm.inverse[(b + i) * kPitch + b + lane] = s;
+      sm.diagonal[warp][i * kBlockPitch + lane] = s;
     }
   }
   __syncthreads();
@@ -41,27 +41,33 @@ __device__ __forceinline__ void invert(Smem& sm) {
     for (int I = d; I < 4; ++I) {
       const int J = I - d;
       float s = 0;
-      for (int k = J * 16; k < I * 16; ++k) s += sm.A[(I * 16 + r) * kPitch + k] * sm.inverse[k * kPitch + J * 16 + c];
-      sm.product[I - d][r * 17 + c] = s;
+#pragma unroll
+      for (int k = 0; k < 16; ++k) s += sm.A[(I * 16 + r) * kPitch + J * 16 + k] * sm.diagonal[J][k * kBlockPitch + c];
+      for (int k = J * 16 + 16; k < I * 16; ++k) s += sm.A[(I * 16 + r) * kPitch + k] * sm.A[(J * 16 + c) * kPitch + k];
+      sm.product[I - d][r * kBlockPitch + c] = s;
     }
     __syncthreads();
     for (int I = d; I < 4; ++I) {
       float s = 0;
 #pragma unroll
-      for (int k = 0; k < 16; ++k) s -= sm.inverse[(I * 16 + r) * kPitch + I * 16 + k] * sm.product[I - d][k * 17 + c];
-      sm.inverse[(I * 16 + r) * kPitch + (I - d) * 16 + c] = s;
+      for (int k = 0; k < 16; ++k) s -= sm.diagonal[I][r * kBlockPitch + k] * sm.product[I - d][k * kBlockPitch + c];
+      sm.A[((I - d) * 16 + c) * kPitch + I * 16 + r] = s;
     }
     __syncthreads();
   }
   const Tile<kL> T{sm.T};
   for (int i = t; i < kL * kL / 2; i += kThreads) {
     const int row = i >> 5, col = (i & 31) * 2;
-    if (col >> 4 > row >> 4) continue;  // above the diagonal blocks nothing reads
-    *reinterpret_cast<uint32_t*>(T.at(row, col)) = pack_bf16(col <= row ? sm.inverse[row * kPitch + col] : 0.f, col + 1 <= row ? sm.inverse[row * kPitch + col + 1] : 0.f);
+    const bool above = col >> 4 > row >> 4;  // the diagonal blocks: nothing reads there
+    const bool within = col >> 4 == row >> 4;
+    const float* from = within ? sm.diagonal[row >> 4] + (row & 15) * kBlockPitch + (col & 15) : sm.A + col * kPitch + row;
+    const uint32_t pair = above ? 0u : pack_bf16(from[0], from[within ? 1 : kPitch]);
+    if (!above) *reinterpret_cast<uint32_t*>(T.at(row, col)) = pair;
+    if (kept) *reinterpret_cast<uint32_t*>(kept + row * kL + col) = pair;
   }
 }
 
-__global__ void __launch_bounds__(kThreads, 1) fwd_kernel(const GdnFwd a) {
+__global__ void __launch_bounds__(kThreads, 2) fwd_kernel(const GdnFwd a) {
   WEFT_DYNAMIC_SMEM(raw);
   auto& sm = *reinterpret_cast<Smem*>(raw);
   const int head = static_cast<int>(blockIdx.x % a.value_heads), key_head = head / (a.value_heads / a.key_heads);
@@ -97,15 +103,11 @@ __global__ void __launch_bounds__(kThreads, 1) fwd_kernel(const GdnFwd a) {
     if (c + 1 < chunks) load_key(c + 1);
     cp_async_commit();
     if (warp == 0) {
-      const float end1 = warp_scan(g0 + g1) * kLog2E, end0 = end1 - g1 * kLog2E, all = __shfl_sync(0xffffffffu, end1, 31);
-      const int i = 2 * lane;
-      *reinterpret_cast<float2*>(&sm.to[i]) = {end0, end1};
-      *reinterpret_cast<float2*>(&sm.beta[i]) = {b0, b1};
-      *reinterpret_cast<float2*>(&sm.grow[i]) = {exp2_fast(end0), exp2_fast(end1)};
-      *reinterpret_cast<float2*>(&sm.w[i]) = {exp2_fast(all - end0), exp2_fast(all - end1)};
+      set_decays(sm.decay, g0, g1, b0, b1);
       if (c + 1 < chunks) fetch(c + 1);
     }
-    if (a.states) write_state(S, static_cast<bf16*>(a.states) + ((start / kL + document + c) * a.value_heads + head) * (kD * kD), p0);
+    const int64_t slot = (start / kL + document + c) * a.value_heads + head;
+    if (a.states) write_state(S, static_cast<bf16*>(a.states) + slot * (kD * kD), p0);
     cp_async_wait<1>();
     __syncthreads();
     const auto K = fresh(Tile<kD>{sm.k[c & 1]}), Q = fresh(Tile<kD>{sm.q});
@@ -128,11 +130,11 @@ __global__ void __launch_bounds__(kThreads, 1) fwd_kernel(const GdnFwd a) {
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
             const int ii = i + (e >> 1) * 8, jj = j + (e & 1);
-            x[n][e] = jj < ii || (jj == ii && warp >= 4) ? x[n][e] * exp2_fast(sm.to[ii] - sm.to[jj]) : 0.f;
+            x[n][e] = jj < ii || (jj == ii && warp >= 4) ? x[n][e] * exp2_fast(sm.decay.to[ii] - sm.decay.to[jj]) : 0.f;
           }
           if (warp < 4) {
-            sm.A[i * kPitch + j] = sm.beta[i] * x[n][0], sm.A[i * kPitch + j + 1] = sm.beta[i] * x[n][1];
-            sm.A[(i + 8) * kPitch + j] = sm.beta[i + 8] * x[n][2], sm.A[(i + 8) * kPitch + j + 1] = sm.beta[i + 8] * x[n][3];
+            sm.A[i * kPitch + j] = sm.decay.beta[i] * x[n][0], sm.A[i * kPitch + j + 1] = sm.decay.beta[i] * x[n][1];
+            sm.A[(i + 8) * kPitch + j] = sm.decay.beta[i + 8] * x[n][2], sm.A[(i + 8) * kPitch + j + 1] = sm.decay.beta[i + 8] * x[n][3];
           } else {
             *reinterpret_cast<uint32_t*>(P.at(i, j)) = pack_bf16(x[n][0], x[n][1]);
             *reinterpret_cast<uint32_t*>(P.at(i + 8, j)) = pack_bf16(x[n][2], x[n][3]);
@@ -141,7 +143,7 @@ __global__ void __launch_bounds__(kThreads, 1) fwd_kernel(const GdnFwd a) {
       }
     }
     __syncthreads();
-    invert(sm);
+    invert(sm, a.inverses ? static_cast<bf16*>(a.inverses) + slot * (kL * kL) : nullptr);
     // S^T k^T while T settles, then the right side, in A fragments.
     uint32_t fr[4][4];
     const Tile<kD> V{sm.v};
@@ -168,7 +170,7 @@ __global__ void __launch_bounds__(kThreads, 1) fwd_kernel(const GdnFwd a) {
           const int j = (half * 4 + m * 2 + (e >> 1)) * 8 + r * 2;
           const float2 v = unpack_bf16(fv[e]);
           const float s0 = x[m * 2 + (e >> 1)][(e & 1) * 2], s1 = x[m * 2 + (e >> 1)][(e & 1) * 2 + 1];
-          fr[half * 2 + m][e] = pack_bf16(sm.beta[j] * (v.x - sm.grow[j] * s0), sm.beta[j + 1] * (v.y - sm.grow[j + 1] * s1));
+          fr[half * 2 + m][e] = pack_bf16(sm.decay.beta[j] * (v.x - sm.decay.grow[j] * s0), sm.decay.beta[j + 1] * (v.y - sm.decay.grow[j + 1] * s1));
         }
       }
     }
@@ -204,7 +206,7 @@ __global__ void __launch_bounds__(kThreads, 1) fwd_kernel(const GdnFwd a) {
       }
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
-        const float g0 = sm.grow[half * 32 + n * 8 + r * 2], g1 = sm.grow[half * 32 + n * 8 + r * 2 + 1];
+        const float g0 = sm.decay.grow[half * 32 + n * 8 + r * 2], g1 = sm.decay.grow[half * 32 + n * 8 + r * 2 + 1];
         x[n][0] *= g0, x[n][1] *= g1, x[n][2] *= g0, x[n][3] *= g1;
       }
 #pragma unroll
@@ -224,7 +226,7 @@ __global__ void __launch_bounds__(kThreads, 1) fwd_kernel(const GdnFwd a) {
                           pack_bf16(s * x[2 * n][2], s * x[2 * n][3]), pack_bf16(s * x[2 * n + 1][0], s * x[2 * n + 1][1]), pack_bf16(s * x[2 * n + 1][2], s * x[2 * n + 1][3]));
       }
     }
-    add_outer(S, fv, sm.w, K, sm.grow[kL - 1]);
+    add_outer(S, fv, sm.decay.w, K, sm.decay.grow[kL - 1]);
     __syncwarp();
     bf16* o = static_cast<bf16*>(a.o) + first * value_row + head * kD + p0;
 #pragma unroll
@@ -241,13 +243,8 @@ __global__ void __launch_bounds__(kThreads, 1) fwd_kernel(const GdnFwd a) {
 }  // namespace gdn
 
 Support supports_gdn_fwd_sm90(const GdnFwd& a, const Device& device) {
-  if (device.kind != Device::kCuda || device.sm / 10 != 9) return {"needs a GPU of compute capability 9.x"};
-  if (a.dtype != DType::kBf16) return {"dtype is not bf16"};
-  if (a.key_dim != gdn::kD || a.value_dim != gdn::kD) return {"built for key_dim 128, value_dim 128"};
-  if (a.key_heads < 1 || a.value_heads % a.key_heads != 0) return {"value_heads is not a multiple of key_heads"};
-  auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
-  if (!aligned(a.q) || !aligned(a.k) || !aligned(a.v) || !aligned(a.o)) return {"q, k, v or o is not 16-byte aligned"};
-  return {};
+  if ((a.states == nullptr) != (a.inverses == nullptr)) return {"states without inverses, or the other way round"};
+  return gdn::supports(a, {a.q, a.k, a.v, a.o, a.states, a.inverses}, device);
 }
 
 void gdn_fwd_sm90(const GdnFwd& a, const Launch& l) {

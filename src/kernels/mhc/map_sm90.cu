@@ -307,16 +307,20 @@ int64_t strip_of(int64_t tokens) {
   return strip < kTokens ? kTokens : strip;
 }
 
-Support fits(int n, int iterations, const Device& d) {
+Support f32(DType t, const Device& d) {
+  if (t != DType::kF32) return {"dtype is not f32"};
+  return on_sm90(d);
+}
+Support fits(int n, int iterations, DType t, const Device& d) {
   if (n != 2 && n != 4) return {"n is not 2 or 4"};
   if (iterations < 1 || iterations > kMostIterations) return {"iterations is not in 1 .. 64"};
-  return on_sm90(d);
+  return f32(t, d);
 }
 
 }  // namespace
 
-Support supports_mhc_sinkhorn_fwd_sm90(const MhcSinkhornFwd& a, const Device& d) { return fits(a.n, a.iterations, d); }
-Support supports_mhc_sinkhorn_bwd_sm90(const MhcSinkhornBwd& a, const Device& d) { return fits(a.n, a.iterations, d); }
+Support supports_mhc_sinkhorn_fwd_sm90(const MhcSinkhornFwd& a, const Device& d) { return fits(a.n, a.iterations, a.dtype, d); }
+Support supports_mhc_sinkhorn_bwd_sm90(const MhcSinkhornBwd& a, const Device& d) { return fits(a.n, a.iterations, a.dtype, d); }
 Support supports_mhc_project_fwd_sm90(const MhcProjectFwd& a, const Device& d) {
   if (a.num_out < 1 || a.num_out > kOut) return {"num_out is not in 1 .. 24"};
   return on_sm90(d, a.dtype);
@@ -325,8 +329,8 @@ Support supports_mhc_project_bwd_sm90(const MhcProjectBwd& a, const Device& d) {
   if (a.num_out < 1 || a.num_out > kOut) return {"num_out is not in 1 .. 24"};
   return on_sm90(d, a.dtype);
 }
-Support supports_mhc_map_fwd_sm90(const MhcMapFwd&, const Device& d) { return on_sm90(d); }
-Support supports_mhc_map_bwd_sm90(const MhcMapBwd&, const Device& d) { return on_sm90(d); }
+Support supports_mhc_map_fwd_sm90(const MhcMapFwd& a, const Device& d) { return f32(a.dtype, d); }
+Support supports_mhc_map_bwd_sm90(const MhcMapBwd& a, const Device& d) { return f32(a.dtype, d); }
 
 size_t workspace_mhc_project_fwd_sm90(const MhcProjectFwd& a) { return static_cast<size_t>(a.k / 32) * 384 * sizeof(uint2); }
 size_t workspace_mhc_project_bwd_sm90(const MhcProjectBwd& a) {

@@ -15,6 +15,7 @@ struct MhcSinkhornFwd {
   int64_t tokens;
   int32_t n, iterations;
   float eps;
+  DType dtype = DType::kF32;  // of every tensor
 };
 struct MhcSinkhornBwd {  // recomputes the iterations from the logits
   const float* dh;      // [tokens, n, n]
@@ -23,6 +24,7 @@ struct MhcSinkhornBwd {  // recomputes the iterations from the logits
   int64_t tokens;
   int32_t n, iterations;
   float eps;
+  DType dtype = DType::kF32;  // of every tensor
 };
 
 struct MhcProjectFwd {
@@ -63,6 +65,7 @@ struct MhcMapFwd {
   int64_t tokens;
   int32_t n;
   float pre_eps;
+  DType dtype = DType::kF32;  // of every tensor
 };
 struct MhcMapBwd {
   const float* proj;   // as forward
@@ -78,6 +81,7 @@ struct MhcMapBwd {
   float* dbias;        // [n * n + 2 n], added to; or null
   int64_t tokens;
   int32_t n;
+  DType dtype = DType::kF32;  // of every tensor
 };
 
 Support supports_mhc_sinkhorn_fwd_sm90(const MhcSinkhornFwd&, const Device&);

@@ -66,6 +66,46 @@ std::vector<Case> mhc_cases() {
         return i;
       }));
   }
+  // The goal's shape: 32,768 tokens of four streams of 7,168.
+  const int64_t T = 32768, n = 4, C = 7168;
+  const double stream = 2.0 * T * n * C, one = 2.0 * T * C;  // bytes
+  const auto large = [&](const char* op, Cost cost, std::function<Instance(const Build&)> build) {
+    Case c = row(op, "32768x4x7168", [=](const Build& b) {
+      Instance i = build(b);
+      i.cost = cost;
+      return i;
+    });
+    c.dtypes = {at::kBFloat16}, c.grad = c.check = false, c.perf = true;
+    all.push_back(c);
+  };
+  large("mhc_sinkhorn", {0, 128.0 * T, 0, 192.0 * T}, [=](const Build& b) {
+    Instance i;
+    i.inputs = {2 * at::randn({T, n, n}, f32_on(b))};
+    i.op = [](const std::vector<at::Tensor>& x, std::deque<Weight>&, const Policy& p) { return std::vector<at::Tensor>{mhc_sinkhorn(x[0], 20, 1e-6, p)}; };
+    return i;
+  });
+  large("mhc_project", {2.0 * T * 24 * n * C, stream, 4.0 * T * 24 * n * C, 2 * stream}, [=](const Build& b) {
+    Instance i;
+    i.inputs = {normal(b, {T, n * C})};
+    i.weights.push_back({"w", 0.01 * at::randn({24, n * C}, f32_on(b)), {}});
+    i.op = [](const std::vector<at::Tensor>& x, std::deque<Weight>& w, const Policy& p) {
+      const MhcProjected out = mhc_project(x[0], w[0], 1e-6, p);
+      return std::vector<at::Tensor>{out.proj_TO, out.r_T};
+    };
+    return i;
+  });
+  large("mhc_aggregate", {0, stream + one, 0, 2 * stream + one}, [=](const Build& b) {
+    Instance i;
+    i.inputs = {normal(b, {T, n, C}), at::randn({T, n}, f32_on(b))};
+    i.op = [](const std::vector<at::Tensor>& x, std::deque<Weight>&, const Policy& p) { return std::vector<at::Tensor>{mhc_aggregate(x[0], x[1], p)}; };
+    return i;
+  });
+  large("mhc_post", {0, 2 * stream + one, 0, 3 * stream + 2 * one}, [=](const Build& b) {
+    Instance i;
+    i.inputs = {normal(b, {T, n, C}), normal(b, {T, C}), at::randn({T, n, n}, f32_on(b)), at::randn({T, n}, f32_on(b))};
+    i.op = [](const std::vector<at::Tensor>& x, std::deque<Weight>&, const Policy& p) { return std::vector<at::Tensor>{mhc_post(x[0], x[1], nullptr, x[2], x[3], false, p)}; };
+    return i;
+  });
   return all;
 }
 
