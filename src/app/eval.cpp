@@ -9,7 +9,7 @@
 #include "app/all_verbs.h"
 #include "base/error.h"
 #include "base/text.h"
-#include "data/prepare.h"
+#include "data/open.h"
 #include "ops/tensors.h"
 #include "text/tokenizer.h"
 #include "train/checkpoint.h"
@@ -26,29 +26,31 @@ struct Options {
 };
 
 // Ids mean the same only under the same tokenizer.
-void check_tokenizer(const std::string& run, const data::PreparedData& d) {
+void check_tokenizer(const std::string& run, const data::OpenedData& d) {
   const std::string ours = run + "/tokenizer.json";
   if (d.tokenizer_path.empty() || !std::filesystem::exists(ours)) return;
   if (text::Tokenizer::load(ours).content_hash() != text::Tokenizer::load(d.tokenizer_path).content_hash())
-    throw InputError(d.folder + ": made with another tokenizer than " + run + "\n  try: weft prepare --tokenizer " + ours);
+    throw InputError(d.tokenizer_path + ": another tokenizer than that of " + run + "\n  try: weft prepare --tokenizer " + ours);
 }
 
 int run(const Options& o, const Common& common) {
   const ckpt::Found found = train::find_checkpoint(o.run);
   const auto c = config::from_json<train::RunConfig>(found.manifest.config, found.path + "/manifest.json: config");
-  const data::PreparedData d = data::open_prepared(o.data.empty() ? c.data.path : o.data);
+  data::DataConfig config = c.data;
+  if (!o.data.empty()) config.path = o.data, config.source = data::PreparedSource{};
+  const data::RunShape shape{c.train.steps, c.train.batch, c.train.micro_batch, 1, c.eval.every, c.eval.samples, c.train.seed};
+  const data::OpenedData d = data::open_data(config, shape);
   check_tokenizer(train::run_of(found), d);
-  const bool val = o.split == "val";
-  if (val && d.val_prefix.empty()) throw InputError(d.folder + ": it has no validation split\n  try: --split train");
-  const data::SplitCounts& counts = val ? d.val : d.train;
+  const auto set = o.split == "val" ? d.val : o.split == "train" ? d.train : data::open_split(config, shape, o.split);
+  if (!set) throw InputError(d.description + ": it has no validation split\n  try: --split train");
+  const double bytes_per_token = o.split == "val" ? d.val_bytes_per_token : o.split == "train" ? d.train_bytes_per_token : 0;
   const at::Device device(use_device(common));
   const auto model = train::build_model(c, device, false);
   train::load_model(*model, Mesh::single(), found);
-  train::EvalOptions e{o.samples, o.micro_batch > 0 ? o.micro_batch : c.train.micro_batch, counts.tokens > 0 ? static_cast<double>(counts.bytes) / static_cast<double>(counts.tokens) : 0, device, {}};
+  train::EvalOptions e{o.samples, o.micro_batch > 0 ? o.micro_batch : c.train.micro_batch, bytes_per_token, device, {}};
   e.policy.device = ops::device_of(device);
-  const auto tokens = std::make_shared<data::IndexedTokens>(data::IndexedTokens::open(val ? d.val_prefix : d.train_prefix, data::IndexCheck::kStamped));
-  const train::EvalReport r = train::evaluate(*model, std::make_shared<data::TokenWindows>(tokens, c.data.seq_len, true), e, found.manifest.step);
-  fmt::print("{} of {}, step {}: loss {:.4f} nats a token, {:.4f} bits/byte, perplexity {:.3f} ({} tokens, {})\n", o.split, d.folder, r.step, r.loss, r.bits_per_byte, r.perplexity, r.tokens,
+  const train::EvalReport r = train::evaluate(*model, set, e, found.manifest.step);
+  fmt::print("{} of {}, step {}: loss {:.4f} nats a token, {:.4f} bits/byte, perplexity {:.3f} ({} tokens, {})\n", o.split, d.description, r.step, r.loss, r.bits_per_byte, r.perplexity, r.tokens,
              human_seconds(r.seconds));
   write_figures(common, {{"step", r.step}, {"loss", r.loss}, {"bits_per_byte", r.bits_per_byte}, {"perplexity", r.perplexity}, {"tokens", r.tokens}, {"samples", r.samples}, {"wall_s", r.seconds},
                          {"checkpoint", found.path}});
@@ -61,7 +63,7 @@ Action eval(CLI::App& app, Common& common) {
   auto o = std::make_shared<Options>();
   app.add_option("run", o->run, "A run's folder, or one of its checkpoints.")->required();
   app.add_option("--data", o->data, "Folder that weft prepare made; the run's own when left out.");
-  app.add_option("--split", o->split, "val or train.")->check(CLI::IsMember({"val", "train"}));
+  app.add_option("--split", o->split, "val, train, or test of a megatron source.")->check(CLI::IsMember({"val", "train", "test"}));
   app.add_option("--samples", o->samples, "Only so many samples; 0 is all.")->check(CLI::NonNegativeNumber);
   app.add_option("--micro-batch", o->micro_batch, "Samples at once; the run's when left out.")->check(CLI::NonNegativeNumber);
   add_compute_flags(app, common);

@@ -23,9 +23,11 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Options {
+  std::vector<std::string> words;  // PATH, or data PATH
   std::string path, plot, tokenizer;
-  bool statistics = false;
+  bool statistics = false, data = false;
   int documents = 2;
+  int64_t vocab_size = 0;
 };
 
 bool is_run(const std::string& path) { return fs::exists(path + "/checkpoints") || fs::exists(path + "/metrics.jsonl"); }
@@ -42,8 +44,11 @@ Json inspect_tokenizer(const std::string& path) {
   return {{"path", path}, {"vocab_size", t.vocab_size()}, {"added", t.added_tokens().size()}, {"hash", t.content_hash()}, {"special", special}};
 }
 
-int run(const Options& o, const Common& common) {
-  if (o.path.empty()) throw ConfigError("inspect: want a path, or tokens or template\n  try: weft help inspect");
+int run(Options o, const Common& common) {
+  if (o.words.empty()) throw ConfigError("inspect: want a path, or data, tokens or template\n  try: weft help inspect");
+  o.path = o.words.back();
+  o.data = o.words.size() == 2;
+  if (o.data && o.words[0] != "data") throw ConfigError(fmt::format("inspect: got '{}' before '{}', want data or nothing", o.words[0], o.path));
   if (!fs::exists(o.path) && !fs::exists(o.path + ".idx")) throw InputError(o.path + ": not found");
   if (!o.plot.empty()) {
     if (!is_run(o.path)) throw InputError(o.path + ": --plot wants a run's folder");
@@ -52,14 +57,14 @@ int run(const Options& o, const Common& common) {
     return 0;
   }
   Json figures;
-  if (is_run(o.path) || is_checkpoint(o.path)) {
+  if (!o.data && (is_run(o.path) || is_checkpoint(o.path))) {
     figures = train::inspect_checkpoint(train::find_checkpoint(o.path), o.statistics);
     fmt::print("{}", train::checkpoint_text(figures));
-  } else if (o.path.ends_with(".json")) {
+  } else if (!o.data && o.path.ends_with(".json")) {
     figures = inspect_tokenizer(o.path);
   } else {
     data::InspectOptions d;
-    d.tokenizer = o.tokenizer, d.show_documents = o.documents;
+    d.tokenizer = o.tokenizer, d.show_documents = o.documents, d.vocab_size = o.vocab_size;
     figures = data::inspect_data(o.path, d);
     fmt::print("{}\n", figures.dump(2));
   }
@@ -71,10 +76,12 @@ int run(const Options& o, const Common& common) {
 
 Action inspect(CLI::App& app, Common& common) {
   auto o = std::make_shared<Options>();
-  app.add_option("path", o->path, "A run, a step-* checkpoint, a prepared folder, a .bin/.idx prefix or a tokenizer.json.");
+  app.add_option("path", o->words, "A run, a step-* checkpoint, a prepared folder, a .bin/.idx prefix or a tokenizer.json. data PATH: token files, whatever lies there.")
+      ->expected(0, 2);
   app.add_option("--plot", o->plot, "Draw loss, gradient norm and throughput of a run into this SVG file.");
   app.add_flag("--statistics", o->statistics, "Checkpoints: mean, rms, least and largest value of each tensor.");
   app.add_option("--tokenizer", o->tokenizer, "Token files: decode with this tokenizer.json.");
+  app.add_option("--vocab-size", o->vocab_size, "Token files: every id has to be below this; the tokenizer's size when left out.")->check(CLI::NonNegativeNumber);
   app.add_option("--documents", o->documents, "Token files: documents to show.")->check(CLI::NonNegativeNumber);
   add_json_flag(app, common);
   app.footer("Every hash and rule is checked; what is broken is named, with code 65 (20 when no checkpoint of a run is valid).");

@@ -5,12 +5,15 @@
 #include <chrono>
 
 #include "app/all_verbs.h"
+#include "app/prepare_report.h"
 #include "app/prepare_structure.h"
 #include "base/cpu.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/signals.h"
 #include "base/text.h"
+#include "data/chat_format.h"
+#include "data/show.h"
 #include "data/tokenizers.h"
 
 namespace weft::app {
@@ -19,48 +22,12 @@ namespace {
 struct Options {
   data::PrepareOptions prepare;
   text::BpeTrainOptions bpe;
-  std::string tokenizer, eod, model = "bpe";
-  std::string memory = "1GiB";
+  std::string tokenizer, eod, chat_template, model = "bpe";
+  std::string memory = "1GiB", max_line;
+  bool chat = false;
+  int64_t show = 0;
   StructureFlags structure;
 };
-
-void show_progress(const data::PrepareProgress& p) {
-  const double part = p.bytes_total > 0 ? 100.0 * static_cast<double>(p.bytes_done) / static_cast<double>(p.bytes_total) : 100;
-  log::progress(fmt::format("{} {:3.0f} %  {}  {} documents  {} tokens", p.stage, part, human_bytes(static_cast<uint64_t>(p.bytes_done)),
-                            human_count(static_cast<double>(p.documents)), human_count(static_cast<double>(p.tokens))));
-}
-
-void print_report(const data::PrepareReport& r, const data::PreparedData& made) {
-  for (const std::string& w : r.warnings) log::warn(w);
-  if (r.reused) fmt::print("everything was there already\n");
-  if (r.resumed) fmt::print("went on from a stopped run\n");
-  fmt::print("{:<6} {:>12} {:>14} {:>14}\n", "", "documents", "tokens", "bytes");
-  for (const auto& [name, c] : {std::pair("train", r.train), std::pair("val", r.val)})
-    fmt::print("{:<6} {:>12} {:>14} {:>14}\n", name, c.documents, c.tokens, c.bytes);
-  fmt::print("vocabulary {}; {} files, {} lines", made.vocab_size, r.files, r.lines);
-  for (const auto& [what, n] : {std::pair("empty documents", r.empty_documents), std::pair("duplicates dropped", r.duplicates),
-                                std::pair("outside the length filters", r.filtered)})
-    if (n > 0) fmt::print("; {} {}", n, what);
-  if (r.replaced_utf8 > 0) fmt::print("; {} bytes of invalid UTF-8 replaced in {} documents", r.replaced_utf8, r.documents_with_replacements);
-  fmt::print("\n");
-  for (const auto& [reason, n] : r.skipped) fmt::print("skipped {} files: {}\n", n, reason);
-  fmt::print("wrote {}\n", made.folder);
-}
-
-Json figures(const data::PrepareReport& r, const data::PreparedData& made, double seconds) {
-  Json out = Json::object();
-  out["wall_s"] = seconds;
-  for (const auto& [name, c] : {std::pair("train", r.train), std::pair("val", r.val)}) {
-    out[std::string(name) + "_documents"] = c.documents;
-    out[std::string(name) + "_tokens"] = c.tokens;
-    out[std::string(name) + "_bytes"] = c.bytes;
-  }
-  out["vocab_size"] = made.vocab_size;
-  out["replaced_utf8"] = r.replaced_utf8;
-  out["skipped"] = r.skipped;
-  out["reused"] = r.reused;
-  return out;
-}
 
 data::TokenizerMaker tokenizer_maker(const Options& o) {
   if (!o.tokenizer.empty()) return data::given_tokenizer(o.tokenizer, o.eod);
@@ -71,14 +38,35 @@ data::TokenizerMaker tokenizer_maker(const Options& o) {
   return data::trained_unigram(u, [](int32_t now, int32_t wanted) { log::progress(fmt::format("tokenizer: {} pieces, on the way to {}", now, wanted)); });
 }
 
+int64_t bytes_of(const char* flag, const std::string& text) {
+  const auto bytes = parse_bytes(text);
+  if (!bytes) throw ConfigError(fmt::format("{}: got '{}', want a size such as 512MiB or 2GiB", flag, text));
+  return static_cast<int64_t>(*bytes);
+}
+
+void use_chat(Options& o) {
+  if (o.tokenizer.empty()) throw ConfigError("prepare: --chat: conversations need the tokenizer of the model they are for\ntry: --tokenizer");
+  const auto tokenizer = std::make_shared<const text::Tokenizer>(text::Tokenizer::load(o.tokenizer));
+  const data::ChatFormat format = data::chat_format(*tokenizer, o.tokenizer, o.chat_template);
+  log::info("chat template: " + format.name);
+  o.prepare.rows = data::chat_rows(tokenizer, format.render);
+  o.prepare.rows_identity = tokenizer->content_hash() + " " + format.identity;
+}
+
+void show(const Options& o, const data::PreparedData& made) {
+  data::ShowPaint paint;
+  if (log::colours(1)) paint = [](const std::string& text, bool learned) { return log::paint(text, learned ? log::Colour::kGreen : log::Colour::kDim, 1); };
+  fmt::print("{}", data::show_documents(made, o.show, paint));
+}
+
 int run(Options o, const Common& common) {
   const auto begin = std::chrono::steady_clock::now();
-  const auto memory = parse_bytes(o.memory);
-  if (!memory) throw ConfigError(fmt::format("--memory: got '{}', want a size such as 512MiB or 2GiB", o.memory));
-  o.prepare.memory = o.bpe.memory_bytes = static_cast<int64_t>(*memory);
+  o.prepare.memory = o.bpe.memory_bytes = bytes_of("--memory", o.memory);
+  if (!o.max_line.empty()) o.prepare.max_line_bytes = bytes_of("--max-line", o.max_line);
+  if (o.chat || !o.chat_template.empty()) use_chat(o);
   if (o.prepare.workers == 0) o.prepare.workers = cpu::threads();
   o.bpe.threads = o.prepare.workers;
-  o.prepare.progress = show_progress;
+  o.prepare.progress = show_prepare_progress;
   const signals::Guard guard;
   o.prepare.stop = &signals::stop_flag();
   const data::TokenizerMaker maker = tokenizer_maker(o);
@@ -86,8 +74,9 @@ int run(Options o, const Common& common) {
   const data::PrepareReport report = o.structure.language.empty() ? data::prepare(o.prepare, maker) : prepare_structure(o.prepare, o.structure, maker, structure);
   log::end_progress();
   const data::PreparedData made = data::open_prepared(o.prepare.output);
-  print_report(report, made);
-  Json all = figures(report, made, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  print_prepare_report(report, made);
+  if (o.show > 0) show(o, made);
+  Json all = prepare_figures(report, made, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   all.update(structure);
   write_figures(common, all);
   return 0;
@@ -98,19 +87,23 @@ int run(Options o, const Common& common) {
 Action prepare(CLI::App& app, Common& common) {
   auto o = std::make_shared<Options>();
   o->prepare.workers = 0;
-  app.add_option("inputs", o->prepare.inputs, "Source trees, text files, .jsonl; .gz and .zst too.")->required();
+  app.add_option("inputs", o->prepare.inputs, "Source trees, text files, .jsonl (.gz and .zst too), .parquet.")->required();
   app.add_option("-o,--output", o->prepare.output, "Folder for .bin/.idx, tokenizer.json and manifest.json.")->required();
   app.add_option("--tokenizer", o->tokenizer, "Take this tokenizer instead of training one.");
   app.add_option("--tokenizer-model", o->model, "What to train: bpe or unigram, both over bytes.");
   app.add_option("--eod", o->eod, "Text of the end-of-document token of --tokenizer; its own when left out.");
   app.add_option("--vocab-size", o->bpe.vocab_size, "Of the tokenizer to train.")->check(CLI::Range(257, 1 << 24));
-  app.add_option("--key", o->prepare.key, "Where the text is in a JSON line.");
+  app.add_option("--key", o->prepare.key, "Where the text is in a JSON line, or its column.");
+  app.add_flag("--chat", o->chat, "Lines or rows are conversations: messages, conversations, instruction and output. The assistant's turns are learned.");
+  app.add_option("--chat-template", o->chat_template, "A Jinja file, or chatml; the one beside --tokenizer when left out. Means --chat.");
+  app.add_option("--show", o->show, "Print the tokens of so many documents, and what is learned of them.")->check(CLI::NonNegativeNumber);
   app.add_flag("--append-eod", o->prepare.append_eod, "End each document with the end-of-document token.");
   app.add_flag("--dedup", o->prepare.dedup, "Drop documents whose text was seen before.");
   app.add_option("--min-bytes", o->prepare.min_bytes, "Drop shorter documents.")->check(CLI::NonNegativeNumber);
   app.add_option("--max-bytes", o->prepare.max_bytes, "Drop longer documents; 0 keeps them.")->check(CLI::NonNegativeNumber);
   app.add_option("--hold-out", o->prepare.hold_out_every, "One file in this many is for validation; 0 for none.")->check(CLI::NonNegativeNumber);
   app.add_option("--memory", o->memory, "The most memory to use.");
+  app.add_option("--max-line", o->max_line, "The longest JSON line; a sixteenth of --memory when left out.");
   app.add_option("--workers", o->prepare.workers, "Threads; 0 is what the machine allows. The result is the same.")->check(CLI::Range(0, 4096));
   app.add_flag("--overwrite", o->prepare.overwrite, "Replace other data in the folder.");
   add_structure_flags(app, o->structure);

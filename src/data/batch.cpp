@@ -7,6 +7,7 @@
 #include <deque>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "base/error.h"
@@ -14,18 +15,52 @@
 namespace weft::data {
 namespace {
 
+// Tensors of one batch that are kept while others use them. Fresh memory would cost a page fault every 170 tokens, ten times
+// what filling it does.
+struct Buffers {
+  at::Tensor tokens, targets, loss_weights, positions;
+  Buffers(int64_t count, bool pin) {
+    const auto options = at::TensorOptions().pinned_memory(pin);
+    tokens = at::empty({count}, options.dtype(at::kLong));
+    targets = at::empty({count}, options.dtype(at::kLong));
+    loss_weights = at::empty({count}, options.dtype(at::kFloat));
+    positions = at::empty({count}, options.dtype(at::kInt));
+  }
+  bool free_for(int64_t count) const {
+    if (tokens.numel() != count) return false;
+    for (const at::Tensor* t : {&tokens, &targets, &loss_weights, &positions}) {
+      if (t->use_count() != 1 || t->storage().use_count() != 1) return false;  // a view shares the storage
+    }
+    return true;
+  }
+};
+
+class BufferPool {
+ public:
+  explicit BufferPool(bool pin) : pin_(pin) {}
+  Buffers take(int64_t count) {
+    if (pin_) return {count, true};  // torch keeps pinned memory itself, and knows which copies to the device still read it
+    for (const Buffers& b : all_) {
+      if (b.free_for(count)) return b;
+    }
+    if (all_.size() == kKept) all_.erase(all_.begin());  // a caller that keeps many batches pays for fresh memory
+    return all_.emplace_back(count, false);
+  }
+
+ private:
+  static constexpr size_t kKept = 16;
+  bool pin_;
+  std::vector<Buffers> all_;
+};
+
 // One sample behind another into the row.
 class Filler {
  public:
-  Filler(int64_t tokens, bool pin) : total_(tokens), pin_(pin) {
-    const auto options = at::TensorOptions().pinned_memory(pin);
-    out_.tokens = at::empty({tokens}, options.dtype(at::kLong));
-    out_.targets = at::empty({tokens}, options.dtype(at::kLong));
-    out_.loss_weights = at::empty({tokens}, options.dtype(at::kFloat));
-    out_.positions = at::empty({tokens}, options.dtype(at::kInt));
+  Filler(const Buffers& b, bool pin, int64_t vocab_size) : total_(b.tokens.numel()), vocab_size_(vocab_size), pin_(pin) {
+    out_.tokens = b.tokens, out_.targets = b.targets, out_.loss_weights = b.loss_weights, out_.positions = b.positions;
   }
 
-  void add(const Sample& s, bool padding) {
+  void add(const Sample& s, int64_t index) {
     const int64_t n = s.inputs();
     if (at_ + n > total_) throw ShapeError("batch: samples of different lengths: got " + std::to_string(n) + " tokens, want " + std::to_string(total_ - at_) + " at most");
     int64_t* tokens = out_.tokens.mutable_data_ptr<int64_t>() + at_;
@@ -33,11 +68,12 @@ class Filler {
     float* weights = out_.loss_weights.mutable_data_ptr<float>() + at_;
     int32_t* positions = out_.positions.mutable_data_ptr<int32_t>() + at_;
     const int32_t* ids = s.tokens.data();
+    if (vocab_size_ > 0) check_ids(s, index);
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) tokens[i] = ids[i];
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) targets[i] = ids[i + 1];
-    if (padding) std::fill_n(weights, n, 0.0f);
+    if (n > 1) std::memcpy(targets, tokens + 1, static_cast<size_t>(n - 1) * sizeof *targets);
+    if (n > 0) targets[n - 1] = ids[n];
+    if (index < 0) std::fill_n(weights, n, 0.0f);
     else std::memcpy(weights, s.loss_weights.data(), static_cast<size_t>(n) * 4);
     for (size_t d = 0; d < s.document_starts.size(); ++d) {
       const int32_t begin = s.document_starts[d];
@@ -63,20 +99,41 @@ class Filler {
   }
 
  private:
+  void check_ids(const Sample& s, int64_t index) const {
+    uint32_t highest = 0;  // a negative id is above any vocabulary
+#pragma omp simd reduction(max : highest)
+    for (size_t i = 0; i < s.tokens.size(); ++i) highest = std::max(highest, static_cast<uint32_t>(s.tokens[i]));
+    if (static_cast<int64_t>(highest) < vocab_size_) return;
+    throw InputError("batch: sample " + std::to_string(index) + ": token id outside the vocabulary: got " + std::to_string(static_cast<int32_t>(highest)) + ", want below " +
+                     std::to_string(vocab_size_) + "\ntry: model.vocab_size of the tokenizer that made the data, or weft inspect data");
+  }
+
   Batch out_;
-  int64_t total_, at_ = 0;
+  int64_t total_, at_ = 0, vocab_size_;
   bool pin_;
   std::vector<int32_t> lengths_;
 };
 
+Batch fill(const Dataset& dataset, const std::vector<int64_t>& indices, BufferPool& pool, bool pin, int64_t vocab_size) {
+  if (indices.empty()) throw ConfigError("batch: micro_batch: got 0, want at least 1");
+  thread_local Sample sample;
+  std::optional<Filler> filler;
+  for (const int64_t index : indices) {
+    dataset.read(index < 0 ? 0 : index, sample);
+    if (!filler) filler.emplace(pool.take(sample.inputs() * static_cast<int64_t>(indices.size())), pin, vocab_size);
+    filler->add(sample, index);
+  }
+  return filler->finish();
+}
+
 class DirectStream final : public BatchStream {
  public:
   DirectStream(std::shared_ptr<const Dataset> dataset, std::shared_ptr<const SampleOrder> order, const BatchConfig& config, Cursor from)
-      : dataset_(std::move(dataset)), order_(std::move(order)), config_(config), cursor_(from) {}
+      : dataset_(std::move(dataset)), order_(std::move(order)), config_(config), cursor_(from), pool_(config.pin_memory) {}
   Batch next() override {
     std::vector<int64_t> indices;
     for (int64_t i = 0; i < config_.micro_batch; ++i) indices.push_back(order_->at(cursor_.consumed_samples + config_.rank * config_.micro_batch + i));
-    Batch batch = make_batch(*dataset_, indices, config_.pin_memory);
+    Batch batch = fill(*dataset_, indices, pool_, config_.pin_memory, config_.vocab_size);
     cursor_.consumed_samples += config_.micro_batch * config_.ranks;
     return batch;
   }
@@ -87,6 +144,7 @@ class DirectStream final : public BatchStream {
   std::shared_ptr<const SampleOrder> order_;
   BatchConfig config_;
   Cursor cursor_;
+  BufferPool pool_;
 };
 
 class AheadStream final : public BatchStream {
@@ -144,15 +202,8 @@ class AheadStream final : public BatchStream {
 }  // namespace
 
 Batch make_batch(const Dataset& dataset, const std::vector<int64_t>& indices, bool pin_memory) {
-  if (indices.empty()) throw ConfigError("batch: micro_batch: got 0, want at least 1");
-  thread_local Sample sample;
-  std::unique_ptr<Filler> filler;
-  for (const int64_t index : indices) {
-    dataset.read(index < 0 ? 0 : index, sample);
-    if (!filler) filler = std::make_unique<Filler>(sample.inputs() * static_cast<int64_t>(indices.size()), pin_memory);
-    filler->add(sample, index < 0);
-  }
-  return filler->finish();
+  BufferPool pool(pin_memory);
+  return fill(dataset, indices, pool, pin_memory, 0);
 }
 
 std::unique_ptr<BatchStream> make_stream(std::shared_ptr<const Dataset> dataset, std::shared_ptr<const SampleOrder> order, const BatchConfig& config, Cursor from) {

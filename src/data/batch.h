@@ -27,7 +27,9 @@ struct Cursor {
 class BatchStream {
  public:
   virtual ~BatchStream() = default;
-  virtual Batch next() = 0;  // endless; past the end of a finite order all weights are 0
+  // Endless; past the end of a finite order all weights are 0. Memory of a batch whose tensors nobody else holds any more is used
+  // again for a later one.
+  virtual Batch next() = 0;
   virtual Cursor cursor() const = 0;  // behind the batches that next() gave, whatever was read ahead
 };
 
@@ -36,6 +38,7 @@ struct BatchConfig {
   int64_t rank = 0, ranks = 1;  // data parallel: place = consumed + rank * micro_batch + i, then consumed += ranks * micro_batch
   int read_ahead = 2;       // batches made by a background thread before they are asked for; 0: none, made in next()
   bool pin_memory = false;  // for copies to a GPU; needs CUDA
+  int64_t vocab_size = 0;   // an id at or above it is an InputError that names the sample; 0: not looked at
 };
 
 Batch make_batch(const Dataset&, const std::vector<int64_t>& indices, bool pin_memory = false);  // -1: a padding sample

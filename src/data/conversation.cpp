@@ -43,13 +43,17 @@ Message message_of(const Json& m, const std::string& where) {
   return out;
 }
 
-std::vector<Conversation> split_at_system(const Json& messages, const std::string& where) {
+std::vector<Conversation> split_at_system(const Json& row, const char* key, const std::string& where) {
+  const Json& messages = row[key];
   if (!messages.is_array() || messages.empty()) throw InputError(where + ": no messages: got " + std::string(messages.is_array() ? "an empty list" : messages.type_name()));
   std::vector<Conversation> out;
   for (const Json& m : messages) {
     Message message = message_of(m, where);
     if (out.empty() || (message.role == "system" && !out.back().empty())) out.emplace_back();
     out.back().push_back(std::move(message));
+  }
+  if (const auto tools = row.find("tools"); tools != row.end()) {
+    for (Conversation& c : out) c.tools = tools->is_string() ? parse_json(tools->get<std::string>(), where + ": tools") : *tools;
   }
   return out;
 }
@@ -73,8 +77,8 @@ const char* first_of(const Json& j, std::initializer_list<const char*> keys) {
 std::vector<Conversation> conversations_of(std::string_view row, const std::string& where) {
   const Json j = parse_json(row, where);
   if (!j.is_object()) throw InputError(where + ": got " + std::string(j.type_name()) + ", want an object");
-  if (j.contains("messages")) return split_at_system(j["messages"], where);
-  if (j.contains("conversations")) return split_at_system(j["conversations"], where);
+  if (j.contains("messages") && !j["messages"].is_null()) return split_at_system(j, "messages", where);
+  if (j.contains("conversations") && !j["conversations"].is_null()) return split_at_system(j, "conversations", where);
   const char* question = first_of(j, {"instruction", "prompt", "question"});
   const char* answer = first_of(j, {"output", "response", "completion", "answer"});
   if (question != nullptr && answer != nullptr) {
@@ -92,6 +96,10 @@ std::vector<Conversation> conversations_of(std::string_view row, const std::stri
   throw InputError(where + ": no known schema\ntry: members \"messages\", \"conversations\", \"instruction\" and \"output\", or \"text\"");
 }
 
+std::vector<std::string> conversation_columns() {
+  return {"messages", "conversations", "tools", "instruction", "prompt", "question", "input", "context", "output", "response", "completion", "answer", "text", "chosen", "rejected"};
+}
+
 RenderedChat render_chatml(const Conversation& conversation) {
   RenderedChat out;
   for (const Message& m : conversation) {
@@ -106,7 +114,7 @@ RenderedChat render_chatml(const Conversation& conversation) {
 
 TokenRow encode_chat(const text::Tokenizer& tokenizer, const RenderedChat& chat) {
   const text::Encoding e = tokenizer.encode_with_offsets(chat.text, {.parse_special = true, .add_special = false});
-  TokenRow out{e.ids, std::vector<float>(e.ids.size(), 0.0f)};
+  TokenRow out{e.ids, std::vector<float>(e.ids.size(), 0.0f), static_cast<int64_t>(chat.text.size())};
   size_t range = 0;
   for (size_t i = 0; i < e.ids.size(); ++i) {
     while (range < chat.trained.size() && chat.trained[range].second <= e.offsets[i].begin) ++range;
@@ -159,6 +167,7 @@ RowEncoder text_rows(std::shared_ptr<const text::Tokenizer> tokenizer, std::stri
     tokenizer->encode_append(text.text, {}, row.tokens);
     if (!row.tokens.empty() && eod >= 0) row.tokens.push_back(eod);
     row.weights.assign(row.tokens.size(), 1.0f);
+    row.bytes = static_cast<int64_t>(text.text.size());
     return std::vector<TokenRow>{std::move(row)};
   };
 }

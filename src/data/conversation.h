@@ -15,13 +15,18 @@ struct Message {
   double weight = 1;  // of learning this turn; "weight" in the row, only of the assistant's turns
   Json raw;           // with all other members, for templates (tool calls)
 };
-using Conversation = std::vector<Message>;
+struct Conversation : std::vector<Message> {
+  using std::vector<Message>::vector;
+  Json tools;  // of the row, for templates; null when there are none
+};
 
 // Schemas by the members that are there, in this order: "messages" [{role, content}]; "conversations" [{from, value}] (human,
 // gpt, system and tool become user, assistant, system and tool); "instruction" with "input" or "context" and "output" or
 // "response"; "text" (one turn of the assistant). A system turn inside begins a new conversation. InputError with `where` for a
 // row of no schema, an unknown role, content that is no string.
 std::vector<Conversation> conversations_of(std::string_view row, const std::string& where);
+
+std::vector<std::string> conversation_columns();  // every member that a row of a schema can have
 
 struct RenderedChat {
   std::string text;

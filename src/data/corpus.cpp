@@ -13,6 +13,7 @@ namespace fs = std::filesystem;
 namespace {
 
 Format format_of(const std::string& path) {
+  if (path.ends_with(".parquet")) return Format::kParquet;
   std::string name = path;
   for (const char* packed : {".gz", ".zst"}) {
     if (name.ends_with(packed)) name.resize(name.size() - std::strlen(packed));
@@ -112,7 +113,7 @@ Corpus list_corpus(const std::vector<std::string>& inputs, const std::string& ex
       const FileStamp stamp = stamp_of(path);
       const Packed packed = packed_by_name(path);
       if (tree && stamp.bytes == 0) ++out.skipped["empty"];
-      else if (tree && looks_binary(path, packed)) ++out.skipped["binary"];
+      else if (tree && format_of(path) != Format::kParquet && looks_binary(path, packed)) ++out.skipped["binary"];
       else if (!seen.insert(fs::weakly_canonical(path, error).string()).second) ++out.skipped["listed twice"];
       else {
         out.files.push_back({path, format_of(path), packed, stamp.bytes, stamp.mtime_ns});
@@ -141,9 +142,14 @@ void CorpusReader::open_file() {
   if (const FileStamp now = stamp_of(file.path); now != FileStamp{file.bytes, file.mtime_ns}) {
     throw InputError("prepare: '" + file.path + "' changed while it was read: got " + std::to_string(now.bytes) + " bytes, want " + std::to_string(file.bytes));
   }
-  source_ = open_source(file.path, file.packed, at_.offset);
   buffer_.clear();
   file_ended_ = false;
+  cut_ = -1;
+  if (file.format == Format::kParquet) {
+    rows_ = std::make_unique<ParquetRows>(file.path, options_.columns, at_.line);
+    return;
+  }
+  source_ = open_source(file.path, file.packed, at_.offset);
   cut_ = hold_out_ == HoldOut::kParts && file.format == Format::kText ? part_cut(file, options_.hold_out_every) : -1;
 }
 
@@ -159,13 +165,14 @@ void CorpusReader::fill(int64_t want) {
 
 bool CorpusReader::next(Block& out) {
   while (at_.file < static_cast<int64_t>(corpus_.files.size())) {
-    if (!source_) open_file();
+    if (!source_ && !rows_) open_file();
     out = Block{};
     out.file = at_.file;
     out.first_line = at_.line;
-    const bool some = corpus_.files[static_cast<size_t>(at_.file)].format == Format::kJsonl ? next_lines(out) : next_text(out);
+    const Format format = corpus_.files[static_cast<size_t>(at_.file)].format;
+    const bool some = format == Format::kText ? next_text(out) : format == Format::kJsonl ? next_lines(out) : next_rows(out);
     if (file_ended_ && buffer_.empty()) {  // the next block comes from the next file
-      source_.reset();
+      source_.reset(), rows_.reset();
       at_ = {at_.file + 1, 0, 0};
     }
     out.after = at_;
@@ -189,8 +196,7 @@ bool CorpusReader::next_lines(Block& out) {
   for (size_t begin = 0, line = 0; begin < looked_at; ++line) {
     const size_t stop = std::min(buffer_.find('\n', begin), looked_at);
     if (static_cast<int64_t>(stop - begin) > options_.max_line_bytes) {
-      throw InputError("prepare: '" + corpus_.files[static_cast<size_t>(at_.file)].path + "' line " + std::to_string(at_.line + static_cast<int64_t>(line) + 1) + ": the line is too long: got more than " +
-                       std::to_string(options_.max_line_bytes) + " bytes\ntry: --max-line with more bytes, and --memory of at least 16 times that");
+      line_too_long(at_.line + static_cast<int64_t>(line));
     }
     begin = stop + 1;
   }
@@ -199,6 +205,28 @@ bool CorpusReader::next_lines(Block& out) {
   at_.offset += static_cast<int64_t>(end);
   at_.line += std::count(out.bytes.begin(), out.bytes.end(), '\n') + (!out.bytes.ends_with('\n') ? 1 : 0);
   return true;
+}
+
+void CorpusReader::line_too_long(int64_t line) const {
+  throw InputError("prepare: '" + corpus_.files[static_cast<size_t>(at_.file)].path + "' line " + std::to_string(line + 1) + ": the line is too long: got more than " +
+                   std::to_string(options_.max_line_bytes) + " bytes\ntry: --max-line with more bytes, and --memory of at least 16 times that");
+}
+
+bool CorpusReader::next_rows(Block& out) {
+  const CorpusFile& file = corpus_.files[static_cast<size_t>(at_.file)];
+  std::string line;
+  while (static_cast<int64_t>(out.bytes.size()) < options_.block_bytes) {
+    if (!rows_->next(line)) {
+      file_ended_ = true;
+      break;
+    }
+    if (static_cast<int64_t>(line.size()) > options_.max_line_bytes) line_too_long(at_.line);
+    out.bytes += line;
+    out.bytes += '\n';
+    ++at_.line;
+  }
+  at_.offset = rows_->rows() > 0 ? static_cast<int64_t>(static_cast<double>(file.bytes) * static_cast<double>(at_.line) / static_cast<double>(rows_->rows())) : 0;
+  return !out.bytes.empty();
 }
 
 bool CorpusReader::next_text(Block& out) {

@@ -7,7 +7,8 @@
 namespace weft::data {
 
 TokenWindows::TokenWindows(std::shared_ptr<const IndexedTokens> tokens, int64_t seq_len, bool keep_last)
-    : tokens_(std::move(tokens)), streams_(SideStreams::open(tokens_->prefix(), tokens_->tokens(), IndexCheck::kStamped)), seq_len_(seq_len) {
+    : tokens_(std::move(tokens)), streams_(SideStreams::open(tokens_->prefix(), tokens_->tokens(), IndexCheck::kStamped)),
+      weights_(TokenWeights::open(tokens_->prefix(), tokens_->tokens())), seq_len_(seq_len) {
   if (seq_len < 1) throw ConfigError("data: seq_len: got " + std::to_string(seq_len) + ", want at least 1");
   const int64_t targets = std::max<int64_t>(tokens_->tokens() - 1, 0);
   size_ = keep_last ? (targets + seq_len - 1) / seq_len : targets / seq_len;
@@ -29,9 +30,12 @@ void TokenWindows::read(int64_t index, Sample& out) const {
   if (index < 0 || index >= size_) throw InputError("data: sample outside the set: got " + std::to_string(index) + ", want below " + std::to_string(size_));
   const int64_t begin = index * seq_len_;
   const int64_t there = std::min(seq_len_ + 1, tokens_->tokens() - begin);
-  out.tokens.assign(static_cast<size_t>(seq_len_ + 1), 0);
+  out.tokens.resize(static_cast<size_t>(seq_len_ + 1));
   tokens_->read_flat(begin, there, out.tokens.data());
-  out.loss_weights.assign(static_cast<size_t>(seq_len_), 1.0f);
+  std::fill(out.tokens.begin() + there, out.tokens.end(), 0);
+  out.loss_weights.resize(static_cast<size_t>(seq_len_));
+  if (weights_) weights_->read(begin + 1, there - 1, out.loss_weights.data());
+  else std::fill(out.loss_weights.begin(), out.loss_weights.end(), 1.0f);
   out.document_starts.assign(1, 0);
   read_streams(streams_.get(), begin, std::min(there, seq_len_), seq_len_, out.streams);
   for (int64_t d = document_at(begin) + 1; d < tokens_->documents(); ++d) {

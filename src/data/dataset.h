@@ -7,6 +7,7 @@
 
 #include "data/indexed.h"
 #include "data/side_streams.h"
+#include "data/token_weights.h"
 
 namespace weft::data {
 
@@ -31,7 +32,8 @@ class Dataset {  // calls from several threads at once are fine
 };
 
 // Windows of `seq_len` tokens over the documents of an indexed file, one after another; consecutive windows share one token.
-// No index is built and nothing is shuffled here (SampleOrder does that). The weight of a document's first token is 0.
+// No index is built and nothing is shuffled here (SampleOrder does that). The weight of a document's first token is 0; of the
+// others it is 1, or what PREFIX.weights says.
 class TokenWindows final : public Dataset {
  public:
   // `keep_last`: the shorter window at the end counts too, filled up with token 0 at weight 0, as a document of its own.
@@ -43,6 +45,7 @@ class TokenWindows final : public Dataset {
   int64_t document_at(int64_t token) const;
   std::shared_ptr<const IndexedTokens> tokens_;
   std::shared_ptr<const SideStreams> streams_;  // PREFIX.idx.json; null when there is none
+  std::shared_ptr<const TokenWeights> weights_;  // null: all 1
   int64_t seq_len_, size_;
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 #include <memory>
 
+#include "base/config.h"
 #include "data/dataset.h"
 #include "text/tokenizer.h"
 
@@ -16,6 +17,20 @@ struct FimConfig {
   std::string prefix = "<fim_prefix>", middle = "<fim_middle>", suffix = "<fim_suffix>", pad = "<fim_pad>", eod = "<|endoftext|>";
   std::string split;           // token between fragments (files), empty: none
   uint64_t seed = 1234;
+  template <class Self, class Visitor>
+  static void fields(Self& self, Visitor& visit) {
+    visit("rate", self.rate, "Share of documents that are re-ordered. 0: off.", Range{0, 1});
+    visit("spm_rate", self.spm_rate, "Of those: suffix, prefix, middle instead of prefix, suffix, middle.", Range{0, 1});
+    visit("fragment_rate", self.fragment_rate, "With `split`: of the fragments within a document that was chosen.", Range{0, 1});
+    visit("no_prefix", self.no_prefix, "Documents that begin with this text are left alone.");
+    visit("prefix", self.prefix, "Token before the prefix.");
+    visit("middle", self.middle, "Token before the middle.");
+    visit("suffix", self.suffix, "Token before the suffix.");
+    visit("pad", self.pad, "Token that fills up a sample.");
+    visit("eod", self.eod, "Token between documents.");
+    visit("split", self.split, "Token between fragments (files) of a document. Empty: none.");
+    visit("seed", self.seed, "Of what is re-ordered and where it is cut.");
+  }
 };
 
 class FimDataset final : public Dataset {

@@ -20,7 +20,7 @@ void GptDataset::read(int64_t index, Sample& out) const {
   const auto [first, first_offset] = index_.begin(sample);
   const auto [last, last_offset] = index_.begin(sample + 1);
   const int64_t want = seq_len_ + 1;
-  out.tokens.assign(static_cast<size_t>(want), config_.pad);
+  out.tokens.resize(static_cast<size_t>(want));
   out.loss_weights.assign(static_cast<size_t>(seq_len_), 1.0f);
   out.document_starts.assign(1, 0);
   out.streams.clear();
@@ -47,81 +47,17 @@ void GptDataset::read(int64_t index, Sample& out) const {
     filled += end - begin;
   }
   if (config_.isolate_documents && filled < seq_len_) out.document_starts.push_back(static_cast<int32_t>(filled));
+  std::fill(out.tokens.begin() + filled, out.tokens.end(), config_.pad);
+  if (config_.eod_mask_loss) {
+    for (int64_t i = 0; i < seq_len_; ++i) {
+      if (out.tokens[static_cast<size_t>(i)] == config_.eod) out.loss_weights[static_cast<size_t>(i)] = 0;
+    }
+  }
+  if (config_.pad < 0 && filled == want) return;  // no pad id, and no padding: nothing is masked
   for (int64_t i = 0; i < seq_len_; ++i) {
     if (out.tokens[static_cast<size_t>(i + 1)] == config_.pad) out.loss_weights[static_cast<size_t>(i)] = 0;
-    if (config_.eod_mask_loss && out.tokens[static_cast<size_t>(i)] == config_.eod) out.loss_weights[static_cast<size_t>(i)] = 0;
   }
   std::replace(out.tokens.begin(), out.tokens.end(), config_.pad, 0);
-}
-
-BlendIndex blend_by_weights(const std::vector<double>& weights, int64_t size) {
-  const size_t n = weights.size();
-  if (n == 0 || n >= 32767) throw ConfigError("data: blend: got " + std::to_string(n) + " sets, want 1 to 32766");
-  BlendIndex out;
-  out.dataset.resize(static_cast<size_t>(size));
-  out.sample.resize(static_cast<size_t>(size));
-  std::vector<int64_t> counts(n, 0);
-  std::vector<double> taken(n, 0);
-  for (int64_t i = 0; i < size; ++i) {
-    const double scale = std::max(static_cast<double>(i), 1.0);
-    size_t best = 0;
-    double best_error = weights[0] * scale - taken[0];
-    for (size_t d = 1; d < n; ++d) {
-      const double error = weights[d] * scale - taken[d];
-      if (error > best_error) best_error = error, best = d;
-    }
-    out.dataset[static_cast<size_t>(i)] = static_cast<int16_t>(best);
-    out.sample[static_cast<size_t>(i)] = counts[best]++;
-    taken[best] += 1;
-  }
-  return out;
-}
-
-BlendIndex blend_exhaustively(const std::vector<int64_t>& sizes) {
-  const size_t n = sizes.size();
-  if (n == 0 || n >= 32767) throw ConfigError("data: blend: got " + std::to_string(n) + " sets, want 1 to 32766");
-  const int64_t total = std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
-  std::vector<double> weights, taken(n, 0);
-  std::vector<size_t> open;
-  for (size_t d = 0; d < n; ++d) {
-    weights.push_back(static_cast<double>(sizes[d]) / static_cast<double>(total));
-    if (sizes[d] > 0) open.push_back(d);
-  }
-  BlendIndex out;
-  out.dataset.reserve(static_cast<size_t>(total));
-  out.sample.reserve(static_cast<size_t>(total));
-  std::vector<int64_t> counts(n, 0);
-  for (int64_t i = 0; i < total; ++i) {
-    const double scale = std::max(static_cast<double>(i), 1.0);
-    size_t best = 0;
-    double best_error = -std::numeric_limits<double>::infinity();
-    for (size_t k = 0; k < open.size(); ++k) {
-      const double error = weights[open[k]] * scale - taken[open[k]];
-      if (error > best_error) best_error = error, best = k;
-    }
-    const size_t d = open[best];
-    out.dataset.push_back(static_cast<int16_t>(d));
-    out.sample.push_back(counts[d]++);
-    taken[d] += 1;
-    if (counts[d] == sizes[d]) open.erase(open.begin() + static_cast<int64_t>(best));
-  }
-  return out;
-}
-
-BlendedDataset::BlendedDataset(std::vector<std::shared_ptr<const Dataset>> parts, BlendIndex index) : parts_(std::move(parts)), index_(std::move(index)) {
-  std::vector<int64_t> counts(parts_.size(), 0);
-  for (int16_t d : index_.dataset) ++counts[static_cast<size_t>(d)];
-  for (size_t d = 0; d < parts_.size(); ++d) {
-    if (counts[d] > parts_[d]->size()) {
-      throw ConfigError("data: the blend asks for more than set " + std::to_string(d) + " has: got " + std::to_string(counts[d]) + " samples, want at most " +
-                        std::to_string(parts_[d]->size()) + "\ntry: a larger mid_level_dataset_surplus");
-    }
-  }
-}
-
-void BlendedDataset::read(int64_t index, Sample& out) const {
-  if (index < 0 || index >= size()) throw InputError("data: sample outside the blend: got " + std::to_string(index) + ", want below " + std::to_string(size()));
-  parts_[static_cast<size_t>(index_.dataset[static_cast<size_t>(index)])]->read(index_.sample[static_cast<size_t>(index)], out);
 }
 
 namespace {
@@ -191,33 +127,17 @@ class Opener {
       identifiers["weights"] = sizes;
     }
     identifiers["size"] = samples ? Json(*samples) : Json(nullptr);
-    const auto build = [&] { return samples ? blend_by_weights(weights, *samples) : blend_exhaustively(sizes); };
-    if (config_.cache_folder.empty()) return std::make_shared<const BlendedDataset>(std::move(sets), build());
+    const BlendWalk walk = samples ? BlendWalk(weights) : BlendWalk(sizes);
+    const int64_t n = samples ? *samples : std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
+    if (config_.cache_folder.empty()) return std::make_shared<const BlendedDataset>(std::move(sets), std::make_shared<const PlannedBlend>(walk, n));
     const std::string description = python_json(identifiers);
     const std::string base = config_.cache_folder + "/" + md5_hex(description) + "-BlendedDataset-" + name_of(split_) + "-";
-    BlendIndex index;
-    if (std::filesystem::exists(base + "description.txt")) {
-      const NpyFile dataset(base + "dataset_index.npy"), sample(base + "dataset_sample_index.npy");
-      const auto d = dataset.values<int16_t>();
-      const auto i = sample.values<int64_t>();
-      index.dataset.assign(d.begin(), d.end());
-      index.sample.assign(i.begin(), i.end());
-      check_blend(index, parts.size(), base);
-    } else {
-      index = build();
-      const int64_t n = static_cast<int64_t>(index.dataset.size());
+    if (!std::filesystem::exists(base + "description.txt")) {
       make_folders(config_.cache_folder);
-      write_npy(base + "dataset_index.npy", "<i2", {n}, index.dataset.data(), 2 * n);
-      write_npy(base + "dataset_sample_index.npy", "<i8", {n}, index.sample.data(), 8 * n);
+      write_blend(base, walk, n);
       write_file_atomic(base + "description.txt", description);
     }
-    return std::make_shared<const BlendedDataset>(std::move(sets), std::move(index));
-  }
-
-  static void check_blend(const BlendIndex& index, size_t parts, const std::string& base) {
-    bool good = index.dataset.size() == index.sample.size();
-    for (int16_t d : index.dataset) good = good && d >= 0 && static_cast<size_t>(d) < parts;
-    if (!good) throw InputError("data: the cache '" + base + "*' does not fit together\ntry: remove these files");
+    return std::make_shared<const BlendedDataset>(std::move(sets), std::make_shared<const StoredBlend>(base));
   }
 
   const GptDataConfig& config_;

@@ -3,6 +3,7 @@
 #include <array>
 #include <memory>
 
+#include "data/blend.h"
 #include "data/dataset.h"
 #include "data/gpt_index.h"
 
@@ -29,26 +30,6 @@ class GptDataset final : public Dataset {
   GptIndex index_;
   int64_t seq_len_;
   GptSampleConfig config_;
-};
-
-struct BlendIndex {
-  std::vector<int16_t> dataset;
-  std::vector<int64_t> sample;
-};
-// At step i the set that is furthest behind: argmax of w_d * max(i, 1) - count_d, the lowest number among equals.
-BlendIndex blend_by_weights(const std::vector<double>& weights, int64_t size);
-BlendIndex blend_exhaustively(const std::vector<int64_t>& sizes);  // the same rule with w = size / sum until each set is used up
-
-class BlendedDataset final : public Dataset {
- public:
-  BlendedDataset(std::vector<std::shared_ptr<const Dataset>> parts, BlendIndex index);  // ConfigError when it asks for more than a part has
-  int64_t size() const override { return static_cast<int64_t>(index_.dataset.size()); }
-  void read(int64_t index, Sample& out) const override;
-  const BlendIndex& index() const { return index_; }
-
- private:
-  std::vector<std::shared_ptr<const Dataset>> parts_;
-  BlendIndex index_;
 };
 
 struct GptDataConfig {

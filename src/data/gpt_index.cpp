@@ -6,8 +6,11 @@
 #include <limits>
 #include <numeric>
 
+#include "base/cpu.h"
 #include "base/error.h"
+#include "data/big_array.h"
 #include "data/numpy_random.h"
+#include "data/ordered.h"
 #include "data/python_text.h"
 
 namespace weft::data {
@@ -16,9 +19,9 @@ namespace {
 constexpr int64_t kMax32 = std::numeric_limits<int32_t>::max();
 
 struct Arrays {
-  std::vector<int32_t> documents, sample;
-  std::vector<int64_t> wide_sample, wide_shuffle;
-  std::vector<uint32_t> shuffle;
+  BigArray<int32_t> documents, sample;
+  BigArray<int64_t> wide_sample, wide_shuffle;
+  BigArray<uint32_t> shuffle;
 };
 struct Maps { std::vector<NpyFile> files; };
 
@@ -29,25 +32,45 @@ void fill_documents(int64_t first, int64_t last, int64_t epochs, NumpyRandom& ra
   random.shuffle(out);
 }
 
-// Walks the documents once; every sample begins where the one before began plus seq_len tokens. Lengths are fetched ahead:
-// the walk is bound by the random reads of the length table.
+// The lengths of documents in their shuffled order, block after block. Fetching them is random reads of the length table, the
+// slowest part of the walk: several threads do it, each block ahead of where the walk is.
+class LengthFeed {
+ public:
+  LengthFeed(const IndexedTokens& tokens, std::span<const int32_t> documents)
+      : table_(reinterpret_cast<const char*>(tokens.raw_lengths().data())), documents_(documents),
+        work_(documents.size() > 4 * kBlock ? std::clamp(cpu::threads() - 1, 1, 4) : 1, [this](size_t& first) { return fetch(first); }) {}
+  std::span<const int32_t> next() {
+    while (given_ < documents_.size() && work_.pending() < 8) work_.give(given_), given_ += kBlock;
+    current_ = *work_.take(true);
+    return current_;
+  }
+
+ private:
+  static constexpr size_t kBlock = size_t{1} << 18;
+  std::vector<int32_t> fetch(size_t first) const {
+    constexpr size_t kAhead = 64;
+    const size_t last = std::min(first + kBlock, documents_.size());
+    std::vector<int32_t> out(last - first);
+    for (size_t i = first; i < last; ++i) {
+      if (i + kAhead < last) __builtin_prefetch(table_ + 4 * static_cast<int64_t>(documents_[i + kAhead]));
+      std::memcpy(&out[i - first], table_ + 4 * static_cast<int64_t>(documents_[i]), 4);
+    }
+    return out;
+  }
+  const char* table_;
+  std::span<const int32_t> documents_;
+  size_t given_ = 0;
+  std::vector<int32_t> current_;
+  OrderedWork<size_t, std::vector<int32_t>> work_;
+};
+
+// Walks the documents once; every sample begins where the one before began plus seq_len tokens.
 template <class T>
 void fill_samples(const IndexedTokens& tokens, std::span<const int32_t> documents, int64_t seq_len, int64_t extra, int64_t samples, std::span<T> out) {
-  constexpr size_t kBlock = 256;
-  const char* table = reinterpret_cast<const char*>(tokens.raw_lengths().data());
-  int32_t lengths[kBlock];
-  size_t first = 0, last = 0;  // documents whose lengths are in `lengths`
-  const auto length_of = [&](size_t place) {
-    if (place >= last) {
-      first = place;
-      last = std::min(place + kBlock, documents.size());
-      for (size_t k = last; k < std::min(last + kBlock, documents.size()); ++k) __builtin_prefetch(table + 4 * static_cast<int64_t>(documents[k]));
-      for (size_t k = first; k < last; ++k) std::memcpy(&lengths[k - first], table + 4 * static_cast<int64_t>(documents[k]), 4);
-    }
-    return static_cast<int64_t>(lengths[place - first]);
-  };
-  size_t place = 0;
-  int64_t offset = 0, length = length_of(0);
+  LengthFeed feed(tokens, documents);
+  std::span<const int32_t> lengths = feed.next();
+  size_t place = 0, first = 0;  // lengths[0] is of documents[first]
+  int64_t offset = 0, length = lengths[0];
   T* at = out.data();
   *at++ = 0, *at++ = 0;
   for (int64_t i = 1; i <= samples; ++i) {
@@ -63,7 +86,8 @@ void fill_samples(const IndexedTokens& tokens, std::span<const int32_t> document
         offset = length - extra;
         break;
       }
-      length = length_of(++place);
+      if (++place - first == lengths.size()) first = place, lengths = feed.next();
+      length = lengths[place - first];
       offset = 0;
     }
     *at++ = static_cast<T>(place), *at++ = static_cast<T>(offset);
@@ -110,8 +134,8 @@ GptIndex GptIndex::build(const IndexedTokens& tokens, std::pair<int64_t, int64_t
   auto arrays = std::make_shared<Arrays>();
   NumpyRandom random(config.seed);
   const int64_t n = last - first;
-  arrays->documents.resize(static_cast<size_t>(n * plan.epochs));
-  const std::span<int32_t> documents(arrays->documents);
+  arrays->documents = BigArray<int32_t>(static_cast<size_t>(n * plan.epochs));
+  const std::span<int32_t> documents = arrays->documents.span();
   if (plan.separate_last_epoch) {
     fill_documents(first, last, plan.epochs - 1, random, documents.first(static_cast<size_t>(n * (plan.epochs - 1))));
     fill_documents(first, last, 1, random, documents.last(static_cast<size_t>(n)));
@@ -123,19 +147,19 @@ GptIndex GptIndex::build(const IndexedTokens& tokens, std::pair<int64_t, int64_t
   const int64_t extra = config.extra_token ? 1 : 0;
   const size_t size = 2 * static_cast<size_t>(plan.samples + 1);
   if (std::max<int64_t>(static_cast<int64_t>(documents.size()), longest) <= kMax32) {
-    arrays->sample.resize(size);
-    fill_samples<int32_t>(tokens, documents, config.seq_len, extra, plan.samples, arrays->sample);
+    arrays->sample = BigArray<int32_t>(size);
+    fill_samples<int32_t>(tokens, documents, config.seq_len, extra, plan.samples, arrays->sample.span());
   } else {
-    arrays->wide_sample.resize(size);
-    fill_samples<int64_t>(tokens, documents, config.seq_len, extra, plan.samples, arrays->wide_sample);
+    arrays->wide_sample = BigArray<int64_t>(size);
+    fill_samples<int64_t>(tokens, documents, config.seq_len, extra, plan.samples, arrays->wide_sample.span());
   }
   const int64_t before = plan.separate_last_epoch ? plan.samples_before_last_epoch : plan.samples;
   if (plan.samples >= int64_t{0xFFFFFFFF} - 1) {
-    arrays->wide_shuffle.resize(static_cast<size_t>(plan.samples));
-    fill_shuffle<int64_t>(before, plan.samples, random, arrays->wide_shuffle);
+    arrays->wide_shuffle = BigArray<int64_t>(static_cast<size_t>(plan.samples));
+    fill_shuffle<int64_t>(before, plan.samples, random, arrays->wide_shuffle.span());
   } else {
-    arrays->shuffle.resize(static_cast<size_t>(plan.samples));
-    fill_shuffle<uint32_t>(before, plan.samples, random, arrays->shuffle);
+    arrays->shuffle = BigArray<uint32_t>(static_cast<size_t>(plan.samples));
+    fill_shuffle<uint32_t>(before, plan.samples, random, arrays->shuffle.span());
   }
   GptIndex out;
   out.documents_ = arrays->documents;

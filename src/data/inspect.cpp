@@ -8,6 +8,7 @@
 #include "data/dataset.h"
 #include "data/inspect_streams.h"
 #include "data/prepare_state.h"
+#include "data/token_weights.h"
 #include "data/utf8.h"
 #include "text/tokenizer.h"
 
@@ -34,7 +35,11 @@ Json inspect_set(const std::string& prefix, const text::Tokenizer* tokenizer, co
   j["max_token"] = set.max_token();  // reads all of .bin, and so checks all hashes
   j["hashes"] = set.has_hashes() ? "all right" : "none";
   j["streams"] = check_streams(prefix);
-  if (tokenizer != nullptr) check_vocabulary(set, tokenizer->vocab_size());
+  const int64_t vocabulary = options.vocab_size > 0 ? options.vocab_size : tokenizer != nullptr ? tokenizer->vocab_size() : 0;
+  if (vocabulary > 0 && j["max_token"].get<int64_t>() >= vocabulary) check_vocabulary(set, vocabulary);  // says where
+  const auto weights = TokenWeights::open(prefix, set.tokens());
+  if (weights) weights->check();
+  j["weights"] = weights ? "all right" : "none";
   Json first = Json::array();
   for (int64_t i = 0; i < std::min(options.show_documents, set.sequences()); ++i) {
     std::vector<int32_t> ids(static_cast<size_t>(std::min<int64_t>(set.length(i), options.show_bytes)));
@@ -68,6 +73,20 @@ void check_counts(const Json& set, const SplitCounts& want, const std::string& f
   check("max_token", set["max_token"], want.max_token);
 }
 
+bool same_path(const std::string& a, const std::string& b) {
+  return std::filesystem::path(a).lexically_normal() == std::filesystem::path(b).lexically_normal();
+}
+
+// The prepared folder that a prefix lies in, when its manifest names it; else an empty one.
+PreparedData prepared_around(const std::string& prefix) {
+  const std::string parent = std::filesystem::path(prefix).parent_path().string(), folder = parent.empty() ? "." : parent;
+  if (!std::filesystem::exists(folder + "/manifest.json")) return {};
+  const Json manifest = read_json_file(folder + "/manifest.json");
+  if (!manifest.is_object() || !manifest.contains("format") || manifest["format"] != "weft.data.1") return {};
+  PreparedData d = open_prepared(folder);
+  return same_path(prefix, d.train_prefix) || same_path(prefix, d.val_prefix) ? d : PreparedData{};
+}
+
 }  // namespace
 
 Json inspect_data(const std::string& path, const InspectOptions& options) {
@@ -76,25 +95,21 @@ Json inspect_data(const std::string& path, const InspectOptions& options) {
   for (const char* end : {".idx", ".bin"}) {
     if (prefix.ends_with(end)) prefix.resize(prefix.size() - 4);
   }
-  std::string tokenizer_path = options.tokenizer;
-  PreparedData prepared;
-  if (folder) {
-    prepared = open_prepared(path);
-    if (tokenizer_path.empty()) tokenizer_path = prepared.tokenizer_path;
-  }
+  const bool one_set = !folder;
+  PreparedData prepared = folder ? open_prepared(path) : prepared_around(prefix);
+  const std::string tokenizer_path = options.tokenizer.empty() ? prepared.tokenizer_path : options.tokenizer;
   std::unique_ptr<text::Tokenizer> tokenizer;
   if (!tokenizer_path.empty()) tokenizer = std::make_unique<text::Tokenizer>(text::Tokenizer::load(tokenizer_path));
   Json out;
   out["sets"] = Json::array();
-  if (folder) {
-    const Json manifest = read_json_file(path + "/manifest.json");
+  if (!prepared.folder.empty()) {
+    const Json manifest = read_json_file(prepared.folder + "/manifest.json");
     const std::string recorded = manifest.at("tokenizer").at("xxh3_128").get<std::string>(), found = hex_hash(read_file(prepared.tokenizer_path));
     if (recorded != found) throw InputError("data: '" + prepared.tokenizer_path + "' is not the tokenizer that made the tokens: got hash " + found + ", want " + recorded);
-    out["sets"].push_back(inspect_set(prepared.train_prefix, tokenizer.get(), options));
-    check_counts(out["sets"][0], prepared.train, path);
-    if (!prepared.val_prefix.empty()) {
-      out["sets"].push_back(inspect_set(prepared.val_prefix, tokenizer.get(), options));
-      check_counts(out["sets"][1], prepared.val, path);
+    for (const auto& [name, counts] : {std::pair(prepared.train_prefix, prepared.train), std::pair(prepared.val_prefix, prepared.val)}) {
+      if (name.empty() || (one_set && !same_path(name, prefix))) continue;
+      out["sets"].push_back(inspect_set(name, tokenizer.get(), options));
+      check_counts(out["sets"].back(), counts, prepared.folder);
     }
     out["manifest"] = "agrees";
   } else {

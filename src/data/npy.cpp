@@ -4,11 +4,10 @@
 #include <cstring>
 
 #include "base/error.h"
-#include "data/part_file.h"
 
 namespace weft::data {
 
-void write_npy(const std::string& path, const char* type, const std::vector<int64_t>& shape, const void* data, int64_t bytes) {
+NpyWriter::NpyWriter(const std::string& path, const char* type, const std::vector<int64_t>& shape) : path_(path), out_(path + ".part", 0) {
   std::string header = std::string("{'descr': '") + type + "', 'fortran_order': False, 'shape': (";
   for (size_t i = 0; i < shape.size(); ++i) header += (i > 0 ? ", " : "") + std::to_string(shape[i]);
   header += shape.size() == 1 ? ",), }" : "), }";
@@ -16,12 +15,15 @@ void write_npy(const std::string& path, const char* type, const std::vector<int6
   header.append((64 - unpadded % 64) % 64, ' ');
   header += '\n';
   const uint16_t length = static_cast<uint16_t>(header.size());
-  PartFile out(path + ".part", 0);
-  out.write("\x93NUMPY\x01\x00", 8);
-  out.write(&length, 2);
-  out.write(header.data(), header.size());
+  out_.write("\x93NUMPY\x01\x00", 8);
+  out_.write(&length, 2);
+  out_.write(header.data(), header.size());
+}
+
+void write_npy(const std::string& path, const char* type, const std::vector<int64_t>& shape, const void* data, int64_t bytes) {
+  NpyWriter out(path, type, shape);
   out.write(data, static_cast<size_t>(bytes));
-  out.close_as(path);
+  out.finish();
 }
 
 NpyFile::NpyFile(const std::string& path) : path_(path), map_(std::make_shared<const MappedFile>(path)) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/files.h"
+#include "data/part_file.h"
 
 namespace weft::data {
 
@@ -15,7 +16,17 @@ template <> constexpr const char* npy_type<int32_t>() { return "<i4"; }
 template <> constexpr const char* npy_type<uint32_t>() { return "<u4"; }
 template <> constexpr const char* npy_type<int64_t>() { return "<i8"; }
 
-void write_npy(const std::string& path, const char* type, const std::vector<int64_t>& shape, const void* data, int64_t bytes);  // atomic
+class NpyWriter {  // piece by piece; atomic
+ public:
+  NpyWriter(const std::string& path, const char* type, const std::vector<int64_t>& shape);
+  void write(const void* data, size_t bytes) { out_.write(data, bytes); }
+  void finish() { out_.close_as(path_); }
+
+ private:
+  std::string path_;
+  PartFile out_;
+};
+void write_npy(const std::string& path, const char* type, const std::vector<int64_t>& shape, const void* data, int64_t bytes);
 
 class NpyFile {  // mapped
  public:

@@ -11,10 +11,11 @@
 
 #include "base/error.h"
 #include "base/files.h"
-#include "data/json_line.h"
+#include "data/conversation.h"
+#include "data/documents.h"
 #include "data/ordered.h"
 #include "data/prepare_state.h"
-#include "data/utf8.h"
+#include "data/token_weights.h"
 
 namespace weft::data {
 namespace {
@@ -29,38 +30,8 @@ struct Hash128 {
 };
 struct HashOfHash { size_t operator()(const Hash128& h) const { return h.low; } };
 
-struct Text { std::string bytes; bool begins, ends, held_out; int64_t replaced; };
 struct Piece { int64_t tokens, bytes; bool begins, ends, held_out; int64_t replaced; Hash128 hash; };
-struct Encoded { std::vector<int32_t> tokens; std::vector<Piece> pieces; int64_t file, lines = 0, raw_bytes; bool resumable; Position after; };
-
-// The documents of a block, in order. Blank lines of JSONL are no documents.
-template <class F>
-int64_t for_each_text(const Corpus& corpus, const PrepareOptions& options, HoldOut hold_out, const Block& block, F&& use) {
-  const CorpusFile& file = corpus.files[static_cast<size_t>(block.file)];
-  if (file.format == Format::kText) {
-    Text text{{}, block.begins, block.ends, block.held_out, 0};
-    text.bytes.reserve(block.bytes.size());
-    text.replaced = append_clean_utf8(block.bytes, text.bytes);
-    use(text);
-    return 0;
-  }
-  int64_t line = block.first_line;
-  for (size_t begin = 0; begin < block.bytes.size(); ++line) {
-    const size_t end = std::min(block.bytes.find('\n', begin), block.bytes.size());
-    std::string_view raw(block.bytes.data() + begin, end - begin);
-    begin = end + 1;
-    if (line == 0 && raw.starts_with("\xEF\xBB\xBF")) raw.remove_prefix(3);
-    if (raw.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    const std::string where = fmt::format("prepare: '{}' line {}", file.path, line + 1);
-    JsonText member = json_text_member(raw, options.key, where);
-    if (!member.found) throw InputError(where + ": no member \"" + options.key + "\"\ntry: --key with the name of the text's member");
-    const bool held_out = hold_out == HoldOut::kFiles ? block.file % options.hold_out_every == options.hold_out_every - 1
-                          : hold_out == HoldOut::kParts && line % options.hold_out_every == options.hold_out_every - 1;
-    Text text{std::move(member.text), true, true, held_out, member.replacements};
-    use(text);
-  }
-  return line - block.first_line;
-}
+struct Encoded { std::vector<int32_t> tokens; std::vector<float> weights; std::vector<Piece> pieces; int64_t file, lines = 0, raw_bytes; bool resumable; Position after; };
 
 class Run {
  public:
@@ -70,6 +41,10 @@ class Run {
     check_options();
     corpus_ = list_corpus(options_.inputs, options_.output);
     hold_out_ = hold_out_of(corpus_, options_.hold_out_every);
+    rules_ = {options_.key, hold_out_, options_.hold_out_every};
+    for (const CorpusFile& f : corpus_.files) {
+      if (options_.rows && f.format == Format::kText) throw InputError("prepare: '" + f.path + "': plain text holds no conversations: want .jsonl or .parquet");
+    }
     const std::string identity = prepare_identity(options_, corpus_, maker_.identity);
     make_folders(options_.output);
     std::string holder;
@@ -96,6 +71,7 @@ class Run {
     options_.sample_bytes = std::min(options_.sample_bytes, options_.memory / 4);
     reader_.max_line_bytes = options_.max_line_bytes;
     reader_.hold_out_every = options_.hold_out_every;
+    reader_.columns = options_.rows ? conversation_columns() : std::vector<std::string>{options_.key};
     if (options_.max_bytes > reader_.block_bytes) throw ConfigError(fmt::format("prepare: --max-bytes: got {}, want at most {}", options_.max_bytes, reader_.block_bytes));
   }
 
@@ -177,7 +153,7 @@ class Run {
         feed->texts.clear();
         feed->at = 0;
         if (feed->taken >= static_cast<double>(options_.sample_bytes) || !feed->reader.next(block)) return false;
-        for_each_text(corpus_, options_, hold_out_, block, [&](Text& text) {
+        for_each_text(corpus_, rules_, block, [&](Text& text) {
           if (text.held_out) return;
           const double n = static_cast<double>(text.bytes.size());
           if (feed->taken <= share * feed->seen) feed->taken += n, feed->texts.push_back(std::move(text.bytes));
@@ -195,7 +171,11 @@ class Run {
     out.file = block.file;
     out.raw_bytes = static_cast<int64_t>(block.bytes.size());
     out.after = block.after;
-    out.lines = for_each_text(corpus_, options_, hold_out_, block, [&](Text& text) {
+    if (options_.rows) {
+      encode_rows(block, out);
+      return out;
+    }
+    out.lines = for_each_text(corpus_, rules_, block, [&](Text& text) {
       Piece p{0, static_cast<int64_t>(text.bytes.size()), text.begins, text.ends, text.held_out, text.replaced, {}};
       if (options_.dedup) {
         const XXH128_hash_t h = XXH3_128bits(text.bytes.data(), text.bytes.size());
@@ -211,10 +191,33 @@ class Run {
     return out;
   }
 
+  // Each sequence of a row is a document; nothing runs on into the next block.
+  void encode_rows(Block& block, Encoded& out) const {
+    out.resumable = true;
+    out.lines = for_each_line(corpus_, rules_, block, [&](const Line& line) {
+      for (const TokenRow& row : options_.rows(line.raw, line.where)) {
+        Piece p{static_cast<int64_t>(row.tokens.size()), row.bytes, true, true, line.held_out, 0, {}};
+        if (options_.dedup) {
+          const XXH128_hash_t h = XXH3_128bits(row.tokens.data(), row.tokens.size() * sizeof row.tokens[0]);
+          p.hash = {h.low64, h.high64};
+        }
+        out.tokens.insert(out.tokens.end(), row.tokens.begin(), row.tokens.end());
+        out.weights.insert(out.weights.end(), row.weights.begin(), row.weights.end());
+        out.pieces.push_back(p);
+      }
+    });
+    block.bytes = {};
+  }
+
   void write_tokens() {
     type_ = token_type_for(encoder_->vocab_size());
     train_ = std::make_unique<IndexedWriter>(in_output(kTrainName), type_, state_.train);
     val_ = std::make_unique<IndexedWriter>(in_output(kValName), type_, state_.val);
+    if (options_.rows) {
+      const int width = bytes_of(type_);
+      train_weights_ = std::make_unique<TokenWeightsWriter>(in_output(kTrainName), TokenWeightsWriter::Mark{state_.train.bin_bytes / width, state_.train_weights});
+      val_weights_ = std::make_unique<TokenWeightsWriter>(in_output(kValName), TokenWeightsWriter::Mark{state_.val.bin_bytes / width, state_.val_weights});
+    }
     open_hashes();
     save();
     CorpusReader reader(corpus_, reader_, state_.position);
@@ -252,10 +255,11 @@ class Run {
   void write(const Encoded& e) {
     PrepareReport& r = state_.report;
     r.lines += e.lines;
-    const int32_t* at = e.tokens.data();
+    size_t next = 0;
     for (const Piece& p : e.pieces) {
-      const std::span<const int32_t> tokens(at, static_cast<size_t>(p.tokens));
-      at += p.tokens;
+      const size_t at = next;
+      next += static_cast<size_t>(p.tokens);
+      const std::span<const int32_t> tokens(e.tokens.data() + at, static_cast<size_t>(p.tokens));
       r.replaced_utf8 += p.replaced;
       r.documents_with_replacements += p.replaced > 0;
       if (p.begins && p.ends && !wanted(p)) continue;
@@ -273,6 +277,11 @@ class Run {
       const bool end = p.ends && options_.append_eod;
       if (end) to.extend_sequence({&eod, 1});
       if (p.ends) to.end_document();
+      if (options_.rows) {
+        TokenWeightsWriter& weights = p.held_out ? *val_weights_ : *train_weights_;
+        weights.add(std::span(e.weights).subspan(at, static_cast<size_t>(p.tokens)));
+        if (end) weights.add(kLearned);
+      }
       counts.tokens += p.tokens + (end ? 1 : 0);
       counts.bytes += p.bytes;
       counts.documents += p.ends;
@@ -321,6 +330,7 @@ class Run {
   void save() {
     state_.train = train_->sync();
     state_.val = val_->sync();
+    if (options_.rows) state_.train_weights = train_weights_->sync().table, state_.val_weights = val_weights_->sync().table;
     if (options_.dedup) hashes_.sync();
     save_state(in_output(kStateName), state_);
   }
@@ -333,29 +343,38 @@ class Run {
     }
     if (r.val.documents == 0 && options_.hold_out_every > 0) r.warnings.push_back("the corpus is too small for a validation set");
     if (r.replaced_utf8 > 0) r.warnings.push_back(fmt::format("{} ill-formed UTF-8 sequences in {} documents became U+FFFD", r.replaced_utf8, r.documents_with_replacements));
-    train_->finish();
-    write_block_hashes(in_output(kTrainName));
-    if (r.val.documents > 0) val_->finish(), write_block_hashes(in_output(kValName));
+    const auto finish_set = [&](const char* name, IndexedWriter& set, std::unique_ptr<TokenWeightsWriter>& weights) {
+      set.finish();
+      if (weights) weights->finish();
+      write_block_hashes(in_output(name));
+    };
+    std::error_code ignored;
+    for (const char* name : {kTrainName, kValName}) std::filesystem::remove(in_output(name) + ".weights", ignored);  // of other data
+    finish_set(kTrainName, *train_, train_weights_);
+    if (r.val.documents > 0) finish_set(kValName, *val_, val_weights_);
     else val_->discard();
+    if (r.val.documents == 0 && val_weights_) val_weights_->discard();
     if (options_.dedup) hashes_.discard();
     const ManifestFacts facts{state_.identity, encoder_->vocab_size(), encoder_->eod(), hex_hash(encoder_->file()), name_of(type_), hold_out_};
     write_json_file(in_output("manifest.json"), manifest_of(options_, corpus_, state_, facts));
-    std::error_code ignored;
     std::filesystem::remove(in_output(kStateName), ignored);
     return r;
   }
 
   static constexpr const char* kStateName = "prepare.state.json";
   static constexpr const char* kHashesName = "hashes.part";
+  static constexpr float kLearned[1] = {1};
   PrepareOptions options_;
   const TokenizerMaker& maker_;
   CorpusReader::Options reader_;
   Corpus corpus_;
   HoldOut hold_out_ = HoldOut::kNone;
+  DocumentRules rules_;
   PrepareState state_;
   std::unique_ptr<TextEncoder> encoder_;
   TokenType type_ = TokenType::kI32;
   std::unique_ptr<IndexedWriter> train_, val_;
+  std::unique_ptr<TokenWeightsWriter> train_weights_, val_weights_;  // only of rows
   PartFile hashes_;
   std::unordered_set<Hash128, HashOfHash> seen_;
   bool filtering_ = false;

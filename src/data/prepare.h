@@ -1,5 +1,6 @@
 // From text to token files: reads a corpus, makes or takes a tokenizer, writes into one folder
 //   train_text_document.bin .idx .hashes   val_text_document.bin .idx .hashes   tokenizer.json   manifest.json
+// and, of chat data, train_text_document.weights and val_text_document.weights (data/token_weights.h).
 // The same bytes for any number of workers. A stopped run goes on where it was when started again.
 #pragma once
 #include <atomic>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "data/corpus.h"
+#include "data/row_dataset.h"
 
 namespace weft::data {
 
@@ -38,6 +40,9 @@ struct PrepareOptions {
   std::vector<std::string> inputs;
   std::string output;                              // a folder; made when it is not there
   std::string key = "text";                        // of JSON lines
+  // Given: a JSON line or row is what this makes of it, each sequence a document with its weights, and `key` is not used.
+  RowEncoder rows;
+  std::string rows_identity;                       // of the tokenizer and the template behind it
   bool append_eod = false;
   bool dedup = false;                              // drop documents whose text was seen before (XXH3, 128 bits)
   int64_t min_bytes = 0, max_bytes = 0;            // filters on a document's length; 0: none
@@ -69,6 +74,7 @@ struct PreparedData {
   int64_t vocab_size = 0;
   int32_t eod = -1;
   bool append_eod = false;
+  bool chat = false;       // made of rows: the sets have weights
   SplitCounts train, val;  // bytes: of the texts, for bits per byte
 };
 PreparedData open_prepared(const std::string& folder);  // InputError when manifest.json is missing or damaged

@@ -61,6 +61,7 @@ std::string hex_hash(std::string_view bytes) {
 std::string prepare_identity(const PrepareOptions& o, const Corpus& corpus, const std::string& tokenizer_identity) {
   std::string all = fmt::format("prepare 1\nkey={}\neod={}\ndedup={}\nmin={}\nmax={}\nhold_out={}\nsample={}\ntokenizer={}\n", o.key, o.append_eod, o.dedup,
                                 o.min_bytes, o.max_bytes, o.hold_out_every, o.sample_bytes, tokenizer_identity);
+  if (o.rows) all += "rows=" + o.rows_identity + "\n";
   for (const CorpusFile& f : corpus.files) all += fmt::format("{}\t{}\t{}\n", f.path, f.bytes, f.mtime_ns);
   return hex_hash(all);
 }
@@ -71,6 +72,8 @@ void save_state(const std::string& path, const PrepareState& s) {
   j["position"] = {s.position.file, s.position.offset, s.position.line};
   j["train"] = mark_json(s.train);
   j["val"] = mark_json(s.val);
+  j["train_weights"] = s.train_weights;
+  j["val_weights"] = s.val_weights;
   j["report"] = report_json(s.report);
   j["held_out"] = held_out_json(s.held_out);
   j["dedup_hashes"] = s.dedup_hashes;
@@ -86,6 +89,8 @@ std::optional<PrepareState> load_state(const std::string& path) {
     s.position = {j.at("position").at(0).get<int64_t>(), j.at("position").at(1).get<int64_t>(), j.at("position").at(2).get<int64_t>()};
     s.train = mark_of(j.at("train"));
     s.val = mark_of(j.at("val"));
+    s.train_weights = j.at("train_weights").get<std::vector<float>>();
+    s.val_weights = j.at("val_weights").get<std::vector<float>>();
     s.report = report_from(j.at("report"));
     for (const Json& f : j.at("held_out")) {
       s.held_out.push_back({f.at("index").get<int64_t>(), f.at("path").get<std::string>(), f.at("documents").get<int64_t>(), f.at("tokens").get<int64_t>()});
@@ -107,6 +112,7 @@ Json manifest_of(const PrepareOptions& o, const Corpus& corpus, const PrepareSta
   j["token_type"] = facts.type;
   j["tokenizer"] = {{"file", "tokenizer.json"}, {"xxh3_128", facts.tokenizer_hash}, {"vocab_size", facts.vocab_size}, {"eod", facts.eod}};
   j["append_eod"] = o.append_eod;
+  j["chat"] = static_cast<bool>(o.rows);
   j["hold_out"] = {{"every", o.hold_out_every}, {"unit", facts.hold_out == HoldOut::kFiles ? "file" : facts.hold_out == HoldOut::kParts ? "line, or the end of a text file" : "none"}};
   j["counts"] = report_json(s.report);
   j["corpus"] = {{"inputs", o.inputs}, {"files", corpus.files.size()}, {"bytes", corpus.bytes}};
@@ -137,6 +143,7 @@ PreparedData open_prepared(const std::string& folder) {
     d.vocab_size = j.at("tokenizer").at("vocab_size").get<int64_t>();
     d.eod = j.at("tokenizer").at("eod").get<int32_t>();
     d.append_eod = j.at("append_eod").get<bool>();
+    d.chat = j.value("chat", false);
     d.train = split_of(j.at("counts").at("train"));
     d.val = split_of(j.at("counts").at("val"));
     return d;

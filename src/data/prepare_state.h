@@ -14,6 +14,7 @@ struct PrepareState {
   std::string identity;  // hash of the inputs, the options that matter and the tokenizer's identity
   Position position;
   IndexedWriter::Mark train, val;
+  std::vector<float> train_weights, val_weights;  // tables of data/token_weights.h
   PrepareReport report;
   std::vector<HeldOutFile> held_out;
   int64_t dedup_hashes = 0;

@@ -8,10 +8,13 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/rng.h"
+#include "data/indexed.h"
 #include "data/order.h"
 #include "data/ordered.h"
 #include "data/packing.h"
+#include "data/part_file.h"
 #include "data/prepare_state.h"
+#include "data/token_weights.h"
 
 namespace weft::data {
 namespace {
@@ -23,6 +26,45 @@ int64_t length_of(const std::vector<TokenRow>& group, int64_t align) {
   for (const TokenRow& r : group) n += aligned(static_cast<int64_t>(r.tokens.size()), align);
   return n;
 }
+
+class TextSource final : public RowSource {
+ public:
+  TextSource(std::shared_ptr<const Rows> rows, RowEncoder encoder) : rows_(std::move(rows)), encoder_(std::move(encoder)) {}
+  int64_t size() const override { return rows_->size(); }
+  std::vector<TokenRow> row(int64_t i) const override { return encoder_(rows_->line(i), rows_->where(i)); }
+  std::string identity() const override { return rows_->identity(); }
+
+ private:
+  std::shared_ptr<const Rows> rows_;
+  RowEncoder encoder_;
+};
+
+class StoredSource final : public RowSource {
+ public:
+  explicit StoredSource(std::shared_ptr<const IndexedTokens> tokens) : tokens_(std::move(tokens)), weights_(TokenWeights::open(tokens_->prefix(), tokens_->tokens())) {}
+  int64_t size() const override { return tokens_->documents(); }
+  std::vector<TokenRow> row(int64_t i) const override {
+    const int64_t begin = tokens_->begin(tokens_->boundary(i)), n = tokens_->begin(tokens_->boundary(i + 1)) - begin;
+    TokenRow out;
+    out.tokens.resize(static_cast<size_t>(n));
+    out.weights.assign(static_cast<size_t>(n), 1.0f);
+    tokens_->read_flat(begin, n, out.tokens.data());
+    if (weights_) weights_->read(begin, n, out.weights.data());
+    return {std::move(out)};
+  }
+  std::string identity() const override {
+    std::string out = tokens_->prefix();
+    for (const char* end : {".idx", ".bin", ".weights"}) {
+      const FileStamp s = stamp_of(tokens_->prefix() + end);
+      out += fmt::format("\t{}\t{}", s.bytes, s.mtime_ns);
+    }
+    return out;
+  }
+
+ private:
+  std::shared_ptr<const IndexedTokens> tokens_;
+  std::shared_ptr<const TokenWeights> weights_;
+};
 
 // A sample under construction: n + 1 tokens, the weights of the last n.
 struct Builder {
@@ -52,8 +94,10 @@ struct Builder {
 
 }  // namespace
 
-RowDataset::RowDataset(std::shared_ptr<const Rows> rows, RowEncoder encoder, const RowConfig& config)
-    : rows_(std::move(rows)), encoder_(std::move(encoder)), config_(config), starts_{0} {
+std::shared_ptr<const RowSource> text_source(std::shared_ptr<const Rows> rows, RowEncoder encoder) { return std::make_shared<const TextSource>(std::move(rows), std::move(encoder)); }
+std::shared_ptr<const RowSource> stored_source(std::shared_ptr<const IndexedTokens> tokens) { return std::make_shared<const StoredSource>(std::move(tokens)); }
+
+RowDataset::RowDataset(std::shared_ptr<const RowSource> rows, const RowConfig& config) : rows_(std::move(rows)), config_(config), starts_{0} {
   if (config_.seq_len < 2) throw ConfigError("rows: seq_len: got " + std::to_string(config_.seq_len) + ", want at least 2");
   if (config_.align < 1 || config_.seq_len % config_.align != 0) {
     throw ConfigError("rows: seq_len must be a multiple of the alignment: got " + std::to_string(config_.seq_len) + ", want a multiple of " + std::to_string(config_.align));
@@ -107,7 +151,7 @@ RowDataset::Made RowDataset::make_block(int64_t block) const {
   std::vector<std::vector<TokenRow>> groups;
   for (int64_t i = first; i < last; ++i) {
     const int64_t row = config_.shuffle ? permute(i, rows_->size(), key) : i;
-    std::vector<TokenRow> group = encoder_(rows_->line(row), rows_->where(row));
+    std::vector<TokenRow> group = rows_->row(row);
     std::erase_if(group, [](const TokenRow& r) { return r.tokens.empty(); });
     for (const TokenRow& r : group) WEFT_CHECK(r.tokens.size() == r.weights.size(), "a weight for every token");
     if (group.empty()) ++out.skipped;

@@ -1,4 +1,5 @@
-// Samples made from rows of text while training: tokenized on the fly, packed inside fixed blocks of rows. The rows are
+// Samples made from rows while training: text tokenized on the fly, or documents of an indexed file, packed inside fixed blocks
+// of rows. The rows are
 // shuffled once by the seed; how many samples each block gives is counted once and kept, so that the position is one integer,
 // the same for any number of ranks. Meant to be read in order (EpochOrder without shuffling): neighbours share a block.
 #pragma once
@@ -14,10 +15,22 @@ namespace weft::data {
 struct TokenRow {  // one conversation or document
   std::vector<int32_t> tokens;
   std::vector<float> weights;  // [tokens]: of predicting this token; the first one's is not used
+  int64_t bytes = 0;           // of the text
 };
 // A row's sequences, in order: one, or several that must stay side by side in one sample (a preferred answer and its rival).
 // Empty: the row is skipped. Called from several threads.
 using RowEncoder = std::function<std::vector<TokenRow>(std::string_view line, const std::string& where)>;
+
+class RowSource {
+ public:
+  virtual ~RowSource() = default;
+  virtual int64_t size() const = 0;
+  virtual std::vector<TokenRow> row(int64_t index) const = 0;  // called from several threads
+  virtual std::string identity() const = 0;                    // changes when the rows do
+};
+std::shared_ptr<const RowSource> text_source(std::shared_ptr<const Rows> rows, RowEncoder encoder);
+// Documents of an indexed file with the weights of PREFIX.weights, or 1.
+std::shared_ptr<const RowSource> stored_source(std::shared_ptr<const IndexedTokens> tokens);
 
 struct RowConfig {
   int64_t seq_len = 0;
@@ -37,7 +50,8 @@ struct RowConfig {
 
 class RowDataset final : public Dataset {
  public:
-  RowDataset(std::shared_ptr<const Rows> rows, RowEncoder encoder, const RowConfig& config);  // counts all blocks unless cached
+  RowDataset(std::shared_ptr<const RowSource> rows, const RowConfig& config);  // counts all blocks unless cached
+  RowDataset(std::shared_ptr<const Rows> rows, RowEncoder encoder, const RowConfig& config) : RowDataset(text_source(std::move(rows), std::move(encoder)), config) {}
   int64_t size() const override { return starts_.back(); }
   void read(int64_t index, Sample& out) const override;
   int64_t truncated_rows() const { return truncated_; }  // longer than seq_len; known when the counts were made
@@ -50,8 +64,7 @@ class RowDataset final : public Dataset {
   void pack(std::vector<std::vector<TokenRow>>& groups, Made& out) const;
   void stream(std::vector<std::vector<TokenRow>>& groups, Made& out) const;
   bool load_counts(const std::string& path);
-  std::shared_ptr<const Rows> rows_;
-  RowEncoder encoder_;
+  std::shared_ptr<const RowSource> rows_;
   RowConfig config_;
   std::vector<int64_t> starts_;  // first sample of each block, and the end
   int64_t truncated_ = 0, skipped_ = 0;

@@ -9,17 +9,7 @@ namespace {
 
 class Encoder final : public TextEncoder {
  public:
-  Encoder(text::Tokenizer tokenizer, const std::string& eod) : tokenizer_(std::move(tokenizer)) {
-    if (!eod.empty()) {
-      eod_ = tokenizer_.id_of(eod);
-      if (eod_ < 0) throw ConfigError("tokenizer: no token \"" + eod + "\": want the text of its end-of-document token");
-      return;
-    }
-    for (const char* name : {"<|endoftext|>", "<|end_of_text|>", "<eod>"}) {
-      if ((eod_ = tokenizer_.id_of(name)) >= 0) return;
-    }
-    eod_ = tokenizer_.eos_id();
-  }
+  Encoder(text::Tokenizer tokenizer, const std::string& eod) : tokenizer_(std::move(tokenizer)), eod_(eod_id(tokenizer_, eod)) {}
   void encode(std::string_view text, std::vector<int32_t>& out) const override { tokenizer_.encode_append(text, {}, out); }
   int64_t vocab_size() const override { return tokenizer_.vocab_size(); }
   int32_t eod() const override { return eod_; }
@@ -27,8 +17,26 @@ class Encoder final : public TextEncoder {
 
  private:
   text::Tokenizer tokenizer_;
-  int32_t eod_ = -1;
+  int32_t eod_;
 };
+
+}  // namespace
+
+int32_t eod_id(const text::Tokenizer& tokenizer, const std::string& text) {
+  if (!text.empty()) {
+    const int32_t id = tokenizer.id_of(text);
+    if (id < 0) throw ConfigError("tokenizer: no token \"" + text + "\": want the text of its end-of-document token");
+    return id;
+  }
+  for (const char* name : {"<|endoftext|>", "<|end_of_text|>", "<eod>"}) {
+    if (const int32_t id = tokenizer.id_of(name); id >= 0) return id;
+  }
+  return tokenizer.eos_id();
+}
+
+std::unique_ptr<TextEncoder> encoder_of(text::Tokenizer tokenizer, const std::string& eod) { return std::make_unique<Encoder>(std::move(tokenizer), eod); }
+
+namespace {
 
 template <class Trainer, class Options>
 TokenizerMaker trained(const std::string& identity, const Options& options, std::function<void(int32_t, int32_t)> progress) {
@@ -62,8 +70,6 @@ TokenizerMaker trained(const std::string& identity, const Options& options, std:
 }
 
 }  // namespace
-
-std::unique_ptr<TextEncoder> encoder_of(text::Tokenizer tokenizer, const std::string& eod) { return std::make_unique<Encoder>(std::move(tokenizer), eod); }
 
 TokenizerMaker trained_bpe(text::BpeTrainOptions options, std::function<void(int32_t, int32_t)> progress) {
   const std::string identity = fmt::format("bpe {} {} {} {}", options.vocab_size, options.min_frequency, options.max_token_bytes, options.memory_bytes);

@@ -13,7 +13,7 @@
 #include "base/signals.h"
 #include "base/text.h"
 #include "ckpt/hash.h"
-#include "data/prepare.h"
+#include "data/open.h"
 #include "models/build.h"
 #include "nn/init.h"
 #include "train/checkpoint.h"
@@ -31,28 +31,12 @@ namespace {
 using Clock = std::chrono::steady_clock;
 double since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
 
-struct Text {  // what the run reads
-  data::PreparedData prepared;
-  std::shared_ptr<const data::Dataset> train, val;  // val: null when there is none
-  std::string hash;
-  static double bytes_per_token(const data::SplitCounts& s) { return s.tokens > 0 ? static_cast<double>(s.bytes) / static_cast<double>(s.tokens) : 0; }
-};
-
-std::shared_ptr<const data::Dataset> windows(const std::string& prefix, int64_t seq_len, bool keep_last) {
-  return std::make_shared<data::TokenWindows>(std::make_shared<data::IndexedTokens>(data::IndexedTokens::open(prefix, data::IndexCheck::kStamped)), seq_len, keep_last);
-}
-
-Text open_text(const RunConfig& c) {
-  if (c.data.path.empty()) throw ConfigError("data.path: not set\n  try: weft prepare DIR -o data/name, then --set data.path=data/name");
-  Text t;
-  t.prepared = data::open_prepared(c.data.path);
-  t.hash = ckpt::xxh3(read_file(c.data.path + "/manifest.json"));
-  t.train = windows(t.prepared.train_prefix, c.data.seq_len, false);
-  if (!t.prepared.val_prefix.empty() && t.prepared.val.tokens > 1) t.val = windows(t.prepared.val_prefix, c.data.seq_len, true);
-  return t;
+data::RunShape shape_of(const RunConfig& c, const Mesh& mesh) {
+  return {c.train.steps, c.train.batch, c.train.micro_batch, mesh.size(Axis::kDp), c.eval.every, c.eval.samples, c.train.seed};
 }
 
 void set_vocabulary(RunConfig& c, int64_t tokenizer) {
+  if (tokenizer == 0 && c.model.vocab_size == 0) throw ConfigError("model.vocab_size: not set, and the data has no tokenizer that says it\n  try: data.tokenizer");
   if (c.model.vocab_size == 0) c.model.vocab_size = static_cast<int>((tokenizer + 63) / 64 * 64);
   if (c.model.vocab_size < tokenizer)
     throw ConfigError(fmt::format("model.vocab_size: got {}, want at least the tokenizer's {}\n  try: 0, which takes the tokenizer's size", c.model.vocab_size, tokenizer));
@@ -129,9 +113,9 @@ class Saver {
   int failures_ = 0;
 };
 
-void write_run_files(const RunFolder& folder, RunConfig& c, const Text& text, bool tokenizer) {
+void write_run_files(const RunFolder& folder, RunConfig& c, const data::OpenedData& text, bool tokenizer) {
   write_file_atomic(folder.file("config.toml"), config::to_toml(*config::bind(c)));
-  if (tokenizer && !text.prepared.tokenizer_path.empty()) write_file_atomic(folder.file("tokenizer.json"), read_file(text.prepared.tokenizer_path));
+  if (const std::string json = tokenizer ? data::tokenizer_json(text) : ""; !json.empty()) write_file_atomic(folder.file("tokenizer.json"), json);
 }
 
 }  // namespace
@@ -150,8 +134,9 @@ SessionResult run_session(const SessionOptions& o) {
   RunConfig c = o.config;
   auto world = self_world();
   const Mesh mesh = Mesh::build(c.parallel, *world);
-  const Text text = open_text(c);
-  set_vocabulary(c, text.prepared.vocab_size);
+  const data::OpenedData text = data::open_data(c.data, shape_of(c, mesh));
+  log::info("data: " + text.description);
+  set_vocabulary(c, text.vocab_size);
   const RunFolder folder(o.run);
   const ckpt::Store store(folder.checkpoints());
   store.sweep();
@@ -166,7 +151,7 @@ SessionResult run_session(const SessionOptions& o) {
   if (o.build && o.materialize) o.materialize(*model, o.device, compute_type(c), c.train.seed);
   TrainerOptions options{c.optimizer, c.schedule, c.train, o.policy, o.device};
   options.policy.deterministic = c.train.deterministic;
-  options.bytes_per_token = Text::bytes_per_token(text.prepared.train);
+  options.bytes_per_token = text.train_bytes_per_token;
   options.flops_per_token = o.flops_per_token ? o.flops_per_token(c) : o.build ? 0 : models::flops_per_token(c.model, c.data.seq_len);
   options.peak_flops = o.peak_flops ? o.peak_flops(c.train.precision) : 0;
   Trainer trainer(*model, mesh, options);
@@ -185,8 +170,8 @@ SessionResult run_session(const SessionOptions& o) {
   const int64_t loaded = trainer.state().step;
 
   data::BatchConfig batches{c.train.micro_batch, mesh.coord(Axis::kDp), mesh.size(Axis::kDp)};
-  const auto stream = data::make_stream(text.train, std::make_shared<data::EpochOrder>(text.train->size(), c.train.seed, true), batches,
-                                        {trainer.state().consumed_samples, c.train.seed});
+  batches.vocab_size = c.model.vocab_size;
+  const auto stream = data::make_stream(text.train, text.order, batches, {trainer.state().consumed_samples, c.train.seed});
   trainer.add(std::make_unique<LossLog>(folder.file("loss.tsv"), loaded));
   trainer.add(std::make_unique<MetricsLog>(folder.file("metrics.jsonl"), loaded));
   trainer.add(std::make_unique<TensorBoard>(folder.file("tensorboard"), loaded));
@@ -207,7 +192,7 @@ SessionResult run_session(const SessionOptions& o) {
   if (found) saver.path = found->path, saver.step = loaded;
   const auto evaluation = [&] {
     if (!text.val || c.eval.every == 0) return;
-    trainer.tell(evaluate(*model, text.val, {c.eval.samples, c.train.micro_batch, Text::bytes_per_token(text.prepared.val), o.device, options.policy}, trainer.state().step));
+    trainer.tell(evaluate(*model, text.val, {c.eval.samples, c.train.micro_batch, text.val_bytes_per_token, o.device, options.policy}, trainer.state().step));
   };
   if (!found) evaluation();
   while (trainer.state().step < c.train.steps) {

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/config.h"
+#include "data/config.h"
 
 namespace weft::train {
 
@@ -15,15 +16,7 @@ constexpr std::array<const char*, 2> names(LossMode) { return {"mean", "token"};
 enum class OnNonFinite : uint8_t { kStop, kSkip };
 constexpr std::array<const char*, 2> names(OnNonFinite) { return {"stop", "skip"}; }
 
-struct DataConfig {
-  std::string path;
-  int64_t seq_len = 1024;
-  template <class Self, class Visitor>
-  static void fields(Self& self, Visitor& visit) {
-    visit("path", self.path, "Folder that `weft prepare` made.", Live{});
-    visit("seq_len", self.seq_len, "Tokens of one sample.", Range{1, 1 << 24}, Unit{"tokens"}, Alias{"seq_length"});
-  }
-};
+using data::DataConfig;
 
 struct TrainConfig {
   int64_t steps = 1000, batch = 32, micro_batch = 8;

@@ -2,6 +2,8 @@
 //   data_tool gpt CASES.json OUT.json   opens GPT data sets; leaves their caches and prints samples
 //   data_tool bench FOLDER [DOCUMENTS]  prints the figures of data/bench.h
 //   data_tool structure TREE OUT        prepares C++ with single bytes as tokens; prints the arguments of each file as JSON
+//   data_tool parquet FILE FIRST COLUMN...  prints the rows from number FIRST as JSON lines
+//   data_tool scale FOLDER DOCUMENTS    prints the figures of bench_scale
 //   data_tool write SETS.json           writes indexed files: {prefix, type, documents: [[sequence, ...], ...], merge: [prefix, ...]}
 #include <cstdio>
 #include <exception>
@@ -13,6 +15,7 @@
 #include "data/structure/compile_flags.h"
 #include "data/structure/prepare_structure.h"
 #include "data/tokenizers.h"
+#include "data/parquet_rows.h"
 
 namespace weft::data {
 namespace {
@@ -130,6 +133,11 @@ int main(int argc, char** argv) {
       for (const Json& c : read_json_file(argv[2])) data::write_set(c);
     } else if (verb == "structure" && argc == 4) {
       std::printf("%s\n", data::structure(argv[2], argv[3]).dump().c_str());
+    } else if (verb == "parquet" && argc >= 5) {
+      data::ParquetRows rows(argv[2], std::vector<std::string>(argv + 4, argv + argc), std::stoll(argv[3]));
+      for (std::string line; rows.next(line);) std::printf("%s\n", line.c_str());
+    } else if (verb == "scale" && argc == 4) {
+      std::printf("%s\n", data::bench_scale(argv[2], std::stoll(argv[3])).dump(2).c_str());
     } else if (verb == "bench" && argc >= 3) {
       data::BenchOptions options{argv[2]};
       if (argc > 3) options.index_documents = std::stoll(argv[3]);
