@@ -67,7 +67,7 @@ int run(const Options& o, const Common& common) {
 
 Action bench(CLI::App& app, Common& common) {
   auto o = std::make_shared<Options>();
-  app.add_option("what", o->what, "ops: the case table of operators. train: a preset's step beside its own matrix products. data: tokenizing, indices and batches.");
+  app.add_option("what", o->what, "ops: the case table. train: a step beside its own matrix products. data: tokenizing, indices, batches.");
   app.add_option("name", o->name, "Only rows of this name: a glob over OP or OP/ROW.");
   app.add_flag("--grad", o->grad, "Backward passes against finite differences in fp64.");
   app.add_flag("--check", o->check, "Every candidate against the fp64 reference.");
@@ -79,13 +79,16 @@ Action bench(CLI::App& app, Common& common) {
   app.add_option("--precision", o->train.precision, "train: bf16 or fp32.");
   app.add_option("--seq-len", o->train.seq_len, "train: tokens of a sample.")->check(CLI::Range(1, 1 << 20));
   app.add_option("--micro-batch", o->train.micro_batch, "train: samples of a step.")->check(CLI::Range(1, 1 << 16));
-  app.add_option("--steps", o->train.steps, "train: steps that are timed; the median counts.")->check(CLI::Range(1, 1000));
+  app.add_option("--rounds", o->train.rounds, "train: the products alone, then a step; medians count.")->check(CLI::Range(1, 1000));
+  app.add_flag("--profile", o->train.profile, "train: time of one step by kind of operator.");
+  app.add_option("--peer", o->train.peer, "train: another trainer, run each round; the last number it prints is its tokens/s.")->type_name("COMMAND");
   app.add_option("--text", o->tokenizer.text, "data: text to tokenize, a file or folder; else headers found here.");
   app.add_option("--megabytes", o->tokenizer.megabytes, "data: how much of it.")->check(CLI::Range(1, 2000));
   app.add_option("--vocab-size", o->tokenizer.vocab_size, "data: of the tokenizer that is trained on it.")->check(CLI::Range(257, 1 << 24));
   add_compute_flags(app, common);
   add_json_flag(app, common);
-  app.footer("Without a mode all four run. JSON: a list of rows with op, row, ok, mode, detail, then the figures. Code 1: a row failed.");
+  app.footer("ops: without a mode all four run. JSON: a list of rows with op, row, ok, mode, detail, then the figures. Code 1: a row failed.\n"
+             "train: JSON keys tokens_per_second step_s gemm_flops_per_second flops_per_second fraction peer_ratio rounds gemms profile.");
   return [o, &common] { return run(*o, common); };
 }
 

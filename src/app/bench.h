@@ -8,8 +8,10 @@ namespace weft::app {
 
 struct BenchFlags {
   std::string preset = "gpt2-124m", precision = "bf16";
+  std::string peer;
   int64_t seq_len = 1024, micro_batch = 4;
-  int steps = 3;
+  int rounds = 3;
+  bool profile = false;
 };
 struct TokenizerBench {
   std::string text;  // a file or folder; bench_data_verb takes what weft demo trains on for ""

@@ -9,7 +9,7 @@
 #include "app/verb.h"
 #include "base/cpu.h"
 #include "base/error.h"
-#include "base/memory.h"
+#include "ops/cpu_memory.h"
 
 namespace weft::app {
 
@@ -28,7 +28,7 @@ void add_set_flag(CLI::App& app, std::vector<std::string>& assignments) {
 
 std::string use_device(const Common& common) {
   at::set_num_threads(common.threads > 0 ? common.threads : cpu::threads());
-  keep_freed_memory();  // a step frees and takes the same sizes again: page faults would cost more than the work
+  ops::keep_cpu_tensors();
   const std::string& want = common.device;
   if (want == "cpu") return want;
   int index = 0;

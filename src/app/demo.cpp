@@ -11,6 +11,7 @@
 #include "app/demo.h"
 #include "app/machine.h"
 #include "app/run.h"
+#include "app/sample_check.h"
 #include "app/talk.h"
 #include "base/cpu.h"
 #include "base/error.h"
@@ -21,6 +22,9 @@
 
 namespace weft::app {
 namespace {
+
+constexpr int kSamples = 8;
+constexpr size_t kShown = 3;
 
 struct Flags {
   std::string corpus, folder;
@@ -82,19 +86,28 @@ int run(Flags f, const Common& common) {
   talk_options.sampling.max_tokens = 96, talk_options.sampling.temperature = 0.5, talk_options.sampling.top_p = 0.9;
   const ops::Policy policy = policy_for(device);
   Json samples = Json::array();
-  for (const Answer& a : answer(loaded, demo_prompts(made.folder, 3), talk_options, policy, device)) {
-    fmt::print("\n{}\n{}{}\n", log::paint("--- " + std::string("a beginning from held-out text, and how the model goes on"), log::Colour::kDim, 1),
-               log::paint(a.prompt, log::Colour::kBold, 1), a.text);
+  SampleCheck check;
+  const std::set<std::string> known = identifiers_of_corpus(made.folder);
+  for (const Answer& a : answer(loaded, demo_prompts(made.folder, kSamples), talk_options, policy, device)) {
+    check.add(a.text, a.finish == "length", a.tokens, known);
     samples.push_back({{"prompt", a.prompt}, {"text", a.text}});
+    if (samples.size() <= kShown)
+      fmt::print("\n{}\n{}{}\n", log::paint("--- a beginning from held-out text, and how the model goes on", log::Colour::kDim, 1),
+                 log::paint(a.prompt, log::Colour::kBold, 1), a.text);
   }
-  fmt::print("\nvalidation: {:.3f} -> {:.3f} bits per byte in {:.0f} s of training; the run is {}\n", r.first_val.bits_per_byte, r.last_val.bits_per_byte,
+  fmt::print("\n{} samples: of {} identifiers of four letters or more {:.0f} % occur in the corpus; longest loop: {} tokens\n", samples.size(), check.written,
+             100 * check.known_fraction(), check.longest_loop);
+  fmt::print("validation: {:.3f} -> {:.3f} bits per byte in {:.0f} s of training; the run is {}\n", r.first_val.bits_per_byte, r.last_val.bits_per_byte,
              r.wall_s, f.folder + "/run");
-  write_figures(common, {{"wall_s", elapsed()},
-                         {"first_loss_s", before_training + r.first_loss_s},
-                         {"first_val_bits_per_byte", r.first_val.bits_per_byte},
-                         {"last_val_bits_per_byte", r.last_val.bits_per_byte},
-                         {"tokens_per_second", r.tokens_per_second},
-                         {"samples", samples}});
+  Json figures = check.json();
+  figures.update({{"wall_s", elapsed()},
+                  {"first_loss_s", before_training + r.first_loss_s},
+                  {"first_val_bits_per_byte", r.first_val.bits_per_byte},
+                  {"last_val_bits_per_byte", r.last_val.bits_per_byte},
+                  {"tokens_per_second", r.tokens_per_second},
+                  {"memory_peak_bytes", cpu::memory_peak()},
+                  {"samples", samples}});
+  write_figures(common, figures);
   if (::isatty(0) != 0 && !f.no_talk) {
     fmt::print("\nNow you: begin a line of code, the model goes on. Ctrl-D ends it.\n");
     talk_options.sampling.max_tokens = 64;
@@ -113,7 +126,8 @@ Action demo(CLI::App& app, Common& common) {
   app.add_flag("--no-talk", f->no_talk, "End after the samples.");
   add_compute_flags(app, common);
   add_json_flag(app, common);
-  app.footer("JSON keys: wall_s first_loss_s first_val_bits_per_byte last_val_bits_per_byte tokens_per_second samples");
+  app.footer("JSON keys: wall_s first_loss_s first_val_bits_per_byte last_val_bits_per_byte tokens_per_second memory_peak_bytes samples, and of the\n"
+             "samples identifiers identifiers_known identifiers_known_fraction identifiers_unknown longest_loop_tokens");
   return [f, &common] { return run(*f, common); };
 }
 

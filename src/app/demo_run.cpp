@@ -44,14 +44,16 @@ std::vector<std::string> demo_prompts(const std::string& data, int count) {
   for (uint64_t draw = 0; static_cast<int>(out.size()) < count && draw < 1000; ++draw) {
     const auto sequence = static_cast<int64_t>(rng::below(7, draw, static_cast<uint64_t>(tokens.sequences())));
     const auto length = static_cast<uint64_t>(tokens.length(sequence));
-    if (length < 400) continue;
-    std::vector<int32_t> ids(80);
-    tokens.read(sequence, static_cast<int64_t>(length / 3 + rng::below(8, draw, length / 3)), 80, ids.data());
+    if (length < (draw < 500 ? 400 : 12)) continue;  // long documents first; small corpora have none
+    const uint64_t from = length / 3 + rng::below(8, draw, length / 3);
+    std::vector<int32_t> ids(std::min<uint64_t>(80, length - from));
+    tokens.read(sequence, static_cast<int64_t>(from), static_cast<int64_t>(ids.size()), ids.data());
     const std::string text = tokenizer.decode(ids);
     const size_t line = text.find('\n'), end = text.rfind('\n');
     if (line == std::string::npos || end <= line + 20) continue;
     out.push_back(text.substr(line + 1, end - line));
   }
+  if (out.empty()) out.emplace_back();  // one new document
   return out;
 }
 

@@ -79,6 +79,7 @@ kernels::Support supports_aten(const Gemm& g, const Policy& p) {
 }
 
 constexpr Candidate<Gemm> kGemm[] = {
+    {"cpu", [](const Gemm& g, const Policy& p) { return kernels::supports_gemm_cpu(g, p.device); }, nullptr, kernels::gemm_cpu},
     {"aten", supports_aten<false>, nullptr, run_aten<false>},
 #ifdef WEFT_CUDA
     {"cublaslt_padded", [](const Gemm& g, const Policy& p) { return kernels::supports_gemm_padded(g, p.device); }, kernels::workspace_gemm_padded,

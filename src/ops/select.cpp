@@ -2,6 +2,8 @@
 
 #include "ops/select.h"
 
+#include "base/cpu.h"
+
 namespace weft::ops {
 
 bool Policy::allows_reference(const char* op) const {
@@ -18,6 +20,8 @@ kernels::Device this_cpu() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) bits |= kernels::kAvx512;
     if (__builtin_cpu_supports("avx512bf16")) bits |= kernels::kAvx512Bf16;
 #endif
+    for (const std::string& feature : cpu::features())  // the compiler's own test does not know it
+      if (feature == "amx_bf16") bits |= kernels::kAmxBf16;
     return bits;
   }();
   return {kernels::Device::kCpu, 0, 0, 0, isa};

@@ -19,29 +19,35 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-template <class F>
-double best_seconds(F f, int rounds) {
-  double best = 1e300;
-  for (int i = 0; i < rounds; ++i) {
-    const auto start = Clock::now();
-    f();
-    best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
-  }
-  return best;
+double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+double median(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  return v.size() % 2 == 1 ? v[v.size() / 2] : (v[v.size() / 2 - 1] + v[v.size() / 2]) / 2;
 }
 
 // The three products of one linear layer on T rows, as the library gives them: y = x w^T, dx = dy w, dw = dy^T x.
-GemmRate measure(int64_t t, int64_t n, int64_t k, double count, at::TensorOptions where) {
-  const at::Tensor x = at::randn({t, k}, where), w = at::randn({n, k}, where) * 0.02, dy = at::randn({t, n}, where);
-  const auto all = [&] {
-    at::linear(x, w);
-    at::mm(dy, w);
-    at::mm(dy.t(), x);
-  };
-  all();
-  const double s = best_seconds(all, 3), flops = 6.0 * static_cast<double>(t) * static_cast<double>(n) * static_cast<double>(k);
-  return {n, k, count, s * count, flops / s};
-}
+struct Products {
+  at::Tensor x, w, dy;
+  double count;
+  std::vector<double> seconds;  // a round: of all `count`
+
+  Products(int64_t t, int64_t n, int64_t k, double count_, at::TensorOptions where)
+      : x(at::randn({t, k}, where)), w(at::randn({n, k}, where) * 0.02), dy(at::randn({t, n}, where)), count(count_) {}
+  double flops() const { return 6.0 * static_cast<double>(x.size(0)) * static_cast<double>(w.numel()) * count; }
+  double run() {
+    const int64_t times = std::max<int64_t>(1, std::llround(count));
+    const auto start = Clock::now();
+    for (int64_t i = 0; i < times; ++i) {
+      at::linear(x, w);
+      at::mm(dy, w);
+      const at::Tensor dw = at::mm(dy.t(), x);
+      if (i + 1 == times && !dw.is_cpu()) dw[0][0].item<float>();  // waits for the device
+    }
+    seconds.push_back(since(start) * count / static_cast<double>(times));
+    return seconds.back();
+  }
+};
 
 class RandomTokens final : public data::BatchStream {  // documents as long as a sample
  public:
@@ -72,51 +78,96 @@ BenchReport bench_train(const BenchOptions& o) {
   const int64_t tokens = o.micro_batch * o.seq_len;
   std::map<std::pair<int64_t, int64_t>, double> shapes;
   for (const models::GemmShape& g : models::gemm_shapes(o.model)) shapes[{g.n, g.k}] += g.count;
-  double seconds = 0, flops = 0;
-  for (const auto& [shape, count] : shapes) {
-    r.gemms.push_back(measure(tokens, shape.first, shape.second, count, at::TensorOptions().device(o.device).dtype(dtype)));
-    seconds += r.gemms.back().seconds, flops += r.gemms.back().flops_per_second * r.gemms.back().seconds;
-  }
-  r.gemm_flops_per_second = flops / seconds;
-  r.model_gemm_flops = flops * static_cast<double>(o.micro_batches);
+  std::vector<Products> products;
+  for (const auto& [shape, count] : shapes) products.emplace_back(tokens, shape.first, shape.second, count, at::TensorOptions().device(o.device).dtype(dtype));
+  double flops = 0;
+  for (const Products& p : products) flops += p.flops();
+  r.model_gemm_flops = flops;
 
   const auto model = models::build(o.model);
   nn::materialize(*model, {o.device, dtype, 1, true});
   model->visit_params([&](nn::Param& p) { r.parameters += p.weight.value.numel(); });
   TrainerOptions t;
-  t.train.steps = o.warm_up + o.steps, t.train.batch = o.micro_batch * o.micro_batches, t.train.micro_batch = o.micro_batch, t.train.precision = o.precision;
+  t.train.steps = o.warm_up + o.rounds + 1, t.train.batch = o.micro_batch, t.train.micro_batch = o.micro_batch, t.train.precision = o.precision;
   t.policy = o.policy, t.device = o.device;
   Trainer trainer(*model, Mesh::single(), t);
   RandomTokens stream(o.micro_batch, o.seq_len, o.model.vocab_size);
-  std::vector<double> times;
-  for (int i = 0; i < o.warm_up + o.steps; ++i) {
-    const StepReport s = trainer.step(stream);
-    if (i == 0) r.loss_first = s.loss;
-    r.loss_last = s.loss;
-    if (i >= o.warm_up) times.push_back(s.seconds);
+  for (int i = 0; i < o.warm_up; ++i) {
+    const double loss = trainer.step(stream).loss;
+    if (i == 0) r.loss_first = loss;
+    for (Products& p : products) p.run(), p.seconds.clear();
   }
-  std::sort(times.begin(), times.end());
-  r.step_seconds = times[times.size() / 2];
-  r.tokens_per_second = static_cast<double>(tokens * o.micro_batches) / r.step_seconds;
+  for (int i = 0; i < o.rounds; ++i) {
+    Round round{};
+    for (Products& p : products) round.gemm_seconds += p.run();
+    const StepReport s = trainer.step(stream);
+    round.step_seconds = s.seconds, r.loss_last = s.loss;
+    if (o.peer) round.peer_tokens_per_second = o.peer();
+    r.rounds.push_back(round);
+  }
+  if (o.profile) {
+    const OpTimes times;
+    r.profile_step_seconds = trainer.step(stream).seconds;
+    r.profile = times.rows();
+  }
+  const auto middle = [&](auto of) {
+    std::vector<double> all;
+    for (const Round& round : r.rounds) all.push_back(of(round));
+    return median(all);
+  };
+  const double trained = static_cast<double>(tokens);
+  for (Products& p : products) {
+    const double s = median(p.seconds);
+    r.gemms.push_back({p.w.size(0), p.w.size(1), p.count, s, p.flops() / s});
+  }
+  r.gemm_flops_per_second = flops / middle([](const Round& x) { return x.gemm_seconds; });
+  r.step_seconds = middle([](const Round& x) { return x.step_seconds; });
+  r.tokens_per_second = trained / r.step_seconds;
   r.flops_per_second = r.model_gemm_flops / r.step_seconds;
-  r.fraction = r.flops_per_second / r.gemm_flops_per_second;
+  r.fraction = middle([](const Round& x) { return x.gemm_seconds / x.step_seconds; });
+  r.peer_tokens_per_second = middle([](const Round& x) { return x.peer_tokens_per_second; });
+  if (o.peer) r.peer_ratio = middle([&](const Round& x) { return trained / x.step_seconds / x.peer_tokens_per_second; });
   return r;
 }
 
 Json to_json(const BenchReport& r) {
-  Json gemms = Json::array();
+  Json gemms = Json::array(), rounds = Json::array(), profile = Json::array();
   for (const GemmRate& g : r.gemms) gemms.push_back({{"n", g.n}, {"k", g.k}, {"count", g.count}, {"seconds", g.seconds}, {"flops_per_second", g.flops_per_second}});
+  for (const Round& x : r.rounds) rounds.push_back({{"gemm_s", x.gemm_seconds}, {"step_s", x.step_seconds}, {"peer_tokens_per_second", x.peer_tokens_per_second}});
+  for (const OpTimes::Row& p : r.profile) profile.push_back({{"op", p.name}, {"calls", p.calls}, {"seconds", p.seconds}});
   return {{"parameters", r.parameters}, {"tokens_per_second", r.tokens_per_second}, {"step_s", r.step_seconds}, {"model_gemm_flops", r.model_gemm_flops},
-          {"flops_per_second", r.flops_per_second}, {"gemm_flops_per_second", r.gemm_flops_per_second}, {"fraction", r.fraction}, {"first_loss", r.loss_first},
-          {"last_loss", r.loss_last}, {"gemms", gemms}};
+          {"flops_per_second", r.flops_per_second}, {"gemm_flops_per_second", r.gemm_flops_per_second}, {"fraction", r.fraction},
+          {"peer_tokens_per_second", r.peer_tokens_per_second}, {"peer_ratio", r.peer_ratio}, {"first_loss", r.loss_first},
+          {"last_loss", r.loss_last}, {"gemms", gemms}, {"rounds", rounds}, {"profile", profile}};
+}
+
+static std::string profile_text(const BenchReport& r) {
+  std::string s = fmt::format("one step of {}, by operator:\n", human_seconds(r.profile_step_seconds));
+  double inside = 0, small = 0;
+  int64_t calls = 0;
+  for (const OpTimes::Row& p : r.profile) {
+    inside += p.seconds;
+    if (p.seconds < 0.002 * r.profile_step_seconds) small += p.seconds, calls += p.calls;
+    else s += fmt::format("  {:<32} {:>6} calls {:>10.1f} ms {:5.1f} %\n", p.name, p.calls, 1e3 * p.seconds, 100 * p.seconds / r.profile_step_seconds);
+  }
+  const auto rest = [&](const char* what, int64_t n, double seconds) {
+    s += fmt::format("  {:<32} {:>6}       {:>10.1f} ms {:5.1f} %\n", what, n == 0 ? "" : std::to_string(n), 1e3 * seconds, 100 * seconds / r.profile_step_seconds);
+  };
+  rest("all others", calls, small);
+  rest("between operators", 0, r.profile_step_seconds - inside);
+  return s;
 }
 
 std::string bench_text(const BenchReport& r) {
   std::string s;
   for (const GemmRate& g : r.gemms) s += fmt::format("  gemm {:>6} x {:<6} x {:<4} {:8.3f} TFLOP/s\n", g.n, g.k, g.count, g.flops_per_second / 1e12);
   s += fmt::format("the model's products alone: {:.3f} TFLOP/s, weighted by their FLOPs\n", r.gemm_flops_per_second / 1e12);
-  return s + fmt::format("training: {} parameters, {} tokens/s, step {}, {:.3f} TFLOP/s in products: {:.1f} % of that rate\n", human_count(static_cast<double>(r.parameters)),
-                         human_count(r.tokens_per_second), human_seconds(r.step_seconds), r.flops_per_second / 1e12, 100 * r.fraction);
+  s += fmt::format("training: {} parameters, {} tokens/s, step {}, {:.3f} TFLOP/s in products: {:.1f} % of that rate (rounds:", human_count(static_cast<double>(r.parameters)),
+                   human_count(r.tokens_per_second), human_seconds(r.step_seconds), r.flops_per_second / 1e12, 100 * r.fraction);
+  for (const Round& x : r.rounds) s += fmt::format(" {:.1f}", 100 * x.gemm_seconds / x.step_seconds);
+  s += ")\n";
+  if (r.peer_ratio > 0) s += fmt::format("the other trainer: {} tokens/s; ours is {:.1f} times as fast\n", human_count(r.peer_tokens_per_second), r.peer_ratio);
+  return r.profile.empty() ? s : s + profile_text(r);
 }
 
 }  // namespace weft::train

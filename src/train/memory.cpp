@@ -8,6 +8,7 @@
 
 #include <atomic>
 
+#include "base/cpu.h"
 #include "base/error.h"
 #include "base/text.h"
 
@@ -59,6 +60,7 @@ MemoryEstimate estimate_memory(Trainer& t, const data::Dataset& set, int64_t mic
   t.model().visit_buffers([&](const std::string&, at::Tensor& b) { m.buffers += static_cast<int64_t>(b.nbytes()); });
   m.masters_and_moments = t.optimizer().state_bytes();
   m.gradients = static_cast<int64_t>(t.arena().flat().nbytes());
+  m.program = std::max<int64_t>(0, static_cast<int64_t>(cpu::memory_used()) - m.total());
   const int64_t small = std::min<int64_t>(seq_len, 128), n = micro_batch * seq_len;
   const data::Batch one = short_batch(set, 1, small), two = short_batch(set, 2, small);
   const int64_t t1 = one.tokens.numel(), t2 = two.tokens.numel();
@@ -71,8 +73,8 @@ MemoryEstimate estimate_memory(Trainer& t, const data::Dataset& set, int64_t mic
 
 std::string memory_text(const MemoryEstimate& m) {
   const auto b = [](int64_t n) { return human_bytes(static_cast<uint64_t>(std::max<int64_t>(n, 0))); };
-  return fmt::format("weights {}, masters and moments {}, gradients {}, buffers {}, a micro-batch {}: {} in all", b(m.weights), b(m.masters_and_moments), b(m.gradients),
-                     b(m.buffers), b(m.microbatch), b(m.total()));
+  return fmt::format("weights {}, masters and moments {}, gradients {}, buffers {}, a micro-batch {}, the program itself {}: {} in all", b(m.weights),
+                     b(m.masters_and_moments), b(m.gradients), b(m.buffers), b(m.microbatch), b(m.program), b(m.total()));
 }
 
 void check_memory(const MemoryEstimate& m, int64_t micro_batch, uint64_t available) {

@@ -10,8 +10,9 @@
 namespace weft::train {
 
 struct MemoryEstimate {
-  int64_t weights = 0, masters_and_moments = 0, gradients = 0, buffers = 0, microbatch = 0;  // bytes
-  int64_t total() const { return weights + masters_and_moments + gradients + buffers + microbatch; }
+  int64_t weights = 0, masters_and_moments = 0, gradients = 0, buffers = 0, microbatch = 0;  // bytes of tensors
+  int64_t program = 0;  // resident before the first micro-batch and none of the above: code, vocabulary, corpus tables, the library
+  int64_t total() const { return weights + masters_and_moments + gradients + buffers + microbatch + program; }
 };
 
 // Runs forward and backward on two short micro-batches and extends their peaks along a straight line to the full size (layers

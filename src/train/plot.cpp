@@ -28,13 +28,15 @@ struct Scale {
 // Round values, about `want` of them, that span [low, high].
 std::vector<double> ticks(const Scale& s, int want) {
   std::vector<double> out;
-  if (s.log) {
-    for (double decade = std::pow(10, std::floor(std::log10(s.low))); decade <= s.high; decade *= 10)
-      for (double m : {1.0, 2.0, 5.0})
-        if (decade * m >= s.low * 0.999 && decade * m <= s.high * 1.001) out.push_back(decade * m);
-    if (out.size() >= 2 && out.size() <= static_cast<size_t>(2 * want)) return out;
+  static const std::vector<double> kParts[] = {{1}, {1, 2, 5}, {1, 1.5, 2, 3, 4, 5, 7}};  // of a decade: the coarsest that marks three places
+  for (size_t i = 0; s.log && i < std::size(kParts); ++i) {
     out.clear();
+    for (double decade = std::pow(10, std::floor(std::log10(s.low))); decade <= s.high; decade *= 10)
+      for (double m : kParts[i])
+        if (decade * m >= s.low * 0.999 && decade * m <= s.high * 1.001) out.push_back(decade * m);
+    if (out.size() >= 3) return out;
   }
+  out.clear();
   const double raw = (s.high - s.low) / want, power = std::pow(10, std::floor(std::log10(raw)));
   const double step = power * (raw / power < 1.5 ? 1 : raw / power < 3.5 ? 2 : raw / power < 7.5 ? 5 : 10);
   for (double v = std::ceil(s.low / step) * step; v <= s.high + 1e-9 * step; v += step) out.push_back(std::fabs(v) < 1e-9 * step ? 0 : v);
@@ -56,7 +58,7 @@ std::string panel(const Panel& p, double top, double x0, double x1) {  // all pa
   for (const Curve& c : p.curves)
     for (auto [x, y] : c.points)
       if (usable(p, y)) y0 = std::min(y0, y), y1 = std::max(y1, y);
-  std::string s = fmt::format("<text x='{}' y='{}' class='t'>{}</text>\n", kLeft, top + 20, escape(p.title));
+  std::string s = fmt::format("<text x='{}' y='{}' class='t'>{}</text>\n", kLeft, top + 20, escape(p.title + (p.log_scale ? ", logarithmic" : "")));
   if (y0 > y1) return s + fmt::format("<text x='{}' y='{}'>no values</text>\n", kLeft, top + kHeight / 2);
   if (x1 == x0) x1 = x0 + 1;
   const double pad = p.log_scale ? 0 : 0.05 * (y1 - y0);
@@ -66,6 +68,7 @@ std::string panel(const Panel& p, double top, double x0, double x1) {  // all pa
   for (double v : ticks(y, 5))
     s += fmt::format("<line x1='{}' x2='{}' y1='{:.1f}' y2='{:.1f}' class='g'/><text x='{}' y='{:.1f}' class='r'>{}</text>\n", kLeft, kWidth - kRight, y(v), y(v), kLeft - 6, y(v) + 4, label(v));
   for (double v : ticks(x, 8)) s += fmt::format("<text x='{:.1f}' y='{}' class='m'>{}</text>\n", x(v), top + kHeight - kBottom + 18, label(v));
+  s += fmt::format("<text x='{}' y='{}' class='r'>step</text>\n", kLeft - 14, top + kHeight - kBottom + 18);
   double right = kWidth - kRight;
   for (size_t i = 0; i < p.curves.size(); ++i) {
     const Curve& c = p.curves[i];

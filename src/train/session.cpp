@@ -120,11 +120,9 @@ void write_run_files(const RunFolder& folder, RunConfig& c, const data::OpenedDa
 
 }  // namespace
 
-static at::ScalarType compute_type(const RunConfig& c) { return c.train.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat; }
-
 std::unique_ptr<nn::Module> build_model(const RunConfig& c, at::Device device, bool fill) {
   auto model = models::build(c.model);
-  nn::materialize(*model, {device, compute_type(c), c.train.seed, fill});
+  nn::materialize(*model, {device, c.train.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat, c.train.seed, fill});
   return model;
 }
 
@@ -147,12 +145,11 @@ SessionResult run_session(const SessionOptions& o) {
   if (found) check_resume(*found, c, id, text.hash, o.allow_inexact);
   write_run_files(folder, c, text, o.tokenizer_in_run);
 
-  const auto model = o.build ? o.build(c) : build_model(c, o.device, /*fill=*/!found);
-  if (o.build && o.materialize) o.materialize(*model, o.device, compute_type(c), c.train.seed);
+  const auto model = build_model(c, o.device, /*fill=*/!found);
   TrainerOptions options{c.optimizer, c.schedule, c.train, o.policy, o.device};
   options.policy.deterministic = c.train.deterministic;
   options.bytes_per_token = text.train_bytes_per_token;
-  options.flops_per_token = o.flops_per_token ? o.flops_per_token(c) : o.build ? 0 : models::flops_per_token(c.model, c.data.seq_len);
+  options.flops_per_token = models::flops_per_token(c.model, c.data.seq_len);
   options.peak_flops = o.peak_flops ? o.peak_flops(c.train.precision) : 0;
   Trainer trainer(*model, mesh, options);
   if (o.device.is_cpu()) {

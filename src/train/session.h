@@ -14,11 +14,6 @@ namespace weft::train {
 struct SessionOptions {
   std::string run;  // folder
   RunConfig config;
-  // Empty: the decoder of config.model, its initial numbers, its FLOPs for one token. Given: `build` alone makes a model in memory,
-  // or one on the meta device that `materialize` brings there.
-  std::function<std::unique_ptr<nn::Module>(const RunConfig&)> build;
-  std::function<void(nn::Module&, at::Device, at::ScalarType, uint64_t seed)> materialize;
-  std::function<double(const RunConfig&)> flops_per_token;
   std::function<double(Precision)> peak_flops;                         // measures the machine; may be empty
   at::Device device = at::kCPU;
   ops::Policy policy;

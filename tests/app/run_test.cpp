@@ -76,4 +76,26 @@ TEST_F(Verbs, ASignalSavesPrintsTheCommandAndTheCommandEndsTheRun) {
   EXPECT_NE(read_file(dir / "err").find("the time limit of 0.02 min"), std::string::npos);
 }
 
+TEST_F(Verbs, TheDemoJudgesWhatItWrites) {
+  ASSERT_EQ(run("$weft demo --corpus text --folder demo --steps 6 --json d.json"), 0) << said();
+  const Json d = json("d.json");
+  for (const char* key : {"wall_s", "first_loss_s", "first_val_bits_per_byte", "last_val_bits_per_byte", "tokens_per_second", "memory_peak_bytes", "identifiers_unknown"})
+    EXPECT_TRUE(d.contains(key)) << key;
+  EXPECT_LT(d["last_val_bits_per_byte"].get<double>(), d["first_val_bits_per_byte"].get<double>());
+  EXPECT_GT(d["samples"].size(), 0u);
+  EXPECT_GT(d["identifiers"].get<int>(), 0) << said();
+  EXPECT_LE(d["identifiers_known"].get<int>(), d["identifiers"].get<int>());
+  EXPECT_GE(d["identifiers_known_fraction"].get<double>(), 0.8) << said();
+  EXPECT_GE(d["longest_loop_tokens"].get<int>(), 0);
+}
+
+TEST_F(Verbs, CtrlCEndsPrepareWith130AndLeavesNothingThatLooksFinished) {
+  std::ofstream out(dir / "noise.txt");  // no word comes twice: the tokenizer has much to do
+  uint64_t state = 1;
+  for (int i = 0; i < 12'000'000; ++i) out << static_cast<char>(i % 60 == 59 ? ' ' : 'a' + ((state = state * 6364136223846793005 + 1442695040888963407) >> 33) % 26);
+  out.close();
+  EXPECT_EQ(run("timeout --preserve-status -s INT 0.5 $weft prepare noise.txt -o noise"), 130) << said();
+  EXPECT_FALSE(fs::exists(dir / "noise/manifest.json"));
+}
+
 }  // namespace weft

@@ -55,11 +55,8 @@ SessionOptions options(const std::string& run, const std::string& data) {
   o.config.schedule.lr = 0.01;
   o.config.checkpoint.every = 7;
   o.config.eval.every = 0;
-  o.build = [](const RunConfig& c) {
-    auto m = std::make_unique<TinyModel>();
-    fill(*m, at::kFloat, c.train.seed);
-    return m;
-  };
+  o.config.model.pattern = "-", o.config.model.model_dim = 8, o.config.model.init_std = 0.5, o.config.model.tie_embeddings = false;
+  std::get<nn::MlpConfig>(o.config.model.symbols['-']).ffn_dim = 8;
   o.policy.device = ops::this_cpu();
   o.resume_command = "weft train again";
   return o;
@@ -174,7 +171,7 @@ TEST(Session, WhatMayNotChangeIsRefusedWithTheDifferenceAndTheRestGoesOn) {
   other.config.optimizer.beta2 = 0.9, other.config.model.model_dim = 512;
   const std::string text = refusal(other);
   EXPECT_NE(text.find("optimizer.beta2: was 0.95, now 0.9"), std::string::npos) << text;
-  EXPECT_NE(text.find("model.model_dim: was 256, now 512"), std::string::npos) << text;
+  EXPECT_NE(text.find("model.model_dim: was 8, now 512"), std::string::npos) << text;
   SessionOptions longer = o;
   longer.config.train.steps = 12, longer.config.checkpoint.every = 1;
   EXPECT_EQ(run_session(longer).resumed_from, 10);
@@ -240,7 +237,6 @@ TEST(Session, AHybridModelResumesToTheBit) {
   const TempFolder dir;
   const std::string data = make_data(dir.path);
   SessionOptions o = options(dir.path + "/run", data);
-  o.build = nullptr;
   o.config.model.pattern = "M-*E", o.config.model.model_dim = 32, o.config.model.vocab_size = 0;
   for (auto& [letter, branch] : o.config.model.symbols) {
     if (auto* c = std::get_if<nn::GqaConfig>(&branch)) c->num_heads = 2, c->num_kv_heads = 1;

@@ -26,11 +26,10 @@ WEFT_CLONES float dot(const T* a, const T* b, int32_t n) {
   return sum;
 }
 
-// One key's row of a tile: logits and dp over queries -> p and ds; queries outside [begin, end) get 0. `pairs` is the row's place in
-// the packed form of dS^T (k = key).
+// One key's row of a tile: logits and dp over queries -> p and ds; queries outside [begin, end) get 0.
 template <class E>
 WEFT_CLONES void tile_row(const float* logits, const float* dp, const float* lse, const float* delta, float scale, int32_t begin, int32_t end,
-                          E* p, E* ds, E* packed) {
+                          E* p, E* ds) {
   for (int32_t i = 0; i < begin; ++i) p[i] = E{}, ds[i] = E{};
   for (int32_t i = end; i < kTile; ++i) p[i] = E{}, ds[i] = E{};
 #pragma omp simd
@@ -39,30 +38,26 @@ WEFT_CLONES void tile_row(const float* logits, const float* dp, const float* lse
     p[i] = convert<E>(e);
     ds[i] = convert<E>(scale * e * (dp[i] - delta[i]));
   }
-  constexpr int32_t step = sizeof(E) == 2 ? 2 : 1;
-  for (int32_t i = 0; i < kPanel; ++i) packed[i * step] = ds[i];
-  for (int32_t i = 0; i < kPanel; ++i) packed[kTile * kPanel + i * step] = ds[kPanel + i];
 }
 
 // The same with dropout: p is what met V, dp passes only through kept pairs.
 template <class E>
 void tile_row_dropped(const AttentionShape& s, uint32_t head_seed, uint32_t query, uint32_t key, const float* logits, const float* dp,
-                      const float* lse, const float* delta, int32_t begin, int32_t end, E* p, E* ds, E* packed) {
+                      const float* lse, const float* delta, int32_t begin, int32_t end, E* p, E* ds) {
   const auto threshold = static_cast<uint32_t>(static_cast<double>(s.dropout) * 4294967296.0);
-  constexpr int32_t step = sizeof(E) == 2 ? 2 : 1;
   for (int32_t i = 0; i < kTile; ++i) {
     const bool seen = i >= begin && i < end;
     const float keep = !seen || attention_hash(head_seed, query + static_cast<uint32_t>(i), key) < threshold ? 0.0f : 1.0f / (1.0f - s.dropout);
     const float e = seen ? exp_f32(logits[i] * s.scale - lse[i]) : 0.0f;
     p[i] = convert<E>(e * keep);
     ds[i] = seen ? convert<E>(s.scale * e * (keep * dp[i] - delta[i])) : E{};
-    packed[(i / kPanel) * kTile * kPanel + (i % kPanel) * step] = ds[i];
   }
 }
 
 template <class T>
-void store(const float* src, int64_t ld, T* dst, int64_t stride, int32_t rows, int32_t cols) {
+WEFT_CLONES void store(const float* src, int64_t ld, T* dst, int64_t stride, int32_t rows, int32_t cols) {
   for (int32_t r = 0; r < rows; ++r)
+#pragma omp simd
     for (int32_t c = 0; c < cols; ++c) dst[r * stride + c] = from_f32<T>(src[r * ld + c]);
 }
 
@@ -102,8 +97,7 @@ struct Task {
       const int32_t n = std::min(kTile, keys - k0);
       copy_rows<E>(k + k0 * s.k_stride, s.k_stride, n, s.dim, kr.data(), kTile, dim);
       copy_rows<E>(v + k0 * s.v_stride, s.v_stride, n, s.dim_v, vr.data(), kTile, dim_v);
-      for (int32_t c = 0; c < dim; ++c)
-        for (int32_t j = 0; j < kTile; ++j) kt[static_cast<size_t>(c * kTile + j)] = kr[static_cast<size_t>(j * dim + c)];
+      turn(kr.data(), dim, kt.data(), kTile, dim, kTile);
       std::fill(dk.begin(), dk.end(), 0.0f), std::fill(dv.begin(), dv.end(), 0.0f);
       // Queries that see any key of this block: key j is seen by i in [j - shift - right, j - shift + left], shift = keys - queries.
       const int32_t shift = keys - queries;
@@ -118,14 +112,14 @@ struct Task {
           const int32_t at = k0 + j - shift - q0;
           int32_t begin = s.right < 0 ? 0 : std::clamp(at - s.right, 0, m), end = s.left < 0 ? m : std::clamp(at + s.left + 1, 0, m);
           if (j >= n || end <= begin) begin = end = 0;
-          E* pairs = packed.data() + tile::at<E>(j, 0);
           if (s.dropout > 0)
             tile_row_dropped<E>(s, seed, static_cast<uint32_t>(row0 + q0), static_cast<uint32_t>(key0 + k0 + j), logits.data() + j * kTile, dp.data() + j * kTile,
-                                lse.data() + q0, delta.data() + q0, begin, end, p.data() + j * kTile, ds.data() + j * kTile, pairs);
+                                lse.data() + q0, delta.data() + q0, begin, end, p.data() + j * kTile, ds.data() + j * kTile);
           else
             tile_row<E>(logits.data() + j * kTile, dp.data() + j * kTile, lse.data() + q0, delta.data() + q0, s.scale, begin, end,
-                        p.data() + j * kTile, ds.data() + j * kTile, pairs);
+                        p.data() + j * kTile, ds.data() + j * kTile);
         }
+        pack_rows<E>(ds.data(), kTile, kTile, kTile, packed.data(), kTile, kTile);
         for (int32_t c = 0; c < dim_v; c += kPanel)
           gemm(p.data(), kTile, gr.data() + static_cast<int64_t>(c) * Q + static_cast<int64_t>(q0) * kPanel, dv.data() + c, dim_v, kTile, kTile, true);
         for (int32_t c = 0; c < dim; c += kPanel)
@@ -142,15 +136,14 @@ struct Task {
         store(dv.data(), dim_v, dv_parts + ((key0 + k0) * s.heads + head) * s.dim_v, static_cast<int64_t>(s.heads) * s.dim_v, n, s.dim_v);
       }
     }
-    T* out = static_cast<T*>(a.dq) + (row0 * s.heads + head) * s.dim;
-    for (int32_t i = 0; i < queries; ++i)
-      for (int32_t c = 0; c < s.dim; ++c) out[static_cast<int64_t>(i) * s.heads * s.dim + c] = from_f32<T>(dq[static_cast<size_t>(c) * static_cast<size_t>(Q) + static_cast<size_t>(i)]);
+    turn(dq.data(), Q, static_cast<T*>(a.dq) + (row0 * s.heads + head) * s.dim, static_cast<int64_t>(s.heads) * s.dim, queries, s.dim);
   }
   double sink_sum = 0;
 };
 
 template <class T>
 WEFT_CLONES void add_heads(const float* parts, T* out, int32_t share, int32_t dim) {
+#pragma omp simd
   for (int32_t c = 0; c < dim; ++c) {
     float sum = 0;
     for (int32_t h = 0; h < share; ++h) sum += parts[h * dim + c];

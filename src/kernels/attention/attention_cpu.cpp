@@ -29,13 +29,12 @@ WEFT_CLONES float softmax_row(const float* logits, E* p, int32_t width, int32_t 
   float top = *max;
 #pragma omp simd reduction(max : top)
   for (int32_t j = begin; j < end; ++j) top = logits[j] * scale > top ? logits[j] * scale : top;
-  for (int32_t j = begin; j < end; ++j)
-    if (logits[j] != logits[j]) top = logits[j];  // NaN in a key that is read gives NaN
   for (int32_t j = 0; j < begin; ++j) p[j] = E{};
   for (int32_t j = end; j < width; ++j) p[j] = E{};
-  if (top == -kInf) {
-    for (int32_t j = begin; j < end; ++j) p[j] = E{};
-    return 1;
+  if (top == -kInf) {  // nothing seen yet, or only NaN, which no comparison finds
+    bool unseen = true;
+    for (int32_t j = begin; j < end; ++j) unseen = unseen && logits[j] == logits[j], p[j] = E{};
+    if (unseen) return 1;
   }
   float total = 0;
 #pragma omp simd reduction(+ : total)
@@ -45,7 +44,7 @@ WEFT_CLONES float softmax_row(const float* logits, E* p, int32_t width, int32_t 
     p[j] = convert<E>(e);
   }
   const float keep = *max == -kInf ? 0.0f : exp_f32(*max - top);
-  *sum = *sum * keep + (top == top ? total : top);
+  *sum = *sum * keep + total;  // NaN in a key that is read is in the total: the row becomes NaN
   *max = top;
   return keep;
 }
@@ -61,10 +60,12 @@ void drop(E* p, const AttentionShape& s, uint32_t head_seed, uint32_t query, uin
 template <class T>
 WEFT_CLONES void finish_row(const float* o, T* out, int32_t n, float sum) {
   const float scale = sum == 0 ? 0.0f : 1.0f / sum;
+#pragma omp simd
   for (int32_t c = 0; c < n; ++c) out[c] = from_f32<T>(o[c] * scale);
 }
 
 WEFT_CLONES void scale_row(float* o, int32_t n, float scale) {
+#pragma omp simd
   for (int32_t c = 0; c < n; ++c) o[c] *= scale;
 }
 

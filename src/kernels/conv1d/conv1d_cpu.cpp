@@ -50,6 +50,13 @@ WEFT_CLONES void pre_activation(const Lanes* window, const Taps& t, int32_t widt
     for (int32_t c = 0; c < kBlock; ++c) a.v[c] += t.w[j].v[c] * window[j].v[c];
 }
 
+WEFT_CLONES void correlate(const Lanes* ahead, const Taps& t, int32_t width, Lanes& sum) {
+  sum = Lanes{};
+  for (int32_t j = 0; j < width; ++j)
+#pragma omp simd
+    for (int32_t c = 0; c < kBlock; ++c) sum.v[c] += t.w[width - 1 - j].v[c] * ahead[j].v[c];
+}
+
 template <class T>
 WEFT_CLONES void write(const Lanes& a, T* y, int32_t n, bool silu) {
   if (silu) {
@@ -150,15 +157,12 @@ void run_bwd(const Conv1dBwd& a, const Launch& launch) {
           }
           const int64_t at = i - tail;  // ahead[j] is da[at + j]
           if (at < t0 && a.dinitial_state == nullptr) continue;
-          sum = Lanes{};
-          for (int32_t j = 0; j < width; ++j)
-#pragma omp simd
-            for (int32_t c = 0; c < kBlock; ++c) sum.v[c] += t.w[tail - j].v[c] * ahead[static_cast<size_t>(j)].v[c];
+          correlate(ahead.data(), t, width, sum);
           const int64_t kept = at - (t1 - tail);  // column of the final state that holds this input
           if (a.dfinal_state != nullptr && kept >= 0)
             for (int32_t c = 0; c < n; ++c) sum.v[c] += to_f32(static_cast<const T*>(a.dfinal_state)[(d * a.channels + c0 + c) * tail + kept]);
           if (at >= t0) {
-            for (int32_t c = 0; c < n; ++c) dx[at * a.dx_stride + c] = from_f32<T>(sum.v[c]);
+            write(sum, dx + at * a.dx_stride, n, false);
           } else {
             for (int32_t c = 0; c < n; ++c)
               static_cast<T*>(a.dinitial_state)[(d * a.channels + c0 + c) * tail + (tail - (t0 - at))] = from_f32<T>(sum.v[c]);

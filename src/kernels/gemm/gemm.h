@@ -31,6 +31,10 @@ struct Gemm {
   void* bias_grad = nullptr;   // [m] out_dtype, written, never added to
 };
 
+// bf16 factors, fp32 result, on AVX512-BF16. Sums go in the order of k.
+Support supports_gemm_cpu(const Gemm&, const Device&);
+void gemm_cpu(const Gemm&, const Launch&);
+
 // sum[r, c] += x[r, c]: what follows a library's product that has no fp32 result. Bound: memory.
 struct Accumulate {
   const void* x;  // [rows, cols] dtype, contiguous

@@ -14,30 +14,36 @@ constexpr int32_t kMaxHeadDim = 1024;
 template <class T>
 WEFT_CLONES void head_fwd(const T* x, const T* w, const float* cos, const float* sin, T* y, int32_t d, int32_t rotated, float eps) {
   float buf[kMaxHeadDim];
+#pragma omp simd
   for (int32_t i = 0; i < d; ++i) buf[i] = to_f32(x[i]);
   if (w != nullptr) {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int32_t i = 0; i < d; ++i) sum += buf[i] * buf[i];
     const float rstd = 1.0f / std::sqrt(sum / static_cast<float>(d) + eps);
+#pragma omp simd
     for (int32_t i = 0; i < d; ++i) buf[i] *= rstd * to_f32(w[i]);
   }
   if (cos != nullptr) {
     const int32_t half = rotated / 2;
+#pragma omp simd
     for (int32_t i = 0; i < half; ++i) {
       const float a = buf[i], b = buf[i + half], c = cos[i], s = sin[i];
       buf[i] = a * c - b * s, buf[i + half] = b * c + a * s;
     }
   }
+#pragma omp simd
   for (int32_t i = 0; i < d; ++i) y[i] = from_f32<T>(buf[i]);
 }
 
 template <class T>
 WEFT_CLONES void head_bwd(const T* dy, const T* x, const T* w, const float* cos, const float* sin, T* dx, float* dw, int32_t d, int32_t rotated, float eps) {
   float g[kMaxHeadDim];
+#pragma omp simd
   for (int32_t i = 0; i < d; ++i) g[i] = to_f32(dy[i]);
   if (cos != nullptr) {
     const int32_t half = rotated / 2;
+#pragma omp simd
     for (int32_t i = 0; i < half; ++i) {
       const float a = g[i], b = g[i + half], c = cos[i], s = sin[i];
       g[i] = a * c + b * s, g[i + half] = b * c - a * s;
@@ -52,12 +58,14 @@ WEFT_CLONES void head_bwd(const T* dy, const T* x, const T* w, const float* cos,
     }
     const float rstd = 1.0f / std::sqrt(sum / static_cast<float>(d) + eps);
     const float k = dot * rstd * rstd * rstd / static_cast<float>(d);
+#pragma omp simd
     for (int32_t i = 0; i < d; ++i) {
       const float v = to_f32(x[i]);
       dw[i] += g[i] * v * rstd;
       g[i] = rstd * to_f32(w[i]) * g[i] - k * v;
     }
   }
+#pragma omp simd
   for (int32_t i = 0; i < d; ++i) dx[i] = from_f32<T>(g[i]);
 }
 

@@ -25,8 +25,8 @@ struct PairSums {
 
 // Row j of the transposed tile: i from j to n.
 template <class E>
-WEFT_CLONES void pair_row(const float* cb, const float* dm, const float* cs, float cs_j, float dt_j, int32_t j, int32_t n, E* m, E* g, E* packed,
-                          float* to, float* from, float* d_dt) {
+WEFT_CLONES void pair_row(const float* cb, const float* dm, const float* cs, float cs_j, float dt_j, int32_t j, int32_t n, E* m, E* g, float* to, float* from,
+                          float* d_dt) {
   for (int32_t i = 0; i < L; ++i) m[i] = E{}, g[i] = E{};
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -40,8 +40,6 @@ WEFT_CLONES void pair_row(const float* cb, const float* dm, const float* cs, flo
   }
   *from = sum * dt_j;
   *d_dt = sum;
-  constexpr int32_t step = sizeof(E) == 2 ? 2 : 1;
-  for (int32_t i = 0; i < kPanel; ++i) packed[i * step] = g[i], packed[L * kPanel + i * step] = g[kPanel + i];
 }
 
 template <class E>
@@ -63,10 +61,7 @@ WEFT_CLONES void scale_by(E* a, const float* b) {
 }
 
 template <class E>
-void transpose(const E* in, int32_t rows, int32_t cols, E* out) {  // [rows, cols] -> [cols, rows]
-  for (int32_t r = 0; r < rows; ++r)
-    for (int32_t c = 0; c < cols; ++c) out[static_cast<int64_t>(c) * rows + r] = in[static_cast<int64_t>(r) * cols + c];
-}
+void transpose(const E* in, int32_t rows, int32_t cols, E* out) { turn(in, cols, out, rows, cols, rows); }  // [rows, cols] -> [cols, rows]
 
 WEFT_CLONES float dot(const float* a, const float* b, int64_t n) {
   float sum = 0;
@@ -89,6 +84,22 @@ WEFT_CLONES float dot_rows(const T* a, const T* b, int32_t n) {
 #pragma omp simd reduction(+ : sum)
   for (int32_t i = 0; i < n; ++i) sum += to_f32(a[i]) * to_f32(b[i]);
   return sum;
+}
+
+WEFT_CLONES void add_scaled(float* s, float by, const float* add, int32_t n) {
+#pragma omp simd
+  for (int32_t i = 0; i < n; ++i) s[i] += by * add[i];
+}
+
+WEFT_CLONES void scale_all(float* s, float by, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) s[i] *= by;
+}
+
+template <class T>
+WEFT_CLONES void write_dx(const float* dx, float D, const T* dy, T* out, int32_t n) {
+#pragma omp simd
+  for (int32_t i = 0; i < n; ++i) out[i] = from_f32<T>(dx[i] + D * to_f32(dy[i]));
 }
 
 WEFT_CLONES void axpby(float* s, float by, const float* add, int64_t n) {
@@ -142,7 +153,7 @@ struct Task {
       transpose(b_rows.data(), L, Np, b_t.data());
       pack_rows<E>(static_cast<const T*>(a.x) + t0 * a.x_stride + static_cast<int64_t>(h) * P, a.x_stride, L, P, x_rowpanel.data(), L, Pp);
       const float keep = exp_f32(cs[L - 1]);
-      for (float& s : S) s *= keep;
+      scale_all(S.data(), keep, static_cast<int64_t>(NP));
       for (int32_t p = 0; p < Pp; p += kPanel) gemm(b_t.data(), L, x_rowpanel.data() + static_cast<int64_t>(p) * L, S.data() + p, Pp, Np, L, true);
     }
   }
@@ -168,8 +179,8 @@ struct Task {
     }
     PairSums sums{};
     for (int32_t j = 0; j < L; ++j)
-      pair_row(cb.data() + j * L, dm.data() + j * L, cs, cs[j], dt[j], j, j < n ? n : j, m_t.data() + j * L, g_t.data() + j * L, pairs.data() + tile::at<E>(j, 0),
-               sums.to, &sums.from[j], &sums.dt[j]);
+      pair_row(cb.data() + j * L, dm.data() + j * L, cs, cs[j], dt[j], j, j < n ? n : j, m_t.data() + j * L, g_t.data() + j * L, sums.to, &sums.from[j], &sums.dt[j]);
+    pack_rows<E>(g_t.data(), L, L, L, pairs.data(), L, L);
     for (int32_t i = 0; i < L; ++i) dcs[i] = sums.to[i] - sums.from[i], d_dt[i] = sums.dt[i];
     // The state that came in.
     for (int32_t i = 0; i < L; ++i) scaled_row(g_rows.data() + i * Pp, exp_f32(cs[i]), g_scaled.data() + i * Pp, Pp);
@@ -194,7 +205,7 @@ struct Task {
       const float dw = j < n ? dot_mixed(x_rows.data() + j * Pp, v.data() + j * Pp, Pp) : 0.0f;
       d_dt[j] += dw * e, dcs[j] -= dw * w, at_end += dw * w;
       scaled_row(x_rows.data() + j * Pp, w, x_scaled.data() + j * Pp, Pp);
-      for (int32_t p = 0; p < Pp; ++p) dx[size(j, Pp) + static_cast<size_t>(p)] += w * v[size(j, Pp) + static_cast<size_t>(p)];
+      add_scaled(dx.data() + j * Pp, w, v.data() + j * Pp, Pp);
     }
     for (int32_t c = 0; c < Np; c += kPanel) {
       gemm(x_scaled.data(), Pp, ds_tpanel.data() + static_cast<int64_t>(c) * Pp, dB.data() + c, Np, L, Pp, false);
@@ -220,19 +231,16 @@ struct Task {
     for (int32_t i = 0; i < n; ++i) {
       const T *x_i = x + i * a.x_stride, *dy_i = dy + static_cast<int64_t>(i) * H * P;
       if (a.D != nullptr) dD += dot_rows(x_i, dy_i, P);
-      T* out = static_cast<T*>(a.dx) + ((t0 + i) * H + h) * P;
-      for (int32_t p = 0; p < P; ++p) out[p] = from_f32<T>(dx[size(i, Pp) + static_cast<size_t>(p)] + D * to_f32(dy_i[p]));
-      float *out_b = dB_parts + ((t0 + i) * H + h) * N, *out_c = dC_parts + ((t0 + i) * H + h) * N;
-      for (int32_t k = 0; k < N; ++k) {
-        out_b[k] = dB[size(i, Np) + static_cast<size_t>(k)];
-        out_c[k] = dC_t[size(k, L) + static_cast<size_t>(i)];
-      }
+      write_dx(dx.data() + i * Pp, D, dy_i, static_cast<T*>(a.dx) + ((t0 + i) * H + h) * P, P);
+      std::copy_n(dB.data() + i * Np, N, dB_parts + ((t0 + i) * H + h) * N);
     }
+    turn(dC_t.data(), L, dC_parts + (t0 * H + h) * N, static_cast<int64_t>(H) * N, n, N);
   }
 };
 
 template <class T>
 WEFT_CLONES void add_heads(const float* parts, T* out, int32_t share, int32_t n) {
+#pragma omp simd
   for (int32_t c = 0; c < n; ++c) {
     float sum = 0;
     for (int32_t h = 0; h < share; ++h) sum += parts[static_cast<int64_t>(h) * n + c];

@@ -82,8 +82,7 @@ void run(const SsdFwd& a, const Launch& launch) {
         for (int32_t i = 0; i < n; ++i)
           finish_row(y.data() + i * Pp, x + (t0 + i) * a.x_stride, a.D == nullptr ? 0.0f : a.D[h], static_cast<T*>(a.y) + ((t0 + i) * H + h) * P, P);
         for (int32_t j = 0; j < L; ++j) scaled_row(b_rows.data() + j * Np, dt[j] * exp_f32(cs[L - 1] - cs[j]), b_rows.data() + j * Np, Np);
-        for (int32_t j = 0; j < L; ++j)
-          for (int32_t k = 0; k < Np; ++k) b_t[size(k, L) + static_cast<size_t>(j)] = b_rows[size(j, Np) + static_cast<size_t>(k)];
+        turn(b_rows.data(), Np, b_t.data(), L, Np, L);
         scale(S.data(), exp_f32(cs[L - 1]), static_cast<int64_t>(S.size()));
         for (int32_t c = 0; c < Pp; c += kPanel) gemm(b_t.data(), L, x_packed.data() + static_cast<int64_t>(c) * L, S.data() + c, Pp, Np, L, true);
       }

@@ -6,6 +6,7 @@
 #include "ops/bias.h"
 #include "ops/cases/draw.h"
 #include "ops/cases/rows.h"
+#include "ops/tensors.h"
 
 namespace weft::ops::cases {
 namespace {
@@ -117,6 +118,24 @@ Case mlp_row(std::string name, int64_t tokens, int64_t dim, int64_t width, kerne
   return c;
 }
 
+// dw from bf16 factors, fp32 sums. The yardstick rounds, as above; tests/ops/gemm_test.cpp holds our own product to fp32.
+Case gemm_row(std::string name, int64_t tokens, int64_t in, int64_t out) {
+  Case c{"gemm", std::move(name), {at::kBFloat16}, [=](const Build& b) {
+            at::manual_seed(b.seed);
+            Instance i;
+            i.inputs = {normal(b, {tokens, out}), normal(b, {tokens, in})};
+            i.op = [=](const std::vector<at::Tensor>& x, std::deque<Weight>&, const Policy& p) {
+              const at::Tensor c = at::zeros({out, in}, x[0].options().dtype(wide(x[0])).requires_grad(false));
+              gemm("gemm", x[0].detach(), true, x[1].detach(), false, c, true, p);
+              return std::vector<at::Tensor>{c};
+            };
+            i.plain = [](const std::vector<at::Tensor>& x, const std::vector<at::Tensor>&) { return std::vector<at::Tensor>{at::mm(x[0].t(), x[1])}; };
+            return i;
+          }};
+  c.grad = false, c.grad_why_not = "has no node of its own: linear's rows hold it";
+  return c;
+}
+
 }  // namespace
 
 std::vector<Case> linear_cases() {
@@ -135,6 +154,7 @@ std::vector<Case> linear_cases() {
           bias_row("0x8->3 + b", 0, 8, 3, false),
           bias_row("130x65->33 + b, queued dW", 130, 65, 33, false, true),
           bias_row("1024x768->3072 + b", 1024, 768, 3072, true),
+          gemm_row("dw 300x65->33 f32", 300, 65, 33),
           linear_row("1024x768->3072", 1024, 768, 3072, true),
           linear_row("1024x3072->768", 1024, 3072, 768, true)};
 }

@@ -1,0 +1,20 @@
+// Memory of CPU tensors. A step frees and takes the same sizes again: returning each to the kernel would cost a page fault for
+// every 4 KiB, and leaving them to the C library's heap lets it grow without end where sizes depend on the data.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace weft::ops {
+
+// From now on large CPU tensors come from blocks of a few sizes that are kept and used again. What is kept and not in use
+// stays below half of the most that was ever in use, and below 64 MiB where that is more. Called once, before the first tensor; calling it again changes nothing.
+void keep_cpu_tensors();
+
+struct CpuMemory {
+  int64_t used = 0, kept = 0;  // bytes in large tensors; bytes of blocks that wait
+};
+CpuMemory cpu_memory();  // zeros before keep_cpu_tensors()
+
+size_t block_size(size_t bytes);  // the size of the block that holds so much: at most an eighth more
+
+}  // namespace weft::ops

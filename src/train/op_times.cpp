@@ -1,0 +1,68 @@
+#include "ops/aten.h"
+
+#include "train/op_times.h"
+
+#include <ATen/record_function.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+
+namespace weft::train {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Ledger final : c10::DebugInfoBase {  // found by the callbacks, which carry no state of their own
+  struct Entry {
+    int64_t calls = 0;
+    double seconds = 0;
+  };
+  std::map<std::string, Entry> entries;
+  int depth = 0;
+};
+
+struct Span final : at::ObserverContext {
+  bool outermost = false;
+  Clock::time_point start = Clock::now();
+};
+
+constexpr auto kKind = c10::DebugInfoKind::PRODUCER_INFO;
+Ledger* ledger() { return static_cast<Ledger*>(c10::ThreadLocalDebugInfo::get(kKind)); }
+
+std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction&) {
+  auto span = std::make_unique<Span>();
+  if (Ledger* l = ledger()) span->outermost = l->depth++ == 0;
+  return span;
+}
+
+void end(const at::RecordFunction& f, at::ObserverContext* context) {
+  Ledger* l = ledger();
+  if (l == nullptr || --l->depth > 0) return;
+  const auto* span = static_cast<const Span*>(context);
+  if (!span->outermost) return;
+  Ledger::Entry& e = l->entries[f.name()];
+  ++e.calls, e.seconds += std::chrono::duration<double>(Clock::now() - span->start).count();
+}
+
+}  // namespace
+
+struct OpTimes::Listener {
+  std::shared_ptr<Ledger> ledger = std::make_shared<Ledger>();
+  c10::DebugInfoGuard guard{kKind, ledger};
+  at::CallbackHandle handle = at::addThreadLocalCallback(at::RecordFunctionCallback(begin, end).scopes({at::RecordScope::FUNCTION, at::RecordScope::USER_SCOPE}));
+  ~Listener() { at::removeCallback(handle); }
+};
+
+OpTimes::OpTimes() : listener_(std::make_unique<Listener>()) {}
+OpTimes::~OpTimes() = default;
+
+std::vector<OpTimes::Row> OpTimes::rows() const {
+  std::vector<Row> out;
+  for (const auto& [name, e] : listener_->ledger->entries) out.push_back({name, e.calls, e.seconds});
+  std::sort(out.begin(), out.end(), [](const Row& a, const Row& b) { return a.seconds > b.seconds; });
+  return out;
+}
+
+}  // namespace weft::train

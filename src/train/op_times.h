@@ -1,0 +1,30 @@
+// Where the time of a step goes: wall time inside each operator, by its kind. Counts what this thread calls, and the backward
+// passes that it starts. Operators of the tensor library that run inside one of ours count as ours.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace weft::train {
+
+class OpTimes {
+ public:
+  OpTimes();  // listens from here until it is destroyed; one at a time on a thread
+  ~OpTimes();
+  OpTimes(const OpTimes&) = delete;
+  OpTimes& operator=(const OpTimes&) = delete;
+
+  struct Row {
+    std::string name;  // "linear_dw", "RmsNormBwd", "aten::add"
+    int64_t calls;
+    double seconds;
+  };
+  std::vector<Row> rows() const;  // the longest first
+
+ private:
+  struct Listener;
+  std::unique_ptr<Listener> listener_;
+};
+
+}  // namespace weft::train
