@@ -85,7 +85,7 @@ class Filler {
     if (!s.streams.empty()) {
       if (!out_.streams.defined()) out_.streams = at::full({static_cast<int64_t>(s.streams.size()), total_}, -1, at::TensorOptions().dtype(at::kInt).pinned_memory(pin_));
       for (size_t k = 0; k < s.streams.size(); ++k) {
-        if (s.streams[k].empty() || padding) continue;  // absent
+        if (s.streams[k].empty() || index < 0) continue;  // absent
         std::memcpy(out_.streams.mutable_data_ptr<int32_t>() + static_cast<int64_t>(k) * total_ + at_, s.streams[k].data(), static_cast<size_t>(n) * 4);
       }
     }

@@ -10,6 +10,7 @@
 #include "data/prepare.h"
 #include "data/prepare_state.h"
 #include "data/row_dataset.h"
+#include "data/side_streams.h"
 #include "data/tokenizers.h"
 
 namespace weft::data {
@@ -87,6 +88,7 @@ class Opener {
     const auto set = [&](const std::string& prefix, bool keep_last) -> std::shared_ptr<const Dataset> {
       const auto tokens = std::make_shared<IndexedTokens>(IndexedTokens::open(prefix, IndexCheck::kStamped));
       if (!pack) return std::make_shared<TokenWindows>(tokens, c_.seq_len, keep_last);
+      if (SideStreams::open(prefix, tokens->tokens(), IndexCheck::kStamped)) throw ConfigError("data.source.fill: pack: '" + prefix + "' has side streams, which packed documents do not carry: want stream");
       RowConfig r;
       r.seq_len = c_.seq_len, r.seed = shape_.seed, r.pad = std::max(d.eod, 0);
       return std::make_shared<RowDataset>(stored_source(tokens), r);
