@@ -30,6 +30,7 @@ size_t decompose(uint32_t code, bool compatible, uint32_t (&out)[24]) {
 // The primary composite of two code points, or 0.
 uint32_t compose(uint32_t first, uint32_t second) {
   if (second < 0x300 || inert(first) || inert(second)) return 0;
+  if (second == 0x11A7) return 0;  // one before the first trailing consonant: utf8proc would take it for one, and drop it
   utf8proc_int32_t pair[3] = {static_cast<utf8proc_int32_t>(first), static_cast<utf8proc_int32_t>(second), 0};
   const auto n = utf8proc_normalize_utf32(pair, 2, static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
   const uint32_t result = static_cast<uint32_t>(pair[0]);

@@ -3,8 +3,8 @@
 // of the pieces whose loss costs the least likelihood.
 //
 // Every byte is a piece, so no text has an unknown character and decoding gives back what was encoded. On the same texts with
-// the same pattern, sizes and alphabet the pieces are those of upstream, whose sums run over words in a random order: scores agree
-// to rounding, and pieces that tie at the cut may differ. The result depends only on the texts and options, never on threads or on
+// the same pattern, sizes and alphabet about 95 in 100 of 1,000 pieces and 99 in 100 of 4,000 are upstream's (tests/text/training.py
+// prints the comparison; where pruning goes another way is not known). The result depends only on the texts and options, never on threads or on
 // how texts are grouped in calls, unless words had to be dropped to stay within memory_bytes; then `dropped_words` says so.
 #pragma once
 #include <cstdint>

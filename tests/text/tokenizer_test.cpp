@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "text/bpe_train.h"
+#include "text/forms.h"
 
 namespace weft::text {
 namespace {
@@ -127,6 +128,14 @@ TEST(Tokenizer, BadFilesAreRefusedByFileAndRule) {
   refused(R"({"decoder": {"type": "Odd"}, "model": {"vocab": {}, "merges": []}})", "Odd");
   refused(R"({"added_tokens": [{"id": 7, "content": "x"}], "model": {"vocab": {}, "merges": []}})", "got id 7, want 0");
   EXPECT_THROW(Tokenizer::load("/nonexistent/tokenizer.json"), InputError);
+}
+
+TEST(Forms, U11A7IsNoTrailingConsonant) {
+  std::vector<Change> out;
+  to_form("\xE1\x84\x89\xE1\x85\xB5\xE1\x86\xA7", Form::kNfc, out);  // U+1109 U+1175 U+11A7
+  ASSERT_EQ(out.size(), 2u);
+  EXPECT_EQ(out[0].code, 0xC2DCu);
+  EXPECT_EQ(out[1].code, 0x11A7u);
 }
 
 }  // namespace
