@@ -42,7 +42,7 @@ double relative(const at::Tensor& a, const at::Tensor& b) {
   return (a - b).abs().max().item<double>() / std::max(largest, 1e-30);
 }
 
-// The row of the table, and what it asserts. `exact`: whether single numbers agree to rounding, too.
+// A row of the table, and what it asserts.
 void compare(const char* kind, const Runner& run) {
   const Run packed = run(kLengths, 0);
   Run parts;
