@@ -150,7 +150,7 @@ struct LinearNode final : Node {
 void gemm(const char* op, const at::Tensor& a, bool a_t, const at::Tensor& b, bool b_t, at::Tensor c, const GemmOptions& o, const Policy& policy) {
   const Gemm g = describe_gemm(a, a_t, b, b_t, c, o, policy);
   const auto* chosen = select<Gemm>(op, kGemm, g, policy);
-  if (chosen != nullptr) return run(*chosen, g, c);
+  if (chosen != nullptr) return run(*chosen, g, c, op);
   const auto t = wide(a);
   const at::Tensor left = a_t ? a.to(t).t() : a.to(t);
   at::Tensor product = at::mm(left, b_t ? b.to(t).t() : b.to(t));

@@ -7,10 +7,14 @@
 #include <cuda_runtime_api.h>
 #endif
 
+#include <cxxabi.h>
+
 #include <array>
+#include <cstdlib>
 #include <mutex>
 
 #include "ops/packing.h"
+#include "ops/run.h"
 #include "ops/weight.h"
 
 namespace weft::ops {
@@ -90,6 +94,14 @@ kernels::Launch launch_on(const at::Tensor& t) {
     launch.parallel = parallel_on_aten;
   }
   return launch;
+}
+
+std::string argument_kind(const char* mangled) {
+  int status = 0;
+  const std::unique_ptr<char, void (*)(void*)> text(abi::__cxa_demangle(mangled, nullptr, nullptr, &status), std::free);
+  const std::string name = status == 0 ? text.get() : mangled;
+  const size_t scope = name.rfind(':');
+  return scope == std::string::npos ? name : name.substr(scope + 1);
 }
 
 void check_shape(bool ok, const char* op, const char* what, const std::string& got, const std::string& want) {

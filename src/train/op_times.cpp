@@ -24,23 +24,26 @@ struct Ledger final : c10::DebugInfoBase {  // found by the callbacks, which car
 };
 
 struct Span final : at::ObserverContext {
-  bool outermost = false;
+  bool counted = false, outermost = false;
   Clock::time_point start = Clock::now();
 };
 
 constexpr auto kKind = c10::DebugInfoKind::PRODUCER_INFO;
 Ledger* ledger() { return static_cast<Ledger*>(c10::ThreadLocalDebugInfo::get(kKind)); }
 
-std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction&) {
+std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction& f) {
   auto span = std::make_unique<Span>();
-  if (Ledger* l = ledger()) span->outermost = l->depth++ == 0;
+  Ledger* l = ledger();
+  span->counted = l != nullptr && !std::string_view(f.name()).starts_with("autograd::");  // the engine's frame around a node is no operator
+  if (span->counted) span->outermost = l->depth++ == 0;
   return span;
 }
 
 void end(const at::RecordFunction& f, at::ObserverContext* context) {
   Ledger* l = ledger();
-  if (l == nullptr || --l->depth > 0) return;
   const auto* span = static_cast<const Span*>(context);
+  if (l == nullptr || !span->counted) return;
+  --l->depth;
   if (!span->outermost) return;
   Ledger::Entry& e = l->entries[f.name()];
   ++e.calls, e.seconds += std::chrono::duration<double>(Clock::now() - span->start).count();
