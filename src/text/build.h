@@ -38,6 +38,7 @@ struct SpmPieces {
   std::string charsmap;
   bool add_dummy_prefix = true, remove_extra_spaces = true, escape_spaces = true, space_as_suffix = false;
   int32_t bos = -1, eos = -1, pad = -1;
+  std::string unknown_surface = " \u2047 ";  // what the unknown piece decodes to
 };
 Tokenizer make_sentence_piece(SpmPieces, const std::string& path);
 

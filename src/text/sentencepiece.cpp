@@ -68,6 +68,7 @@ Tokenizer read_sentence_piece(std::string_view content, const std::string& path)
         if (t.number == 41) p.bos = static_cast<int32_t>(t.value);
         if (t.number == 42) p.eos = static_cast<int32_t>(t.value);
         if (t.number == 43) p.pad = static_cast<int32_t>(t.value);
+        if (t.number == 44 && valid_utf8_prefix(t.bytes) == t.bytes.size()) p.unknown_surface = t.bytes;
       }
     } else if (f.number == 3) {  // NormalizerSpec
       ByteReader r(f.bytes, path);
@@ -99,6 +100,7 @@ Tokenizer make_sentence_piece(SpmPieces p, const std::string& path) {
   auto state = Build::start(sections, path);
   Tokenizer::State& s = *state;
   s.sentence_piece = true;
+  s.unknown_surface = p.unknown_surface;
   Normalizer rule{};
   rule.kind = Normalizer::kSentencePiece;
   if (!p.charsmap.empty()) rule.map = std::make_shared<CharMap>(p.charsmap, path);

@@ -293,6 +293,10 @@ std::vector<std::vector<int32_t>> Tokenizer::encode_batch(std::span<const std::s
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
   std::vector<std::string> tokens;
   const auto decode_text = [&](int32_t id) {
+    if (state_->sentence_piece && id == state_->unknown) {  // at the start its own space stays: one more for the last rule to take
+      const bool padded = tokens.empty() && state_->decoders.back().start > 0;
+      return (padded ? " " : "") + state_->unknown_surface;
+    }
     const int32_t added = state_->added_of_id[static_cast<size_t>(id)];
     return added >= 0 ? state_->added_text[static_cast<size_t>(added)] : std::string(state_->vocab.token(id));
   };
