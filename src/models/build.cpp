@@ -85,6 +85,8 @@ std::unique_ptr<Decoder> build(const ModelConfig& config) {
 std::vector<GemmShape> gemm_shapes(const ModelConfig& config) {
   GemmCollector c{config, {}};
   for (const BranchConfig& b : branches(config)) std::visit(c, b);
+  if (config.ngram.rows > 0) c.out.push_back({config.model_dim, int64_t{config.ngram.tables()} * config.ngram.dim, 1});
+  if (config.structure.dim > 0) c.out.push_back({config.model_dim, config.structure.dim, 1});
   c.out.push_back({config.vocab_size, config.model_dim, 1});
   return c.out;
 }

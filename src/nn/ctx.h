@@ -45,6 +45,7 @@ struct Ctx {  // constant during one micro-batch; shared, so that the graph keep
   enum Mode : uint8_t { kTrain, kLogprob, kPrefill, kDecode, kCalibrate } mode = kTrain;
   enum Pass : uint8_t { kForward, kRecompute } pass = kForward;
   at::Tensor tokens_T, targets_T, loss_weights_T, positions_T;  // int64, int64 (-1: no target), fp32, int32
+  at::Tensor streams_ST;  // int32, -1 absent: the side streams of data/side_streams.h; undefined when the text has none
   double loss_weight_sum = 0;  // of loss_weights_T, known to the host: no sync
   ops::Packing packing;
   RngKey rng{};

@@ -5,7 +5,7 @@
 namespace weft::nn {
 
 Decoder::Decoder(const ModelConfig& c, const std::vector<BranchConfig>& branches)
-    : embed_(child("embed", std::make_unique<Embedding>(c.vocab_size, c.model_dim, c.init_std))) {
+    : embed_(child("embed", std::make_unique<Embedding>(c.vocab_size, c.model_dim, c.init_std, c.ngram, c.structure))) {
   const int depth = static_cast<int>(branches.size());
   for (int i = 0; i < depth; ++i) {
     const LayerInfo info{i, depth, c.model_dim, c.norm_eps, c.init_std};

@@ -1,13 +1,14 @@
-// Token ids to vectors. Reads ctx.tokens_T, sets flow.x_TD.
+// Token ids to vectors, with what stands beside them (side_embedding.h) where the config asks for it. Reads ctx.tokens_T and
+// ctx.streams_ST, sets flow.x_TD.
 #pragma once
-#include "nn/module.h"
+#include "nn/side_embedding.h"
 
 namespace weft::nn {
 
-// Parameter "word.weight", [V, D].
+// Parameter "word.weight", [V, D]; children "ngram" and "struct".
 class Embedding final : public Module {
  public:
-  Embedding(int64_t vocab, int64_t dim, double init_std);
+  Embedding(int64_t vocab, int64_t dim, double init_std, const NgramConfig& ngram = {}, const StructureConfig& structure = {});
   ops::Weight& table() { return table_; }
 
  protected:
@@ -15,6 +16,7 @@ class Embedding final : public Module {
 
  private:
   ops::Weight& table_;
+  std::vector<Module*> beside_;
 };
 
 }  // namespace weft::nn

@@ -12,6 +12,7 @@ double draw(const Init& init, uint64_t key, int64_t index) {
   switch (init.kind) {
     case Init::kZero: return 0;
     case Init::kOne: return 1;
+    case Init::kConstant: return init.scale;
     case Init::kNormal: return init.scale * rng::normal(key, static_cast<uint64_t>(index));
     case Init::kUniform: return init.scale * (2 * rng::uniform(key, static_cast<uint64_t>(index)) - 1);
     case Init::kCustom: return init.custom(rng::uniform(key, static_cast<uint64_t>(index)));
@@ -40,6 +41,7 @@ void materialize(Module& root, const Materialize& m) {
     ++p.weight.version;
   });
   root.visit_buffers([&](const std::string&, at::Tensor& t) { t = at::zeros(t.sizes(), t.options().device(m.device)); });
+  if (m.fill) root.visit("**", [&](Module& module) { module.fill_buffers(m.seed); });
 }
 
 int64_t count_params(Module& root) {

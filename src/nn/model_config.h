@@ -5,6 +5,7 @@
 
 #include "base/config.h"
 #include "nn/branch.h"
+#include "nn/side_embedding.h"
 
 namespace weft::nn {
 
@@ -14,6 +15,8 @@ struct ModelConfig {
   int model_dim = 256, vocab_size = 0;
   bool tie_embeddings = true;
   double norm_eps = 1e-5, init_std = 0.02;
+  NgramConfig ngram;
+  StructureConfig structure;
   std::map<char, BranchConfig> symbols = default_symbols();
   std::map<std::string, BranchConfig> overrides;
 
@@ -28,6 +31,8 @@ struct ModelConfig {
     visit("tie_embeddings", self.tie_embeddings, "The head uses the embedding's table.");
     visit("norm_eps", self.norm_eps, "Epsilon of every RMSNorm.", Range{0, 1});
     visit("init_std", self.init_std, "Standard deviation of initial weights.", Range{0, 10});
+    visit("ngram", self.ngram, "n-gram hash embedding, added to the word embedding.");
+    visit("structure", self.structure, "Structure embedding of source code, added to the word embedding.");
     visit("symbols", self.symbols, "Settings of each letter.");
     visit("overrides", self.overrides, "Settings of single layers, by glob over their path: \"layers.0\".");
   }

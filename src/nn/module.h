@@ -45,6 +45,7 @@ class Module {
   virtual Boundary boundary() const { return {}; }
   virtual std::vector<StateSpec> states() const { return {}; }
   virtual void after_step(const StepStats&) {}  // expert bias, QK-clip
+  virtual void fill_buffers(uint64_t /*seed*/) {}  // when a new model comes to life: numbers that are kept and not trained
 
   void add(std::unique_ptr<Wrap>);  // keeps Order
   // Every module of the tree whose path matches the glob (`*` within a part, `**` across), parents first.

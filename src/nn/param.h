@@ -14,8 +14,8 @@ enum class Split : uint8_t { kNone, kColumn, kRow, kVocab, kExpert };
 enum class GradUse : uint8_t { kPerToken, kPerHead, kReplicated };  // who computes a part of dW: decides its reduction
 
 struct Init {
-  enum Kind : uint8_t { kZero, kOne, kNormal, kUniform, kCustom } kind;
-  double scale;                         // kNormal: standard deviation; kUniform: values in (-scale, scale)
+  enum Kind : uint8_t { kZero, kOne, kConstant, kNormal, kUniform, kCustom } kind;
+  double scale;                         // kConstant: the value; kNormal: standard deviation; kUniform: values in (-scale, scale)
   double (*custom)(double u) = nullptr;  // kCustom: the value from u, uniform in (0, 1)
 };
 

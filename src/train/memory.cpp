@@ -40,6 +40,7 @@ data::Batch short_batch(const data::Dataset& set, int64_t rows, int64_t tokens) 
   b.tokens = at::tensor(ids, at::kLong).repeat({rows});
   b.targets = at::tensor(next, at::kLong).repeat({rows});
   b.loss_weights = at::ones({rows * n});
+  if (!s.streams.empty()) b.streams = at::zeros({static_cast<int64_t>(s.streams.size()), rows * n}, at::kInt);
   b.positions = at::arange(n, at::kInt).repeat({rows});
   b.packing = ops::Packing::of(std::vector<int32_t>(static_cast<size_t>(rows), static_cast<int32_t>(n)));
   return b;

@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "ckpt/hash.h"
 #include "data/open.h"
+#include "data/side_streams.h"
 #include "models/build.h"
 #include "nn/init.h"
 #include "train/checkpoint.h"
@@ -40,6 +41,16 @@ void set_vocabulary(RunConfig& c, int64_t tokenizer) {
   if (c.model.vocab_size == 0) c.model.vocab_size = static_cast<int>((tokenizer + 63) / 64 * 64);
   if (c.model.vocab_size < tokenizer)
     throw ConfigError(fmt::format("model.vocab_size: got {}, want at least the tokenizer's {}\n  try: 0, which takes the tokenizer's size", c.model.vocab_size, tokenizer));
+}
+
+// A model that takes side streams, and text that has none, would carry a branch that never learns.
+void check_streams(const RunConfig& c, const data::Dataset& train) {
+  if (c.model.structure.dim == 0) return;
+  const data::Sample first = train.at(0);
+  for (int s = 0; s < c.model.structure.streams; ++s) {
+    if (first.streams.empty() || first.streams[static_cast<size_t>(s)].empty())
+      throw ConfigError(fmt::format("model.structure: {} has no side stream {}\n  try: weft prepare --structure cpp, or --set model.structure.dim=0", c.data.path, data::kStreamKinds[static_cast<size_t>(s)].name));
+  }
 }
 
 // Settings of the run that is there against those given now. The stored schema may be older: then its own message says where.
@@ -135,6 +146,7 @@ SessionResult run_session(const SessionOptions& o) {
   const data::OpenedData text = data::open_data(c.data, shape_of(c, mesh));
   log::info("data: " + text.description);
   set_vocabulary(c, text.vocab_size);
+  check_streams(c, *text.train);
   const RunFolder folder(o.run);
   const ckpt::Store store(folder.checkpoints());
   store.sweep();

@@ -24,6 +24,7 @@ std::shared_ptr<nn::Ctx> make_context(const data::Batch& b, at::Device device, c
   const auto move = [&](const at::Tensor& t) { return t.defined() ? t.to(device, t.scalar_type(), /*non_blocking=*/true) : t; };
   ctx->tokens_T = move(b.tokens), ctx->targets_T = move(b.targets);
   ctx->loss_weights_T = move(b.loss_weights), ctx->positions_T = move(b.positions);
+  ctx->streams_ST = move(b.streams);
   ctx->loss_weight_sum = b.loss_weights.sum(at::kDouble).item<double>();  // on the host still: no sync
   ctx->packing = b.packing;
   ctx->packing.cu_q = move(b.packing.cu_q), ctx->packing.kv_lens = move(b.packing.kv_lens);

@@ -14,8 +14,12 @@ namespace {
 std::unique_ptr<nn::Decoder> model(const std::string& pattern) {
   nn::ModelConfig c = models::preset("demo");
   c.pattern = pattern, c.model_dim = 64, c.vocab_size = 97;
+  if (pattern == "M-") c.ngram.rows = 50, c.ngram.heads = 2;  // one model whose embedding looks back
   auto m = models::build(c);
   nn::materialize(*m, {at::kCPU, at::kFloat, 3});
+  m->visit_params([](nn::Param& p) {
+    if (p.weight.name == "embed.ngram.out.weight") p.weight.value.normal_(0, 0.1);  // zero at first
+  });
   return m;
 }
 
