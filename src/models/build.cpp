@@ -79,7 +79,9 @@ std::vector<BranchConfig> branches(const ModelConfig& config) {
 
 std::unique_ptr<Decoder> build(const ModelConfig& config) {
   if (config.vocab_size <= 0) throw ConfigError("model.vocab_size: got 0, want the tokenizer's size: it is filled in from the data");
-  return std::make_unique<Decoder>(config, branches(config));
+  auto model = std::make_unique<Decoder>(config, branches(config));
+  choose_precision(*model, config.precision);
+  return model;
 }
 
 std::vector<GemmShape> gemm_shapes(const ModelConfig& config) {

@@ -2,7 +2,6 @@
 
 #include "nn/linear.h"
 
-#include "ops/bias.h"
 #include "ops/tensors.h"
 
 namespace weft::nn {
@@ -17,8 +16,9 @@ Linear::Linear(const LinearSpec& s)
 DType Linear::dtype() const { return ops::dtype_of(weight_.value); }
 
 Flow Linear::forward(Flow f, const CtxPtr& ctx) {
-  f.x_TD = ops::linear(f.x_TD, weight_, recipe, ctx->wgrad, ctx->ops);
-  if (bias_ != nullptr) f.x_TD = ops::add_bias(f.x_TD, *bias_, ctx->ops);
+  ops::GemmRecipe own = recipe;
+  own.copies = &copies_;
+  f.x_TD = ops::linear(f.x_TD, weight_, own, ctx->wgrad, ctx->ops, bias_);
   return f;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include "nn/module.h"
 #include "ops/linear.h"
+#include "ops/linear_f8.h"
 
 namespace weft::nn {
 
@@ -19,6 +20,7 @@ class Linear final : public Module {
   explicit Linear(const LinearSpec&);
   ops::GemmRecipe recipe{};
   ops::Weight& weight() { return weight_; }
+  ops::Weight* bias() { return bias_; }  // null: none
   int64_t out_features() const { return weight_.value.size(0); }  // of this rank's piece
   DType dtype() const;                                            // of the compute copy
 
@@ -28,6 +30,7 @@ class Linear final : public Module {
  private:
   ops::Weight& weight_;
   ops::Weight* bias_ = nullptr;
+  ops::WeightCopies copies_;
 };
 
 }  // namespace weft::nn

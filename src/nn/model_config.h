@@ -5,6 +5,7 @@
 
 #include "base/config.h"
 #include "nn/branch.h"
+#include "nn/precision.h"
 #include "nn/side_embedding.h"
 
 namespace weft::nn {
@@ -17,6 +18,7 @@ struct ModelConfig {
   double norm_eps = 1e-5, init_std = 0.02;
   NgramConfig ngram;
   StructureConfig structure;
+  PrecisionConfig precision;
   std::map<char, BranchConfig> symbols = default_symbols();
   std::map<std::string, BranchConfig> overrides;
 
@@ -33,6 +35,7 @@ struct ModelConfig {
     visit("init_std", self.init_std, "Standard deviation of initial weights.", Range{0, 10});
     visit("ngram", self.ngram, "n-gram hash embedding, added to the word embedding.");
     visit("structure", self.structure, "Structure embedding of source code, added to the word embedding.");
+    visit("precision", self.precision, "How linear layers multiply.");
     visit("symbols", self.symbols, "Settings of each letter.");
     visit("overrides", self.overrides, "Settings of single layers, by glob over their path: \"layers.0\".");
   }

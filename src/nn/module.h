@@ -48,6 +48,7 @@ class Module {
   virtual void fill_buffers(uint64_t /*seed*/) {}  // when a new model comes to life: numbers that are kept and not trained
 
   void add(std::unique_ptr<Wrap>);  // keeps Order
+  bool wrapped() const { return !wraps_.empty(); }
   // Every module of the tree whose path matches the glob (`*` within a part, `**` across), parents first.
   void visit(std::string_view glob, const std::function<void(Module&)>&);
   void visit_params(const std::function<void(Param&)>&);   // the whole tree, in the order of construction

@@ -12,7 +12,7 @@ struct GemmRecipe {
   // kTf32: as kBf16, but fp32 factors are rounded to TF32 on GPUs.
   // FP8 with current scaling (ops/linear_f8.h): kF8Tensor one scale a tensor, kF8Row one a row, kF8Block 1x128 and 128x128.
   enum Kind : uint8_t { kBf16, kF32, kTf32, kF8Tensor, kF8Row, kF8Block } kind = kBf16;
-  bool exact = false;  // FP8 on the reference only: nothing is rounded, which is the function that the backward differentiates
+  bool exact = false;  // FP8 in plain tensor code with nothing rounded: the function that the backward differentiates. For tests
 
   WeightCopies* copies = nullptr;  // where the layer keeps the FP8 forms of its weight; null: they are made at every call
 

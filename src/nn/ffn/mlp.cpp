@@ -7,6 +7,7 @@
 #include "base/error.h"
 
 #include "ops/activation.h"
+#include "ops/mlp.h"
 
 namespace weft::nn {
 
@@ -17,14 +18,23 @@ int MlpConfig::width(int model_dim) const {
   return gated(activation) ? (model_dim * 8 / 3 + 63) / 64 * 64 : 4 * model_dim;
 }
 
-at::Tensor activate(Activation a, const at::Tensor& x, const CtxPtr& ctx) {
+namespace {
+
+ops::Act kernel_of(Activation a) {
   switch (a) {
-    case Activation::kSwiglu: return ops::swiglu(x, {}, ctx->ops);
-    case Activation::kGelu: return ops::gelu(x, ctx->ops);
-    case Activation::kGeluTanh: return ops::gelu_tanh(x, ctx->ops);
-    case Activation::kRelu2: return ops::relu2(x, ctx->ops);
+    case Activation::kGelu: return ops::Act::kGeluExact;
+    case Activation::kGeluTanh: return ops::Act::kGeluTanh;
+    case Activation::kRelu2: return ops::Act::kReluSquared;
+    case Activation::kSwiglu: break;
   }
-  throw InternalError("activate: unknown activation");
+  throw InternalError("activate: no such ungated activation");
+}
+
+}  // namespace
+
+at::Tensor activate(Activation a, const at::Tensor& x, const CtxPtr& ctx, const at::Tensor& w) {
+  if (gated(a)) return ops::glu(x, ops::Glu::kSwiglu, {}, ctx->ops, w);
+  return ops::activation(x, kernel_of(a), ctx->ops, w);
 }
 
 Mlp::Mlp(const MlpConfig& c, const LayerInfo& layer)
@@ -39,7 +49,13 @@ Mlp::Mlp(const MlpConfig& c, const LayerInfo& layer)
       fc2_(child("fc2", std::make_unique<Linear>(
                             LinearSpec{c.width(layer.model_dim), layer.model_dim, Split::kRow, {}, layer.output_std(), c.bias}))) {}
 
+// The two projections and what is between them as one operator, where nothing is wrapped around a projection.
 Flow Mlp::forward(Flow f, const CtxPtr& ctx) {
+  const auto plain = [](Linear& l) { return l.recipe.kind == ops::GemmRecipe::kBf16 && !l.wrapped(); };
+  if (!gated(activation_) && plain(fc1_) && plain(fc2_)) {
+    f.x_TD = ops::mlp(f.x_TD, fc1_.weight(), fc1_.bias(), fc2_.weight(), fc2_.bias(), kernel_of(activation_), ctx->wgrad, ctx->ops);
+    return f;
+  }
   f.x_TD = fc2_(activate(activation_, fc1_(f.x_TD, ctx), ctx), ctx);
   return f;
 }

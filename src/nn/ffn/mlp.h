@@ -11,7 +11,8 @@ namespace weft::nn {
 enum class Activation : uint8_t { kSwiglu, kGelu, kGeluTanh, kRelu2 };
 constexpr std::array<const char*, 4> names(Activation) { return {"swiglu", "gelu", "gelu_tanh", "relu2"}; }
 constexpr bool gated(Activation a) { return a == Activation::kSwiglu; }
-at::Tensor activate(Activation, const at::Tensor& x, const CtxPtr&);  // [T, F or 2F] -> [T, F]
+// [T, F or 2F] -> [T, F], each row times its weight where there are any.
+at::Tensor activate(Activation, const at::Tensor& x, const CtxPtr&, const at::Tensor& weights_T = {});
 
 struct MlpConfig {
   static constexpr const char* kKind = "mlp";

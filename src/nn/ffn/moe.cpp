@@ -69,10 +69,11 @@ Flow Moe::forward(Flow f, const CtxPtr& ctx) {
   if (r.aux_loss.defined()) f.aux_loss = f.aux_loss.defined() ? f.aux_loss + r.aux_loss : r.aux_loss;
 
   const ops::ExpertPlan plan = ops::plan_experts(r.indices_Tk, router_.value.size(0), 1, ctx->ops);
-  const at::Tensor rows_RD = ops::permute(f.x_TD, plan, ctx->ops);
-  const at::Tensor hidden_RF = activate(config_.activation, ops::grouped_linear(rows_RD, fc1_, plan.ends_E, {}, ctx->wgrad, ctx->ops), ctx);
+  // fc2 is linear and has no bias, so a token's weight may stand before it: no pass of its own, and out_RD is not kept for the backward.
+  const auto [rows_RD, weights_R] = ops::permute(f.x_TD, r.weights_Tk, plan, ctx->ops);
+  const at::Tensor hidden_RF = activate(config_.activation, ops::grouped_linear(rows_RD, fc1_, plan.ends_E, {}, ctx->wgrad, ctx->ops), ctx, weights_R);
   const at::Tensor out_RD = ops::grouped_linear(hidden_RF, fc2_, plan.ends_E, {}, ctx->wgrad, ctx->ops);
-  at::Tensor y_TD = ops::unpermute(out_RD, r.weights_Tk, plan, ctx->ops);
+  at::Tensor y_TD = ops::unpermute(out_RD, plan, ctx->ops);
   if (shared_ != nullptr) y_TD = y_TD + (*shared_)(f.x_TD, ctx);
   f.x_TD = y_TD;
   return f;
