@@ -51,6 +51,20 @@ TEST(Gemm, OwnProductIsTheSumInFp32WhateverTheShapeAndWritesNowhereElse) {
         }
 }
 
+TEST(Gemm, OwnProductRefusesWhatItDoesNotDo) {
+  Device cpu;
+  cpu.isa = kAvx512Bf16;
+  Gemm g{};
+  g.dtype = DType::kBf16, g.out_dtype = DType::kF32;
+  EXPECT_TRUE(supports_gemm_cpu(g, cpu));
+  g.epilogue = GemmEpilogue::kBiasGrad;
+  EXPECT_FALSE(supports_gemm_cpu(g, cpu));
+  g.epilogue = GemmEpilogue::kNone, g.out_dtype = DType::kBf16;
+  EXPECT_FALSE(supports_gemm_cpu(g, cpu));
+  g.out_dtype = DType::kF32, cpu.isa = 0;
+  EXPECT_FALSE(supports_gemm_cpu(g, cpu));
+}
+
 TEST(Gemm, EveryBitIsTheSameForAnyNumberOfThreads) {
   const Device cpu = ops::this_cpu();
   std::mt19937 random(2);

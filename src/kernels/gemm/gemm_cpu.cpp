@@ -167,6 +167,7 @@ void run(const Gemm& g, const Launch& launch) {
 Support supports_gemm_cpu(const Gemm& g, const Device& device) {
   if (device.kind != Device::kCpu) return {"runs on the CPU only"};
   if (g.dtype != DType::kBf16 || g.out_dtype != DType::kF32) return {"the factors are not bf16 or the result is not f32"};
+  if (g.epilogue != GemmEpilogue::kNone) return {"nothing follows this product"};
   if ((device.isa & kAvx512Bf16) == 0) return {"no AVX512-BF16"};
   if ((device.isa & kAmxBf16) != 0) return {"the library's AMX product is faster"};
   return {};
