@@ -21,15 +21,15 @@ std::unique_ptr<Decoder> mlp_model() {
   return model;
 }
 
-struct Run {
+struct Step {
   at::Tensor y;
   std::vector<at::Tensor> grads;
 };
-Run run(Decoder& model) {
+Step run(Decoder& model) {
   at::manual_seed(3);
   auto ctx = std::make_shared<Ctx>();
   ctx->ops.device = ops::this_cpu();
-  Run r;
+  Step r;
   model.visit("layers.*.mlp", [&](Module& m) {
     const at::Tensor x = at::randn({48, 32}).requires_grad_();
     const at::Tensor y = m(x, ctx);
@@ -45,13 +45,13 @@ double distance(const at::Tensor& a, const at::Tensor& b) { return ((a - b).norm
 }  // namespace
 
 TEST(Precision, EveryRecipeIsCloseToTheExactProductAndNotEqual) {
-  const Run exact = run(*mlp_model());
+  const Step exact = run(*mlp_model());
   for (const auto kind : {ops::GemmRecipe::kF8Tensor, ops::GemmRecipe::kF8Row, ops::GemmRecipe::kF8Block}) {
     auto model = mlp_model();
     const auto chosen = choose_precision(*model, {kind, {"layers.*"}});
     ASSERT_EQ(chosen.size(), 4u);
     EXPECT_EQ(chosen[0].path, "layers.0.mlp.fc1");
-    const Run f8 = run(*model);
+    const Step f8 = run(*model);
     EXPECT_GT(distance(f8.y, exact.y), 1e-3) << names(kind)[kind];
     EXPECT_LT(distance(f8.y, exact.y), 0.1) << names(kind)[kind];
     for (size_t i = 0; i < exact.grads.size(); ++i)
