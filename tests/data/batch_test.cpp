@@ -1,6 +1,7 @@
 #include "ops/aten.h"
 
 #include "data/batch.h"
+#include "data/blend.h"
 #include "data/bench.h"
 #include "data/gpt_dataset.h"
 #include "data/side_streams.h"
@@ -67,7 +68,8 @@ TEST(Batch, StreamsStandBesideTheTokensOfARow) {
   EXPECT_TRUE(b.streams.slice(1, 16, 24).eq(-1).all().item<bool>());  // a padding sample has none
   // A blend of a set with streams and one without: absent where there are none, wherever the set with streams stands.
   Folder other;
-  const BlendedDataset blend({windows_of(other, 8), std::make_shared<const TokenWindows>(with)}, {{0, 1}, {2, 3}});
+  const BlendedDataset blend({windows_of(other, 8), std::make_shared<const TokenWindows>(with)},
+                             std::make_shared<PlannedBlend>(BlendWalk(std::vector<double>{0.5, 0.5}), 2));
   const Batch mixed = make_batch(blend, {0, 1});
   EXPECT_TRUE(mixed.streams.slice(1, 0, 8).eq(-1).all().item<bool>());
   EXPECT_TRUE(at::equal(mixed.streams[1].slice(0, 8, 16).to(at::kLong), mixed.tokens.slice(0, 8, 16)));
