@@ -125,8 +125,8 @@ void check(const Case& c) {
   compare(name + "dA", dA.host(), want.dA, 5e-2, 5e-2);  // sums of both signs
   if (c.skip) compare(name + "dD", dD.host(), want.dD);
   if (c.state) compare(name + "d_initial", d_initial.host(), want.d_initial);
-  again(name + "fwd ", [&](const kernels::Launch& l) { kernels::ssd_fwd_sm90(f, l); }, nullptr, {written(y), written(final_state)});
-  again(name + "bwd ", [&](const kernels::Launch& l) { kernels::ssd_bwd_sm90(b, l); }, workspace.data, {written(dx), written(dB), written(dC), written(d_dt), added(dA), added(dD), written(d_initial)});
+  again(name + "fwd ", [&](const kernels::Launch& l) { (c.general ? kernels::ssd_fwd_general_sm90 : kernels::ssd_fwd_sm90)(f, l); }, nullptr, {written(y), written(final_state)});
+  again(name + "bwd ", [&](const kernels::Launch& l) { (c.general ? kernels::ssd_bwd_general_sm90 : kernels::ssd_bwd_sm90)(b, l); }, workspace.data, {written(dx), written(dB), written(dC), written(d_dt), added(dA), added(dD), written(d_initial)});
 }
 
 void check_step(int P, int N, bool general) {
