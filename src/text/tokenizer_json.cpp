@@ -74,7 +74,8 @@ void read_bpe(const Node& node, State& s) {
     options.unknown = s.vocab.id_of(node.text("unk_token"));
     s.unknown = options.unknown;
   }
-  Build::set_bpe(s, read_merges(node.at("merges"), s.vocab, options.prefix), std::move(options));
+  std::vector<Merge> merges = read_merges(node.at("merges"), s.vocab, options.prefix);  // before the options move away
+  Build::set_bpe(s, std::move(merges), std::move(options));
 }
 
 }  // namespace
