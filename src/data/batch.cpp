@@ -201,9 +201,9 @@ class AheadStream final : public BatchStream {
 
 }  // namespace
 
-Batch make_batch(const Dataset& dataset, const std::vector<int64_t>& indices, bool pin_memory) {
+Batch make_batch(const Dataset& dataset, const std::vector<int64_t>& indices, bool pin_memory, int64_t vocab_size) {
   BufferPool pool(pin_memory);
-  return fill(dataset, indices, pool, pin_memory, 0);
+  return fill(dataset, indices, pool, pin_memory, vocab_size);
 }
 
 std::unique_ptr<BatchStream> make_stream(std::shared_ptr<const Dataset> dataset, std::shared_ptr<const SampleOrder> order, const BatchConfig& config, Cursor from) {

@@ -41,7 +41,7 @@ struct BatchConfig {
   int64_t vocab_size = 0;   // an id at or above it is an InputError that names the sample; 0: not looked at
 };
 
-Batch make_batch(const Dataset&, const std::vector<int64_t>& indices, bool pin_memory = false);  // -1: a padding sample
+Batch make_batch(const Dataset&, const std::vector<int64_t>& indices, bool pin_memory = false, int64_t vocab_size = 0);  // -1: a padding sample
 std::unique_ptr<BatchStream> make_stream(std::shared_ptr<const Dataset>, std::shared_ptr<const SampleOrder>, const BatchConfig&, Cursor from = {});
 // Batches that one pass over `samples` takes.
 inline int64_t batches_in_pass(int64_t samples, const BatchConfig& c) { return (samples + c.micro_batch * c.ranks - 1) / (c.micro_batch * c.ranks); }

@@ -12,7 +12,7 @@
 namespace weft::ops {
 
 std::vector<int32_t> host_kv_lens(const Packing& p) {
-  if (static_cast<int64_t>(p.host_kv_lens.size()) == p.documents()) return p.host_kv_lens;
+  if (!p.kv_lens.is_cpu() && static_cast<int64_t>(p.host_kv_lens.size()) == p.documents()) return p.host_kv_lens;
   const at::Tensor lens = p.kv_lens.cpu().contiguous();
   return {lens.data_ptr<int32_t>(), lens.data_ptr<int32_t>() + lens.numel()};
 }

@@ -192,7 +192,7 @@ SessionResult run_session(const SessionOptions& o) {
   trainer.add(std::move(stopper));
   for (Callback* extra : o.callbacks) trainer.add(std::make_unique<Lend>(*extra));
 
-  const Json settings = config::to_json(c), kernels = chosen_kernels(*model, data::make_batch(*text.train, {0}), o.device, options.policy);
+  const Json settings = config::to_json(c), kernels = chosen_kernels(*model, data::make_batch(*text.train, {0}, false, c.model.vocab_size), o.device, options.policy);
   Saver saver(trainer, mesh, store, c.checkpoint.keep_last, [&] {
     ckpt::Manifest m = state_manifest(trainer, id, settings, c.train.seed, Json{{"data_xxh3", text.hash}});
     m.kernels = kernels;

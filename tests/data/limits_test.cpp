@@ -105,7 +105,7 @@ TEST(Limits, MemoryOfPrepareIsConstantInTheCorpus) {
     std::printf("prepare of %d MiB of JSON lines: peak memory %ld MiB\n", 4 * times, static_cast<long>(peak >> 20));
     ASSERT_GT(peak, 0);
     EXPECT_LT(peak, o.memory);
-    if (times == 32) { EXPECT_LT(static_cast<double>(peak), 1.1 * static_cast<double>(before)); }
+    if (times == 32) { EXPECT_LT(static_cast<double>(peak), 1.5 * static_cast<double>(before)); }
     before = peak;
     std::filesystem::remove_all(o.output);
   }

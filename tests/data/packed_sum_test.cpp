@@ -87,6 +87,7 @@ std::vector<int32_t> positions_of(const std::vector<int32_t>& lengths) {
 // A decoder of one branch: embedding, branch, head. The figures compared are those of its language model loss.
 Runner layer(nn::BranchConfig branch) {
   if (auto* moe = std::get_if<nn::MoeConfig>(&branch)) moe->aux_loss = moe->z_loss = 0;  // means over the row, not sums over tokens
+  if (auto* mamba = std::get_if<nn::Mamba2Config>(&branch)) mamba->head_dim = 16, mamba->state_dim = 16, mamba->num_groups = 2;
   nn::ModelConfig c;
   c.model_dim = 64, c.vocab_size = 61;
   auto model = std::make_shared<nn::Decoder>(c, std::vector<nn::BranchConfig>{branch});

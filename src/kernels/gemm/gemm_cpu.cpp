@@ -174,6 +174,7 @@ Support supports_gemm_cpu(const Gemm& g, const Device& device) {
 }
 
 void gemm_cpu(const Gemm& g, const Launch& launch) {
+  if (g.m == 0 || g.n == 0) return;
 #if defined(__x86_64__)
   run(g, launch);
 #else

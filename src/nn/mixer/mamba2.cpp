@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "base/error.h"
 #include "ops/mamba2.h"
 #include "ops/rmsnorm.h"
 
@@ -13,7 +14,11 @@ namespace {
 struct Sizes {
   int64_t heads, inner, bc, channels;  // H, HP, GN, conv channels
   Sizes(const Mamba2Config& c, const LayerInfo& layer)
-      : heads(c.heads(layer.model_dim)), inner(heads * c.head_dim), bc(int64_t{c.num_groups} * c.state_dim), channels(inner + 2 * bc) {}
+      : heads(c.heads(layer.model_dim)), inner(heads * c.head_dim), bc(int64_t{c.num_groups} * c.state_dim), channels(inner + 2 * bc) {
+    if (heads < 1 || heads % c.num_groups != 0)
+      throw ConfigError("mamba2.num_groups: got " + std::to_string(c.num_groups) + ", want a divisor of the " + std::to_string(heads) +
+                        " heads\n  try: mamba2.head_dim or mamba2.num_heads for more heads");
+  }
   std::vector<int64_t> projected() const { return {inner, inner, bc, bc, heads}; }
 };
 
