@@ -147,6 +147,7 @@ SessionResult run_session(const SessionOptions& o) {
   log::info("data: " + text.description);
   set_vocabulary(c, text.vocab_size);
   check_streams(c, *text.train);
+  const data::Batch first = data::make_batch(*text.train, {0}, false, c.model.vocab_size);  // its ids are looked at before a model runs
   const RunFolder folder(o.run);
   const ckpt::Store store(folder.checkpoints());
   store.sweep();
@@ -192,7 +193,7 @@ SessionResult run_session(const SessionOptions& o) {
   trainer.add(std::move(stopper));
   for (Callback* extra : o.callbacks) trainer.add(std::make_unique<Lend>(*extra));
 
-  const Json settings = config::to_json(c), kernels = chosen_kernels(*model, data::make_batch(*text.train, {0}, false, c.model.vocab_size), o.device, options.policy);
+  const Json settings = config::to_json(c), kernels = chosen_kernels(*model, first, o.device, options.policy);
   Saver saver(trainer, mesh, store, c.checkpoint.keep_last, [&] {
     ckpt::Manifest m = state_manifest(trainer, id, settings, c.train.seed, Json{{"data_xxh3", text.hash}});
     m.kernels = kernels;
