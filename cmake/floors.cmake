@@ -32,7 +32,8 @@ function(weft_test name)
     target_link_libraries(${name} PRIVATE weft_torch)
     weft_reuse_aten_pch(${name})
   endif()
-  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT 600)
+  # Listing loads libtorch; from a cold disk that has taken longer than the five seconds allowed by default.
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 300 PROPERTIES TIMEOUT 600)
 endfunction()
 
 # weft_oracle_test(NAME script.py arguments...): a comparison with Python packages, on $WEFT_ORACLES, the Python that `./weft test`

@@ -1,6 +1,5 @@
 // Every source of data that a recipe can name, through weft prepare, train and eval as a user calls them.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -9,6 +8,7 @@
 
 #include "base/files.h"
 #include "base/json.h"
+#include "program.h"
 
 namespace weft {
 namespace fs = std::filesystem;
@@ -29,11 +29,7 @@ class DataVerbs : public testing::Test {
     ASSERT_EQ(run("$weft prepare t.jsonl -o data --vocab-size 300 --append-eod"), 0) << said();
   }
   void TearDown() override { fs::remove_all(dir); }
-  int run(const std::string& command) {
-    const std::string full = "cd " + dir.string() + " && weft=" WEFT_BINARY_DIR "/weft && { " + command + "; } >out 2>err </dev/null";
-    const int status = std::system(full.c_str());
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
-  }
+  int run(const std::string& command) { return run_program(dir, command); }
   std::string said() { return read_file(dir / "out") + read_file(dir / "err"); }
   std::string train(const std::string& run_folder, const std::string& more) {
     return "$weft train --run " + run_folder + " --no-peak --threads 1 --steps 4 --set data.seq_len=32 --set model.model_dim=32 --set model.pattern=-* --set 'model.symbols.*.num_heads=2' --set train.batch=4" +

@@ -8,6 +8,7 @@
 
 #include "base/files.h"
 #include "text/bpe_train.h"
+#include "program.h"
 
 namespace weft::app {
 namespace {
@@ -27,10 +28,9 @@ class Inspect : public testing::Test {
 
   // Standard output of a command; "code N" where it fails.
   std::string run(const std::string& command) {
-    const std::string full = "cd " + folder_ + " && weft=" WEFT_BINARY_DIR "/weft && { " + command + "; } >out 2>err";
-    const int status = std::system(full.c_str());
-    if (status == 0) return read_file(folder_ + "/out");
-    return "code " + std::to_string(WEXITSTATUS(status)) + ": " + read_file(folder_ + "/err");
+    const int code = run_program(folder_, command);
+    if (code == 0) return read_file(folder_ + "/out");
+    return "code " + std::to_string(code) + ": " + read_file(folder_ + "/err");
   }
   std::string folder_;
 };

@@ -1,6 +1,5 @@
 // The verbs train, eval and inspect as a user calls them.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -9,6 +8,7 @@
 
 #include "base/files.h"
 #include "base/json.h"
+#include "program.h"
 
 namespace weft {
 namespace fs = std::filesystem;
@@ -27,11 +27,7 @@ class Verbs : public testing::Test {
   }
   void TearDown() override { fs::remove_all(dir); }
 
-  int run(const std::string& command) {
-    const std::string full = "cd " + dir.string() + " && weft=" WEFT_BINARY_DIR "/weft && { " + command + "; } >out 2>err </dev/null";
-    const int status = std::system(full.c_str());
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
-  }
+  int run(const std::string& command) { return run_program(dir, command); }
   std::string said() { return read_file(dir / "out") + read_file(dir / "err"); }
   Json json(const char* name) { return read_json_file(dir / name); }
 

@@ -9,6 +9,7 @@
 #include <regex>
 
 #include "base/text.h"
+#include "program.h"
 
 namespace weft {
 namespace fs = std::filesystem;
@@ -96,10 +97,9 @@ struct Result { int code; std::string error; };
 
 Result run(const fs::path& dir, const std::string& command) {
   fs::create_directories(dir);
-  const std::string full = "cd " + dir.string() + " && weft=" WEFT_BINARY_DIR "/weft && { " + command + "; } >out 2>err </dev/null";
-  const int status = std::system(full.c_str());
+  const int code = run_program(dir, command);
   std::ifstream in(dir / "err");
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status), {std::istreambuf_iterator<char>(in), {}}};
+  return {code, {std::istreambuf_iterator<char>(in), {}}};
 }
 
 }  // namespace

@@ -7,15 +7,10 @@
 #include "base/error.h"
 #include "ops/rope.h"
 #include "ops/tensors.h"
+#include "cpu.h"
 
 namespace weft::ops {
 namespace {
-
-Policy cpu() {
-  Policy p;
-  p.device = this_cpu();
-  return p;
-}
 
 at::Tensor run_alone(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t first, int32_t n, const AttentionOptions& o) {
   return attention(q.narrow(0, first, n), k.narrow(0, first, n), v.narrow(0, first, n), Packing::of({n}), o, cpu()).o_THV;

@@ -6,17 +6,9 @@
 
 #include "base/error.h"
 #include "ops/tensors.h"
+#include "cpu.h"
 
 namespace weft::ops {
-namespace {
-
-Policy cpu() {
-  Policy p;
-  p.device = this_cpu();
-  return p;
-}
-
-}  // namespace
 
 TEST(CausalConv1d, PackedSplitAndSteppedRowsAgree) {
   at::manual_seed(2);

@@ -8,17 +8,10 @@
 
 #include "base/error.h"
 #include "ops/tensors.h"
+#include "cpu.h"
 
 namespace weft::ops {
 namespace {
-
-Policy cpu() {
-  Policy p;
-  p.device = this_cpu();
-  return p;
-}
-
-double relative(const at::Tensor& a, const at::Tensor& b) { return ((a - b).abs().max() / b.abs().max().clamp_min(1e-300)).item<double>(); }
 
 Mamba3Scan scan(int64_t T, int64_t R, int64_t H = 4, int64_t G = 2, int64_t P = 3, int64_t N = 8, int64_t A = 2) {
   const auto t = at::kDouble;

@@ -8,15 +8,10 @@
 #include "ops/dropout.h"
 #include "ops/layernorm.h"
 #include "ops/sample.h"
+#include "cpu.h"
 
 namespace weft::ops {
 namespace {
-
-Policy cpu() {
-  Policy p;
-  p.device = this_cpu();
-  return p;
-}
 
 AdamWUpdate update_of(const at::Tensor& param, const at::Tensor& master, const at::Tensor& grad, const at::Tensor& m, const at::Tensor& v, int t) {
   return {param, master, {}, grad, m, v, {}, {}, 1e-2, 1 - std::pow(0.9, t), 1 - std::pow(0.95, t), 0.9, 0.95, 1e-8, 0.1};

@@ -8,17 +8,10 @@
 #include "ops/delta.h"
 #include "ops/m2rnn.h"
 #include "ops/tensors.h"
+#include "cpu.h"
 
 namespace weft::ops {
 namespace {
-
-Policy cpu() {
-  Policy p;
-  p.device = this_cpu();
-  return p;
-}
-
-double relative(const at::Tensor& a, const at::Tensor& b) { return ((a - b).abs().max() / b.abs().max().clamp_min(1e-300)).item<double>(); }
 
 DeltaInputs delta_inputs(int64_t T, at::ScalarType type) {
   const auto unit = [](const at::Tensor& x) { return x / x.norm(2, {-1}, true); };

@@ -9,15 +9,10 @@
 #include "ops/ngram.h"
 #include "ops/quantize.h"
 #include "ops/structure.h"
+#include "cpu.h"
 
 namespace weft::ops {
 namespace {
-
-Policy cpu() {
-  Policy p;
-  p.device = this_cpu();
-  return p;
-}
 
 // The tables of the NAM56R recipe with the closed-form hash numbers of its golden check.
 NgramTables golden_tables() {

@@ -9,15 +9,10 @@
 #include "ops/indexer.h"
 #include "ops/sparse_mla.h"
 #include "ops/tensors.h"
+#include "cpu.h"
 
 namespace weft::ops {
 namespace {
-
-Policy cpu() {
-  Policy p;
-  p.device = this_cpu();
-  return p;
-}
 
 at::Tensor all_earlier(int64_t T) { return at::arange(T, at::kInt).unsqueeze(0).expand({T, T}).contiguous(); }  // causality is the op's own
 

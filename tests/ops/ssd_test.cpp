@@ -7,15 +7,10 @@
 #include "base/error.h"
 #include "ops/mamba2.h"
 #include "ops/tensors.h"
+#include "cpu.h"
 
 namespace weft::ops {
 namespace {
-
-Policy cpu() {
-  Policy p;
-  p.device = this_cpu();
-  return p;
-}
 
 SsdInputs inputs(int64_t T, at::ScalarType type, int64_t H = 4, int64_t G = 2, int64_t P = 8, int64_t N = 6) {
   const auto wide_type = type == at::kDouble ? at::kDouble : at::kFloat;
@@ -37,8 +32,6 @@ std::pair<at::Tensor, at::Tensor> recurrence(const SsdInputs& in, const Packing&
   }
   return {at::stack(y), at::stack(last)};
 }
-
-double relative(const at::Tensor& a, const at::Tensor& b) { return ((a - b).abs().max() / b.abs().max()).item<double>(); }
 
 }  // namespace
 
