@@ -161,8 +161,8 @@ void run(const AttentionBwd& a, const Launch& launch) {
   int64_t covered = 0;
   for (int32_t d = 0; d < s.documents; ++d) covered += s.host_kv_lens[d];
   if (covered != s.key_rows) {  // rows of no document
-    std::memset(a.dk, 0, bytes(s.dtype, static_cast<size_t>(s.key_rows * s.groups * s.dim)));
-    std::memset(a.dv, 0, bytes(s.dtype, static_cast<size_t>(s.key_rows * s.groups * s.dim_v)));
+    std::fill_n(static_cast<char*>(a.dk), bytes(s.dtype, static_cast<size_t>(s.key_rows * s.groups * s.dim)), 0);
+    std::fill_n(static_cast<char*>(a.dv), bytes(s.dtype, static_cast<size_t>(s.key_rows * s.groups * s.dim_v)), 0);
   }
   parallel_for(launch.parallel, static_cast<int64_t>(s.documents) * s.heads, 1, [&](int64_t begin, int64_t end) {
     Task<T, E> task{a};

@@ -2,6 +2,7 @@
 // A is row-major. B is packed in panels of 32 columns: fp32 [K][32], bf16 [K / 2][32][2] (pairs of k beside each other).
 // M is a multiple of 4 for fp32 and 8 for bf16, K is even: callers pad with zeros.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -93,7 +94,7 @@ WEFT_CLONES void copy_rows(const T* src, int64_t ld, int32_t rows, int32_t cols,
     for (int32_t c = 0; c < cols; ++c) dst[static_cast<int64_t>(r) * padded_cols + c] = convert<E>(src[r * ld + c]);
     for (int32_t c = cols; c < padded_cols; ++c) dst[static_cast<int64_t>(r) * padded_cols + c] = E{};
   }
-  std::memset(static_cast<void*>(dst + static_cast<int64_t>(rows) * padded_cols), 0, sizeof(E) * static_cast<size_t>(padded_rows - rows) * static_cast<size_t>(padded_cols));
+  std::fill_n(dst + static_cast<int64_t>(rows) * padded_cols, static_cast<int64_t>(padded_rows - rows) * padded_cols, E{});
 }
 
 // dst[r][c] = src[c][r], 16 of c at a time so that rows of both stay in the first cache.
@@ -111,7 +112,7 @@ template <class E, class T>
 WEFT_CLONES void pack_rows(const T* src, int64_t ld, int32_t rows, int32_t cols, E* dst, int32_t padded_rows, int32_t padded_cols) {
   for (int32_t p = 0; p < padded_cols; p += kPanel, dst += static_cast<int64_t>(padded_rows) * kPanel) {
     const int32_t n = cols - p < kPanel ? (cols - p < 0 ? 0 : cols - p) : kPanel;
-    if (n < kPanel || rows < padded_rows) std::memset(static_cast<void*>(dst), 0, sizeof(E) * static_cast<size_t>(padded_rows) * kPanel);
+    if (n < kPanel || rows < padded_rows) std::fill_n(dst, static_cast<int64_t>(padded_rows) * kPanel, E{});
     int32_t k = 0;
     if constexpr (sizeof(E) == 2)
       for (; k + 1 < rows; k += 2) {  // both of a pair at once
@@ -135,7 +136,7 @@ template <class E, class T>
 WEFT_CLONES void pack_transposed(const T* src, int64_t ld, int32_t rows, int32_t cols, E* dst, int32_t padded_rows, int32_t padded_cols) {
   for (int32_t p = 0; p < padded_rows; p += kPanel, dst += static_cast<int64_t>(padded_cols) * kPanel) {
     const int32_t n = rows - p < kPanel ? (rows - p < 0 ? 0 : rows - p) : kPanel;
-    if (n < kPanel || cols < padded_cols) std::memset(static_cast<void*>(dst), 0, sizeof(E) * static_cast<size_t>(padded_cols) * kPanel);
+    if (n < kPanel || cols < padded_cols) std::fill_n(dst, static_cast<int64_t>(padded_cols) * kPanel, E{});
     for (int32_t r = 0; r < n; ++r) {
       const T* in = src + (p + r) * ld;
       if constexpr (sizeof(E) == 2 && sizeof(T) == 2) {
