@@ -88,6 +88,11 @@ TEST(Limits, NulBytesAreTextAndEmptyDocumentsAreCounted) {
 }
 
 TEST(Limits, MemoryOfPrepareIsConstantInTheCorpus) {
+#ifdef __SANITIZE_ADDRESS__
+  constexpr int64_t quarantine = int64_t{256} << 20;  // freed memory that AddressSanitizer keeps
+#else
+  constexpr int64_t quarantine = 0;
+#endif
   Folder folder;
   std::string line = "{\"text\":\"";
   for (int i = 0; i < 200; ++i) line += "some words ";
@@ -104,7 +109,7 @@ TEST(Limits, MemoryOfPrepareIsConstantInTheCorpus) {
     const int64_t peak = peak_of([&] { prepare(o, bytes_maker()); });
     std::printf("prepare of %d MiB of JSON lines: peak memory %ld MiB\n", 4 * times, static_cast<long>(peak >> 20));
     ASSERT_GT(peak, 0);
-    EXPECT_LT(peak, o.memory);
+    EXPECT_LT(peak, o.memory + quarantine);
     if (times == 32) { EXPECT_LT(static_cast<double>(peak), 1.5 * static_cast<double>(before)); }
     before = peak;
     std::filesystem::remove_all(o.output);
