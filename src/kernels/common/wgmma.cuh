@@ -45,6 +45,21 @@ struct Panels {
   __device__ __forceinline__ bf16* at(int row, int col) const { return unit(row, col & ~7) + (col & 7); }
 };
 
+// Four words of each of four neighbouring lanes: word j of lane i becomes word i of lane j. Turns the pairs of columns that a lane holds of
+// four 8-column blocks into the whole of one block, 16 bytes of bf16.
+__device__ __forceinline__ void transpose_quad(uint32_t (&v)[4]) {
+  const int r = lane_id() & 3;
+#pragma unroll
+  for (int o = 1; o < 4; o <<= 1) {
+    const bool high = r & o;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (j & o) continue;
+      const uint32_t got = __shfl_xor_sync(0xffffffffu, high ? v[j] : v[j | o], o);
+      if (high) v[j] = got; else v[j | o] = got;
+    }
+  }
+}
 #if defined(WEFT_EMULATE)
 inline void wgmma_fence() {}
 inline void wgmma_commit() {}
@@ -81,21 +96,6 @@ __device__ __forceinline__ void more_registers() { asm volatile("setmaxnreg.inc.
 template <int regs>
 __device__ __forceinline__ void fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(regs)); }
 
-// Four words of each of four neighbouring lanes: word j of lane i becomes word i of lane j. Turns the pairs of columns that a lane holds of
-// four 8-column blocks into the whole of one block, 16 bytes of bf16.
-__device__ __forceinline__ void transpose_quad(uint32_t (&v)[4]) {
-  const int r = lane_id() & 3;
-#pragma unroll
-  for (int o = 1; o < 4; o <<= 1) {
-    const bool high = r & o;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      if (j & o) continue;
-      const uint32_t got = __shfl_xor_sync(0xffffffffu, high ? v[j] : v[j | o], o);
-      if (high) v[j] = got; else v[j | o] = got;
-    }
-  }
-}
 // p[0] += a, p[1] += b without waiting; 8-byte aligned. Deterministic where one thread adds to an element in a launch.
 __device__ __forceinline__ void add_pair(float* p, float a, float b) {
   asm volatile("red.global.add.v2.f32 [%0], {%1, %2};\n" ::"l"(p), "f"(a), "f"(b) : "memory");

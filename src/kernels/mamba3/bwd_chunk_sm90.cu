@@ -27,12 +27,15 @@ __global__ void __launch_bounds__(kChunkThreads, 1) chunk_kernel(const Mamba3Bwd
   for (int i = threadIdx.x; i < heads; i += kChunkThreads) w.D_parts[part * H + head0 + i] = 0;
   __syncthreads();
   const ChunkWalk walk(a, piece, part, slots, group, ChunkSmem<R>::kSteps);
-  if (threadIdx.x < kFeeders) {
+  if (threadIdx.x < 2 * kGroup) {
     fewer_registers<56>();
-    ChunkFeed<R>{args, w, sm, part}.run(walk);
+    if (threadIdx.x < kGroup)
+      ChunkFeed<R>{args, w, sm, part}.bring(walk);
+    else
+      ChunkFeed<R>{args, w, sm, part}.store(walk);
   } else {
     more_registers<200>();
-    if (threadIdx.x < kFeeders + 128)
+    if (threadIdx.x < 3 * kGroup)
       ChunkMultiply<R, false>{args, sm}.run(walk);
     else
       ChunkMultiply<R, true>{args, sm}.run(walk);

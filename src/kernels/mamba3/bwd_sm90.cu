@@ -59,18 +59,24 @@ __global__ void __launch_bounds__(128) suffix_kernel(const int32_t* cu, float* s
   const int64_t i = static_cast<int64_t>(blockIdx.y) * 128 + threadIdx.x, start = cu[blockIdx.x], length = cu[blockIdx.x + 1] - start;
   if (i >= row) return;
   float* p = sums + first_slot(start, blockIdx.x, steps) * row + i;
+  constexpr int kAhead = 16;  // loads in flight
   float later = 0;
-#pragma unroll 8
-  for (int64_t c = (length + steps - 1) / steps - 1; c >= 0; --c) {
-    const float v = p[c * row];
-    p[c * row] = later;
-    later += v;
+  for (int64_t c = (length + steps - 1) / steps - 1; c >= 0; c -= kAhead) {
+    float v[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) v[k] = c >= k ? p[(c - k) * row] : 0.f;
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      if (c >= k) p[(c - k) * row] = later;
+      later += v[k];
+    }
   }
 }
 
-// One block a chunk, 16 steps at a time from its end; a warp takes every eighth head, a lane angles `lane` and `lane + 32`.
+// One block a chunk, 16 steps at a time from its end; a warp takes every eighth head, a lane angles `lane` and, of two halves, `lane + 32`.
+template <int kHalves>
 __global__ void __launch_bounds__(256) angles_kernel(const Mamba3Bwd args, const BwdWorkspace w, int steps) {
-  __shared__ float sum[8][16][64];
+  __shared__ float sum[8][16][32 * kHalves];
   const Mamba3Inputs& a = args.in;
   const int64_t slot = blockIdx.x, H = a.heads;
   const ChunkPlace at = place_of_slot(a.cu_seqlens, a.documents, slot, steps);
@@ -80,37 +86,51 @@ __global__ void __launch_bounds__(256) angles_kernel(const Mamba3Bwd args, const
   for (int block = (at.count - 1) / 16; block >= 0; --block) {
     const int64_t first = at.first + block * 16;
     const int count = at.count - block * 16 < 16 ? at.count - block * 16 : 16;
-    float d_omega[16][2] = {};
+    float d_omega[16][kHalves] = {}, omega[16][kHalves];
+#pragma unroll
+    for (int s = 0; s < 16; ++s)
+#pragma unroll
+      for (int e = 0; e < kHalves; ++e) omega[s][e] = s < count && lane + 32 * e < a.angles ? __ldg(a.omega + (first + s) * a.angles + lane + 32 * e) : 0.f;
     for (int head = warp; head < a.heads; head += 8) {
       float* carry = w.d_theta_sums + (slot * H + head) * a.angles;
-      float phi[2] = {lane < a.angles ? carry[lane] : 0.f, lane + 32 < a.angles ? carry[lane + 32] : 0.f};
+      float phi[kHalves];
+#pragma unroll
+      for (int e = 0; e < kHalves; ++e) phi[e] = lane + 32 * e < a.angles ? carry[lane + 32 * e] : 0.f;
+      const bool mine = lane < count;  // a lane finishes the step of its number
+      const int64_t i = (first + (mine ? lane : 0)) * H + head;
+      const float dt = a.dt[i], lambda = a.lambda[i], d_gamma = w.d_gamma[i], before = first + lane > start && mine ? w.d_scale[i - H] : 0.f;
+      float d_theta[16][kHalves];
+#pragma unroll
+      for (int s = 0; s < 16; ++s)
+#pragma unroll
+        for (int e = 0; e < kHalves; ++e)
+          d_theta[s][e] = s < count && lane + 32 * e < a.angles ? w.d_theta[((first + s) * H + head) * a.angles + lane + 32 * e] : 0.f;
+      float along = 0;
 #pragma unroll
       for (int s = 15; s >= 0; --s) {
-        if (s >= count) continue;
-        const int64_t token = first + s, i = token * H + head;
-        const float dt = a.dt[i];
-        float along = 0;
+        const float step_dt = __shfl_sync(0xffffffffu, dt, s);
+        float sum = 0;
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int angle = lane + 32 * e;
-          if (angle >= a.angles) continue;
-          phi[e] += w.d_theta[i * a.angles + angle];
-          d_omega[s][e] += phi[e] * dt;
-          along += phi[e] * a.omega[token * a.angles + angle];
+        for (int e = 0; e < kHalves; ++e) {
+          phi[e] += d_theta[s][e];
+          if (s < count) d_omega[s][e] += phi[e] * step_dt;
+          sum += phi[e] * omega[s][e];
         }
-        along = warp_sum(along);
-        if (lane == 0) {
-          const float before = token > start ? w.d_scale[i - H] : 0.f, lambda = a.lambda[i];
-          args.d_dt[i] = w.d_gamma[i] * lambda + before * (1 - lambda) + along;
-          args.d_lambda[i] = (w.d_gamma[i] - before) * dt;
-        }
+        sum = warp_sum(sum);
+        if (lane == s) along = sum;
+      }
+      if (mine) {
+        args.d_dt[i] = d_gamma * lambda + before * (1 - lambda) + along;
+        args.d_lambda[i] = (d_gamma - before) * dt;
       }
 #pragma unroll
-      for (int e = 0; e < 2; ++e)
+      for (int e = 0; e < kHalves; ++e)
         if (lane + 32 * e < a.angles) carry[lane + 32 * e] = phi[e];
     }
 #pragma unroll
-    for (int s = 0; s < 16; ++s) sum[warp][s][lane] = d_omega[s][0], sum[warp][s][lane + 32] = d_omega[s][1];
+    for (int s = 0; s < 16; ++s)
+#pragma unroll
+      for (int e = 0; e < kHalves; ++e) sum[warp][s][lane + 32 * e] = d_omega[s][e];
     __syncthreads();
     for (int i = threadIdx.x; i < count * a.angles; i += 256) {
       const int s = i / a.angles, angle = i % a.angles;
@@ -142,7 +162,11 @@ void bwd_turns(const Mamba3Bwd& a, const BwdWorkspace& w, cudaStream_t stream) {
 void bwd_angles(const Mamba3Bwd& a, const BwdWorkspace& w, cudaStream_t stream) {
   const int64_t row = static_cast<int64_t>(a.in.heads) * a.in.angles;
   launch_grid(suffix_kernel, dim3(static_cast<unsigned>(a.in.documents), static_cast<unsigned>((row + 127) / 128)), dim3(128), 0, stream, a.in.cu_seqlens, w.d_theta_sums, steps_of(a.in), row);
-  launch_grid(angles_kernel, dim3(static_cast<unsigned>(chunk_slots(a.in))), dim3(256), 0, stream, a, w, steps_of(a.in));
+  const dim3 chunks(static_cast<unsigned>(chunk_slots(a.in)));
+  if (a.in.angles > 32)
+    launch_grid(angles_kernel<2>, chunks, dim3(256), 0, stream, a, w, steps_of(a.in));
+  else
+    launch_grid(angles_kernel<1>, chunks, dim3(256), 0, stream, a, w, steps_of(a.in));
 }
 
 void bwd_parameters(const Mamba3Bwd& a, const BwdWorkspace& w, cudaStream_t stream) {

@@ -35,20 +35,27 @@ __device__ __forceinline__ void walk(const Mamba3Inputs& a, const BwdWorkspace& 
   };
   if (chunks > 1) load(0);
   float S[64] = {};
-  bf16* out = (kReverse ? w.dS : w.S) + (warp * 16 + (lane >> 2)) * kN + (lane & 3) * 2;
+  bf16* out = (kReverse ? w.dS : w.S) + (warp * 16 + (lane >> 2)) * kN + (lane & 3) * 8;
   for (int i = 0; i < chunks; ++i) {
     const int s = i & 1;
+    if (i + 1 < chunks) {
+      cp_async_wait<0>();
+      fence_async_proxy();  // before the stores of S: it waits for all that came before it
+      __syncthreads();
+      if (i + 2 < chunks) load(i + 1);
+    }
     bf16* to = out + tile(i) * (kP * kN);
 #pragma unroll
-    for (int n = 0; n < 16; ++n) {
-      *reinterpret_cast<uint32_t*>(to + n * 8) = pack_bf16(S[4 * n], S[4 * n + 1]);
-      *reinterpret_cast<uint32_t*>(to + 8 * kN + n * 8) = pack_bf16(S[4 * n + 2], S[4 * n + 3]);
-    }
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int g = 0; g < 4; ++g) {  // whole sectors: 8 neighbouring columns a lane
+        uint32_t v[4];
+#pragma unroll
+        for (int n = 0; n < 4; ++n) v[n] = pack_bf16(S[16 * g + 4 * n + 2 * half], S[16 * g + 4 * n + 2 * half + 1]);
+        transpose_quad(v);
+        *reinterpret_cast<uint4*>(to + half * 8 * kN + g * 32) = {v[0], v[1], v[2], v[3]};
+      }
     if (i + 1 == chunks) break;
-    cp_async_wait<0>();
-    fence_async_proxy();
-    __syncthreads();
-    if (i + 2 < chunks) load(i + 1);
     if (warp == 0) chunk_decay<R>(sm.decay, sm.a[s], sm.dt[s], sm.lambda[s], 1);
     uint32_t thin[4][4];  // its transpose, 16 rows of P
 #pragma unroll

@@ -1,5 +1,5 @@
-// The chunk pass of the Mamba-3 backward: what its two kinds of warps share. Two warpgroups feed: they bring the operands of one head's
-// chunk to shared memory and, two items later, store its results; two others multiply, one for the rows of queries, one for those of
+// The chunk pass of the Mamba-3 backward: what its two kinds of warps share. One warpgroup brings the operands
+// of one head's chunk to shared memory, one stores its results, two items later; two others multiply, one for the rows of queries, one for those of
 // keys. An item is one head of one chunk; items alternate between two stages.
 #pragma once
 #include "kernels/common/wgmma.cuh"
@@ -7,7 +7,7 @@
 
 namespace weft::kernels::mamba3 {
 
-constexpr int kFeeders = 256, kChunkThreads = 512;
+constexpr int kGroup = 128, kChunkThreads = 4 * kGroup;
 enum ChunkBarrier { kFeed = 1, kFull = 2, kDone = 4, kFree = 6 };  // kFull, kDone: one a stage
 
 template <int R>
@@ -19,10 +19,12 @@ struct ChunkSmem {
   bf16 y[kRows * kP], dv[kRows * kP];  // results: without D v and D dY
   struct Small {
     alignas(16) __half2 turn[kSteps * kAngles + 4];
-    Decay decay;
     float dt[kSteps + 1], a[kSteps + 1], lambda[kSteps + 1];
-    float part_end[8];  // of <dS, S>, by feeding warp
   } small[2];
+  struct Rates {  // of three items: the one that is made, multiplied, finished
+    Decay decay;
+    float part_end[4];  // of <dS, S>, by warp
+  } rates[3];
   alignas(16) float d_theta[2][kSteps * kThetaStride];  // from the queries, from the keys
   float bias[2][4][R * kN];                             // keys, queries; by warp
   float row_w[kRows], gamma[kRows], dot_q[kRows], trace[kRows], col_t[kRows], dot_k[kRows];

@@ -1,4 +1,5 @@
-// The feeding warps of the chunk pass: operands of an item into its stage, and the results of the item two before it to memory.
+// The feeding warpgroups of the chunk pass: one brings the operands of an item into its stage, one takes the results of the item two before
+// it to memory. They are apart because the fence that wgmma asks for waits for a thread's stores.
 #pragma once
 #include "kernels/mamba3/chunk.cuh"
 
@@ -12,25 +13,28 @@ struct ChunkFeed {
   const BwdWorkspace& w;
   Sm& sm;
   const int64_t part;
-  const int t = thread_number(), warp = t >> 5, lane = t & 31, sub = lane >> 2;
+  const int t = thread_number() & (kGroup - 1), warp = t >> 5, lane = t & 31, sub = lane >> 2;
 
-  __device__ __forceinline__ void run(const ChunkWalk& first) {
-    ChunkWalk ahead = first, behind = first;
-    for (int i = 0; behind.more(); ++i) {
+  __device__ __forceinline__ void bring(ChunkWalk it) {
+    int i = 0;
+    for (int third = 0; it.more(); ++i, third = third == 2 ? 0 : third + 1) {
       const int s = i & 1;
       if (i >= 2) group_barrier(kDone + s, kChunkThreads);
-      if (ahead.more()) load(ahead, s);
-      if (i >= 2) {
-        finish(behind, s);
-        behind.next();
-        if (behind.more()) group_arrive(kFree, kChunkThreads);
-      }
-      if (ahead.more()) {
-        prepare(s);
-        ahead.next();
-        fence_async_proxy();
-        group_arrive(kFull + s, kChunkThreads);
-      }
+      load(it, s);
+      prepare(sm.stage[s], sm.small[s], sm.rates[third]);
+      it.next();
+      fence_async_proxy();
+      group_arrive(kFull + s, 3 * kGroup);
+    }
+    for (const int items = i; i < items + 2; ++i)  // the barriers of the last two items count this warpgroup too
+      if (i >= 2) group_barrier(kDone + (i & 1), kChunkThreads);
+  }
+  __device__ __forceinline__ void store(ChunkWalk it) {
+    for (int i = 0, third = 0; it.more(); ++i, third = third == 2 ? 0 : third + 1) {
+      group_barrier(kDone + (i & 1), kChunkThreads);
+      finish(it, sm.rates[third]);
+      it.next();
+      if (it.more()) group_arrive(kFree, 3 * kGroup);
     }
   }
 
@@ -39,51 +43,49 @@ struct ChunkFeed {
     auto& stage = sm.stage[s];
     auto& small = sm.small[s];
     const Mamba3Inputs& a = args.in;
-    load_turns(small.turn, w.turns, a.heads, it.head(), a.angles, it.first, kSteps, it.count, t, kFeeders);
+    load_turns(small.turn, w.turns, a.heads, it.head(), a.angles, it.first, kSteps, it.count, t, kGroup);
     load_rates(small.dt, small.a, small.lambda, a, it.head(), it.first, it.left, kSteps, t);
     const int64_t wide = it.tile() * (kRows * kN), thin = it.tile() * (kRows * kP);
-    copy_tile_async<kRows * kN, kFeeders>(stage.q, w.q + wide, t), copy_tile_async<kRows * kN, kFeeders>(stage.k, w.k + wide, t);
-    copy_tile_async<kRows * kP, kFeeders>(stage.v, w.v + thin, t), copy_tile_async<kRows * kP, kFeeders>(stage.dY, w.dY + thin, t);
+    copy_tile_async<kRows * kN, kGroup>(stage.q, w.q + wide, t), copy_tile_async<kRows * kN, kGroup>(stage.k, w.k + wide, t);
+    copy_tile_async<kRows * kP, kGroup>(stage.v, w.v + thin, t), copy_tile_async<kRows * kP, kGroup>(stage.dY, w.dY + thin, t);
     const bf16* S = (w.S ? w.S + wide : static_cast<const bf16*>(args.states) + it.row() * (kP * kN)) + t * 8;
     const bf16* dS = w.dS + wide + t * 8;
     const int to = static_cast<int>(Panels<kN>{stage.S}.unit(t >> 4, (t & 15) * 8) - stage.S);
 #pragma unroll
-    for (int i = 0; i < kP * kN / 8 / kFeeders; ++i) {  // 16 rows on: the swizzle repeats
-      cp_async16(stage.S + to + i * 1024, S + i * kFeeders * 8, true);
-      cp_async16(stage.dS + to + i * 1024, dS + i * kFeeders * 8, true);
+    for (int i = 0; i < kP * kN / 8 / kGroup; ++i) {  // 8 rows on: the swizzle repeats
+      cp_async16(stage.S + to + i * 512, S + i * kGroup * 8, true);
+      cp_async16(stage.dS + to + i * 512, dS + i * kGroup * 8, true);
     }
     cp_async_commit();
   }
 
-  __device__ __forceinline__ void prepare(int s) {
-    auto& stage = sm.stage[s];
-    auto& small = sm.small[s];
+  __device__ __forceinline__ void prepare(typename Sm::Stage& stage, typename Sm::Small& small, typename Sm::Rates& rates) {
     cp_async_wait<0>();
-    group_barrier(kFeed, kFeeders);
-    if (warp == 0) chunk_decay<R>(small.decay, small.a, small.dt, small.lambda, 1);
+    group_barrier(kFeed, kGroup);
+    if (warp == 0) chunk_decay<R>(rates.decay, small.a, small.dt, small.lambda, 1);
     float sum = 0;
 #pragma unroll
-    for (int i = 0; i < kP * kN / 8 / kFeeders; ++i) {
+    for (int i = 0; i < kP * kN / 8 / kGroup; ++i) {
       float v[8], g[8];
-      unpack8(v, stage.S + (i * kFeeders + t) * 8), unpack8(g, stage.dS + (i * kFeeders + t) * 8);
+      unpack8(v, stage.S + (i * kGroup + t) * 8), unpack8(g, stage.dS + (i * kGroup + t) * 8);
 #pragma unroll
       for (int e = 0; e < 8; ++e) sum += v[e] * g[e];
     }
     sum = warp_sum(sum);
-    if (lane == 0) small.part_end[warp] = sum;
+    if (lane == 0) rates.part_end[warp] = sum;
   }
 
-  __device__ __forceinline__ void finish(const ChunkWalk& it, int s) {
+  __device__ __forceinline__ void finish(const ChunkWalk& it, const typename Sm::Rates& of) {
     const Mamba3Inputs& a = args.in;
     const int head = it.head();
     const int64_t H = a.heads;
 #pragma unroll
-    for (int i = 0; i < kRows * kP / 8 / kFeeders; ++i) {
-      const int u = (i * kFeeders + t) * 8;
+    for (int i = 0; i < kRows * kP / 8 / kGroup; ++i) {
+      const int u = (i * kGroup + t) * 8;
       *reinterpret_cast<uint4*>(w.y + it.tile() * (kRows * kP) + u) = *reinterpret_cast<const uint4*>(sm.y + u);
       *reinterpret_cast<uint4*>(w.dv + it.tile() * (kRows * kP) + u) = *reinterpret_cast<const uint4*>(sm.dv + u);
     }
-    for (int i = t; i < R * kN; i += kFeeders) {
+    for (int i = t; i < R * kN; i += kGroup) {
       const int which = i / (R * kN / 2), at = i % (R * kN / 2) * 2;
       float2 v[4];
 #pragma unroll
@@ -91,7 +93,7 @@ struct ChunkFeed {
       add_pair(w.bias_parts + ((part * 2 + which) * H + head) * R * kN + at, (v[0].x + v[1].x) + (v[2].x + v[3].x), (v[0].y + v[1].y) + (v[2].y + v[3].y));
     }
 #pragma unroll 1
-    for (int angle = warp * 4 + (lane & 3); angle < a.angles; angle += 32) {
+    for (int angle = warp * 4 + (lane & 3); angle < a.angles; angle += 16) {
       float all = 0;
 #pragma unroll
       for (int i = 0; i < kSteps / 8; ++i) {
@@ -103,17 +105,17 @@ struct ChunkFeed {
       all += __shfl_xor_sync(0xffffffffu, all, 4), all += __shfl_xor_sync(0xffffffffu, all, 8), all += __shfl_xor_sync(0xffffffffu, all, 16);
       if (sub == 0) w.d_theta_sums[it.row() * a.angles + angle] = all;
     }
-    if (warp == 7) {
+    if (warp == 3) {
       const float trace = warp_sum(sm.trace[lane] + sm.trace[lane + 32]);
       if (lane == 0) add_alone(w.D_parts + part * H + head, trace);
     }
-    if (warp == 6) rates(it, sm.small[s]);
+    if (warp == 2) rates(it, of);
   }
 
   // One warp: d_gamma, d_scale, d_a of the steps.
-  __device__ __forceinline__ void rates(const ChunkWalk& it, const typename Sm::Small& small) const {
+  __device__ __forceinline__ void rates(const ChunkWalk& it, const typename Sm::Rates& of) const {
     constexpr int kPer = kSteps > 32 ? 2 : 1;
-    const Decay& d = small.decay;
+    const Decay& d = of.decay;
     float dcs[kPer], inter = 0, sum = 0;
 #pragma unroll
     for (int e = 0; e < kPer; ++e) {
@@ -134,7 +136,7 @@ struct ChunkFeed {
         w.d_scale[i] = d_scale, w.d_gamma[i] = d_gamma + d_scale;
       }
     }
-    const float end = d.grow[kRows - 1] * warp_sum(lane < 8 ? small.part_end[lane & 7] : 0.f) + warp_sum(inter);
+    const float end = d.grow[kRows - 1] * warp_sum(lane < 4 ? of.part_end[lane & 3] : 0.f) + warp_sum(inter);
     const float upto = warp_scan(sum);
     float later = __shfl_sync(0xffffffffu, upto, 31) - upto + end;
 #pragma unroll

@@ -15,8 +15,8 @@ struct ChunkMultiply {
 
   __device__ __forceinline__ void run(ChunkWalk it) {
     float sum[64] = {};  // dC or dB over the heads
-    for (int i = 0; it.more(); ++i) {
-      item(it, i, sum);
+    for (int i = 0, third = 0; it.more(); ++i, third = third == 2 ? 0 : third + 1) {
+      item(it, i, sm.rates[third].decay, sum);
       if (it.last_head()) store(it, sum);
       it.next();
     }
@@ -40,14 +40,13 @@ struct ChunkMultiply {
     return unpack_bf16(*reinterpret_cast<const uint32_t*>(Panels<kN>{const_cast<bf16*>(tile)}.at(row, col)));
   }
 
-  __device__ __forceinline__ void item(const ChunkWalk& it, int i, float (&sum)[64]) {
+  __device__ __forceinline__ void item(const ChunkWalk& it, int i, const Decay& d, float (&sum)[64]) {
     const int s = i & 1;
     auto& stage = sm.stage[s];
     auto& small = sm.small[s];
-    const Decay& d = small.decay;
     const bf16 *own = kKeys ? stage.k : stage.q, *other = kKeys ? stage.q : stage.k, *thin = kKeys ? stage.v : stage.dY, *other_thin = kKeys ? stage.dY : stage.v;
     const bf16* state = kKeys ? stage.dS : stage.S;
-    group_barrier(kFull + s, kChunkThreads);
+    group_barrier(kFull + s, 3 * kGroup);
 
     uint32_t M[4][4], W[4][4];
     float rows[2] = {}, gamma[2] = {}, trace[2] = {};
@@ -88,7 +87,7 @@ struct ChunkMultiply {
       }
       wgmma_wait<0>();
       wgmma_settle(acc);
-      if (i > 0) group_barrier(kFree, kChunkThreads);
+      if (i > 0) group_barrier(kFree, 3 * kGroup);
       const Panels<kP> out{kKeys ? sm.dv : sm.y};
 #pragma unroll
       for (int n = 0; n < 8; ++n) {
