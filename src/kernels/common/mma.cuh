@@ -13,7 +13,7 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&v);
 }
-__device__ __forceinline__ float2 unpack_bf16(uint32_t v) { return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&v)); }
+__device__ __forceinline__ float2 unpack_bf16(uint32_t v) { return {__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000u)}; }
 
 #if defined(WEFT_EMULATE)
 using SmemAddress = uintptr_t;
@@ -153,6 +153,31 @@ __device__ __forceinline__ float exp2_fast(float v) {
   asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(r) : "f"(v));
   return r;
 #endif
+}
+// 1 / v to a few units of the last place; 0 of infinity.
+__device__ __forceinline__ float reciprocal_fast(float v) {
+#if defined(WEFT_EMULATE)
+  return 1 / v;
+#else
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(r) : "f"(v));
+  return r;
+#endif
+}
+// Eight sums rounded to bf16.
+__device__ __forceinline__ uint4 add_bf16x8(const uint4& a, const uint4& b) {
+  const uint32_t x[4] = {a.x, a.y, a.z, a.w}, y[4] = {b.x, b.y, b.z, b.w};
+  uint32_t r[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+#if defined(WEFT_EMULATE)
+    const float2 u = unpack_bf16(x[i]), v = unpack_bf16(y[i]);
+    r[i] = pack_bf16(u.x + v.x, u.y + v.y);
+#else
+    asm("add.rn.bf16x2 %0, %1, %2;\n" : "=r"(r[i]) : "r"(x[i]), "r"(y[i]));
+#endif
+  }
+  return {r[0], r[1], r[2], r[3]};
 }
 // One thread alone adds to *p in a launch; it does not wait.
 __device__ __forceinline__ void add_alone(float* p, float v) {

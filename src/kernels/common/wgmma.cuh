@@ -72,6 +72,10 @@ void more_registers() {}
 template <int regs>
 void fewer_registers() {}
 inline void fence_async_proxy() {}
+inline void bulk_store(void* global, const void* smem, int bytes) { std::memcpy(global, smem, bytes); }
+inline void bulk_commit() {}
+template <int pending>
+void bulk_wait() {}
 inline void add_pair(float* p, float a, float b) { p[0] += a, p[1] += b; }
 template <int N>
 struct Wgmma {
@@ -96,6 +100,14 @@ __device__ __forceinline__ void more_registers() { asm volatile("setmaxnreg.inc.
 template <int regs>
 __device__ __forceinline__ void fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(regs)); }
 
+// Copies out of shared memory by the copy engine, after fence_async_proxy and a barrier; multiples of 16 bytes. A wait returns when all but
+// `pending` of the thread's groups have been read.
+__device__ __forceinline__ void bulk_store(void* global, const void* smem, int bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n" ::"l"(global), "r"(smem_address(smem)), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void bulk_commit() { asm volatile("cp.async.bulk.commit_group;\n" ::: "memory"); }
+template <int pending>
+__device__ __forceinline__ void bulk_wait() { asm volatile("cp.async.bulk.wait_group.read %0;\n" ::"n"(pending) : "memory"); }
 // p[0] += a, p[1] += b without waiting; 8-byte aligned. Deterministic where one thread adds to an element in a launch.
 __device__ __forceinline__ void add_pair(float* p, float a, float b) {
   asm volatile("red.global.add.v2.f32 [%0], {%1, %2};\n" ::"l"(p), "f"(a), "f"(b) : "memory");

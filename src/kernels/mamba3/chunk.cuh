@@ -2,12 +2,12 @@
 // of one head's chunk to shared memory, one stores its results, two items later; two others multiply, one for the rows of queries, one for those of
 // keys. An item is one head of one chunk; items alternate between two stages.
 #pragma once
-#include "kernels/common/wgmma.cuh"
+#include "kernels/common/state_group.cuh"
 #include "kernels/mamba3/bwd.cuh"
 
 namespace weft::kernels::mamba3 {
 
-constexpr int kGroup = 128, kChunkThreads = 4 * kGroup;
+constexpr int kChunkThreads = 4 * kGroup;
 enum ChunkBarrier { kFeed = 1, kFull = 2, kDone = 4, kFree = 6 };  // kFull, kDone: one a stage
 
 template <int R>

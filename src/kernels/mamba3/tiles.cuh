@@ -30,8 +30,9 @@ struct Decay {
 };
 
 // One warp. Raw values of step s at [s * stride]; they are 0 past the document's end, and dt, lambda reach one step past the chunk.
-template <int R>
-__device__ __forceinline__ void chunk_decay(Decay& d, const float* a, const float* dt, const float* lambda, int stride) {
+// visit(step, cs, from, grow, w, scale, gamma), each lane its steps.
+template <int R, class Visit>
+__device__ __forceinline__ void each_rate(const float* a, const float* dt, const float* lambda, int stride, Visit visit) {
   constexpr int kSteps = kRows / R, kPer = kSteps > 32 ? 2 : 1;
   const int lane = lane_id(), s0 = lane * kPer;
   float v[kPer], sum = 0;
@@ -45,13 +46,18 @@ __device__ __forceinline__ void chunk_decay(Decay& d, const float* a, const floa
     if (s >= kSteps) break;
     cs += v[e] * kLog2E;
     const float gamma = lambda[s * stride] * dt[s * stride], scale = gamma + (1 - lambda[(s + 1) * stride]) * dt[(s + 1) * stride];
-    const float grow = exp2_fast(cs), w = scale * exp2_fast(end - cs), from = cs - __log2f(scale);
+    visit(s, cs, cs - __log2f(scale), exp2_fast(cs), scale * exp2_fast(end - cs), scale, gamma);
+  }
+}
+template <int R>
+__device__ __forceinline__ void chunk_decay(Decay& d, const float* a, const float* dt, const float* lambda, int stride) {
+  each_rate<R>(a, dt, lambda, stride, [&](int step, float cs, float from, float grow, float w, float scale, float gamma) {
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      const int row = s * R + r;
+      const int row = step * R + r;
       d.cs[row] = cs, d.from[row] = from, d.grow[row] = grow, d.w[row] = w, d.scale[row] = scale, d.gamma[row] = gamma;
     }
-  }
+  });
 }
 
 // Four (cos, sin) in one 16-byte load.
@@ -110,26 +116,15 @@ __device__ __forceinline__ void add8(float (&v)[8], const float* w) {
     v[e] += f.x, v[e + 1] += f.y, v[e + 2] += f.z, v[e + 3] += f.w;
   }
 }
+__device__ __forceinline__ void add_shared8(float (&v)[8], const float* w) {
+#pragma unroll
+  for (int e = 0; e < 8; e += 4) {
+    const float4 f = *reinterpret_cast<const float4*>(w + e);
+    v[e] += f.x, v[e + 1] += f.y, v[e + 2] += f.z, v[e + 3] += f.w;
+  }
+}
 __device__ __forceinline__ void pack8(bf16* to, const float (&v)[8]) {
   *reinterpret_cast<uint4*>(to) = uint4{pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
-}
-
-// `kThreads` threads (t of them): rows of raw (16-byte swizzled tile, may be `to` itself) + bias, turned, into `to`; turn: [steps][angles].
-// A thread takes columns 8 u.. and 64 + 8 u.. of a row; the first half of the rounds takes u < 4, so that where only those turn, whole
-// warps skip the turning.
-template <int R, int kThreads>
-__device__ __forceinline__ void turn_rows(const Tile<kN>& to, const Tile<kN>& raw, const float* bias, const __half2* turn, int angles, int t) {
-  constexpr int kRounds = kRows * 8 / kThreads;
-#pragma unroll
-  for (int i = 0; i < (kRounds > 1 ? kRounds : 1); ++i) {
-    const int item = i * kThreads + t, u = (item & 3) | (item >> 8) << 2, row = item >> 2 & 63;
-    float lo[8], hi[8];
-    unpack8(lo, raw.unit(row, 8 * u)), unpack8(hi, raw.unit(row, 64 + 8 * u));
-    const float* b = bias + (row & (R - 1)) * kN + 8 * u;
-    add8(lo, b), add8(hi, b + 64);
-    rotate<R>(lo, hi, u, turn + (row >> kShift<R>) * angles, angles, 1.f);
-    pack8(to.unit(row, 8 * u), lo), pack8(to.unit(row, 64 + 8 * u), hi);
-  }
 }
 
 // dt, a, lambda of a chunk's steps and of one more, where the document has them. Thread t of more than `steps`.

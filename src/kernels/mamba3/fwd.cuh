@@ -1,0 +1,62 @@
+// The Mamba-3 forward: what its two kinds of warps share. One warpgroup feeds: it turns the group's B and C into q and k of every head of the
+// block, two chunks ahead at most; one warpgroup a head multiplies, with the head's state in its registers.
+#pragma once
+#include "kernels/common/state_group.cuh"
+#include "kernels/mamba3/tiles.cuh"
+
+namespace weft::kernels::mamba3 {
+
+enum FwdBarrier { kFeed = 1, kFull = 2, kFree = 6, kOwn = 10 };  // kFull, kFree: + 2 head + stage; kOwn: + head
+
+// The order of a chunk's rows. A lane of wgmma's sums holds columns 2r, 2r + 1, 2r + 8, 2r + 9 of each 16 and rows q, q + 8: at rank 4 those
+// are the four ranks of one step, so that a sum over ranks stays in a thread and one decay serves eight products.
+template <int R>
+struct Rows {
+  static constexpr int kSteps = kRows / R, kOwnSteps = 4 / R;  // of a lane in 16 columns
+  static __device__ __forceinline__ int step(int row) { return R == 4 ? (row >> 4) * 4 + (row >> 1 & 3) : row >> kShift<R>; }
+  static __device__ __forceinline__ int rank(int row) { return R == 4 ? (row >> 3 & 1) * 2 + (row & 1) : row & (R - 1); }
+  static __device__ __forceinline__ int row(int step, int rank) { return R == 4 ? (step >> 2) * 16 + (rank >> 1) * 8 + (step & 3) * 2 + (rank & 1) : step * R + rank; }
+  // Of column 8 half + 2r + e of a block of 16: which of the lane's steps, which rank.
+  static constexpr int own(int half, int e) { return R == 4 ? 0 : R == 2 ? half : 2 * half + e; }
+  static constexpr int own_rank(int half, int e) { return R == 4 ? 2 * half + e : R == 2 ? e : 0; }
+  static __device__ __forceinline__ int own_step(int block, int own, int r) { return R == 4 ? 4 * block + r : R == 2 ? 8 * block + 4 * own + r : 16 * block + 8 * (own >> 1) + 2 * r + (own & 1); }
+};
+
+// cos and sin of a chunk's angles as the feeding threads read them, 16 bytes (two angles) at a time: [step][piece][unit]. A unit is the
+// 8 columns (and, above rank 1, their partners 64 on) that a thread turns.
+template <int R>
+struct TurnTable {
+  static constexpr int kPerUnit = R == 1 ? 4 : 8, kStride = kPerUnit * 8 + 4;  // in float2; 32 bytes more than a multiple of the banks
+  static __device__ __forceinline__ int at(int step, int angle) {
+    const int unit = angle / kPerUnit, in = angle % kPerUnit;
+    return step * kStride + (in >> 1) * 16 + unit * 2 + (in & 1);
+  }
+};
+
+template <int R, int kHeads>
+struct FwdSmem {
+  static constexpr int kSteps = kRows / R, kAngles = R == 1 ? 32 : 64, kXStride = kP + 8;
+  struct Tiles {
+    bf16 q[kRows * kN], k[kRows * kN];  // Panels<128>
+  } tiles[2][kHeads];
+  bf16 M[kHeads][kRows * kRows];  // Panels<64>
+  struct Small {
+    bf16 x[kSteps * kXStride], z[kSteps * kXStride];
+    float cs[kSteps], from[kSteps], grow[kSteps], w[kSteps], gamma[kSteps];  // as in Decay
+  } small[2][kHeads];
+  bf16 o[2][kHeads][kSteps * kXStride];
+  alignas(16) float2 turn[kHeads][kSteps * TurnTable<R>::kStride];
+  float bias[2][kHeads][R * kN];          // of B, C
+  bf16 round_bias[2][kHeads][R * kN];
+  alignas(16) float omega[2][kSteps * kAngles];
+  struct alignas(16) Raw {
+    float dt[kSteps + 4], a[kSteps + 4], lambda[kSteps + 4];
+  } raw[2][kHeads];
+};
+
+// What one block works on.
+struct FwdPlace {
+  int document, head0, group, chunks, start, length;  // start, length: tokens
+};
+
+}  // namespace weft::kernels::mamba3
