@@ -1,7 +1,7 @@
 // The passes of the Mamba-3 backward and its workspace. A chunk slot is one chunk of 64 rows (64 / R steps), numbered like the saved states.
 // All passes but the first and the last two go through the heads a piece at a time, whole groups; per piece:
-//   operands: q, k (bias, rotation), v, dY of every chunk as tiles in the swizzle of wgmma; states: S, dS; chunks: all that is local to a
-//   chunk, y and dv as tiles; gates: what follows from y and dv.
+//   walk: q, k (bias, rotation), v, dY of every chunk as tiles in the swizzle of wgmma, and the states S, dS between chunks; chunks: all
+//   that is local to a chunk, y and dv as tiles; gates: what follows from y and dv.
 #pragma once
 #include "kernels/common/packed.cuh"
 #include "kernels/common/wgmma.cuh"
@@ -14,13 +14,13 @@ constexpr int kChunksPerBlock = 8;  // of the chunk and gate passes: each block 
 inline int steps_of(const Mamba3Inputs& a) { return kRows / a.rank; }
 inline int64_t chunk_slots(const Mamba3Inputs& a) { return a.tokens / steps_of(a) + a.documents; }
 inline int64_t parts(const Mamba3Inputs& a) { return (chunk_slots(a) + kChunksPerBlock - 1) / kChunksPerBlock; }
-// Groups at once: as many as let the states pass, a block a (document, head, direction), fill 132 multiprocessors with four blocks each,
-// but no more than kPieceBytes of tiles.
+// Groups at once: as many as let the walk, a block a (document, direction, two heads, or one), take 132 multiprocessors twice, but no more than
+// kPieceBytes of tiles.
 constexpr int64_t kPieceBytes = int64_t{8} << 30;
 inline int piece_groups(const Mamba3Inputs& a) {
   const int64_t heads = a.heads / a.groups, wide = kRows * kN * 2, thin = kRows * kP * 2;
-  const int64_t bytes = chunk_slots(a) * heads * ((a.rank > 1 ? 4 : 3) * wide + 4 * thin), blocks = a.documents * heads * (a.rank > 1 ? 2 : 1);
-  const int64_t fit = kPieceBytes / (bytes > 0 ? bytes : 1), want = 528 / (blocks > 0 ? blocks : 1), most = fit < want ? fit : want;
+  const int64_t bytes = chunk_slots(a) * heads * ((a.rank > 1 ? 4 : 3) * wide + 4 * thin), blocks = a.documents * heads * (a.rank < 4 || heads % 2 != 0 ? 2 : 1);
+  const int64_t fit = kPieceBytes / (bytes > 0 ? bytes : 1), want = 264 / (blocks > 0 ? blocks : 1), most = fit < want ? fit : want;
   return static_cast<int>(most < 1 ? 1 : most < a.groups ? most : a.groups);
 }
 
@@ -50,8 +50,7 @@ struct BwdWorkspace {
 BwdWorkspace cut(const Mamba3Bwd&, void* base);
 
 void bwd_turns(const Mamba3Bwd&, const BwdWorkspace&, cudaStream_t);
-void bwd_operands(const Mamba3Bwd&, const BwdWorkspace&, const Piece&, cudaStream_t);
-void bwd_states(const Mamba3Bwd&, const BwdWorkspace&, const Piece&, cudaStream_t);
+void bwd_walk(const Mamba3Bwd&, const BwdWorkspace&, const Piece&, cudaStream_t);
 void bwd_chunks(const Mamba3Bwd&, const BwdWorkspace&, const Piece&, cudaStream_t);
 void bwd_gates(const Mamba3Bwd&, const BwdWorkspace&, const Piece&, cudaStream_t);
 void bwd_angles(const Mamba3Bwd&, const BwdWorkspace&, cudaStream_t);   // what reaches across chunks through the angles and the look-ahead

@@ -199,8 +199,7 @@ void mamba3_bwd_sm90(const Mamba3Bwd& a, const Launch& l) {
   const int group_heads = a.in.heads / a.in.groups, step = mamba3::piece_groups(a.in);
   for (int g = 0; g < a.in.groups; g += step) {
     const mamba3::Piece piece{g * group_heads, (g + step < a.in.groups ? step : a.in.groups - g) * group_heads, group_heads};
-    mamba3::bwd_operands(a, w, piece, l.stream);
-    mamba3::bwd_states(a, w, piece, l.stream);
+    mamba3::bwd_walk(a, w, piece, l.stream);
     mamba3::bwd_chunks(a, w, piece, l.stream);
     mamba3::bwd_gates(a, w, piece, l.stream);
   }

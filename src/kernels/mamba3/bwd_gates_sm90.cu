@@ -1,9 +1,8 @@
-// Mamba-3 backward, the element-wise work around the products, 16 bytes a thread at a time. bwd_operands makes the operands of every chunk of a
-// piece of the heads: k, q = Rot(B or C + bias), v = x mimo_x, dY = d_o mimo_o silu(z mimo_z). bwd_gates follows y and dv, both short of their
-// skip, to x, z and the mimo weights; with u = z mimo_z, sg = sigmoid(u):
+// Mamba-3 backward, the gates: y and dv, both short of their skip, to x, z and the mimo weights, 16 bytes a thread at a time; with u = z mimo_z,
+// sg = sigmoid(u):
 //   dx = sum_r (dv + D dY) mimo_x    du = d_o mimo_o (y + D v) sg (1 + u (1 - sg))    dz = sum_r du mimo_z
 //   d_mimo_x = sum_t (dv + D dY) x   d_mimo_z = sum_t du z   d_mimo_o = sum_t d_o (y + D v) u sg
-// Floor at b8 s4096 H128 R4: 12.9 GB written (3.0 ms at 4.3 TB/s); 6.4 GB read with x, z, d_o, dx, dz 2.7 GB (2.1 ms).
+// Floor at b8 s4096 H128 R4: 6.4 GB read with x, z, d_o, dx, dz 2.7 GB (2.1 ms at 4.3 TB/s).
 #include "kernels/mamba3/bwd.cuh"
 
 namespace weft::kernels::mamba3 {
@@ -17,61 +16,6 @@ __device__ __forceinline__ void read_weights(float (&v)[8], const float* w, int6
 #pragma unroll
   for (int e = 0; e < 8; ++e) v[e] = w ? 0.f : 1.f;
   if (w) add8(v, w + at);
-}
-
-// A block makes the tiles of one (chunk, head).
-template <int R>
-__global__ void __launch_bounds__(256) operands_kernel(const Mamba3Inputs a, const void* d_o, const BwdWorkspace w, const Piece piece) {
-  const int64_t slot = blockIdx.x / piece.heads, H = a.heads, tile = blockIdx.x;
-  const int head = piece.head0 + static_cast<int>(blockIdx.x % piece.heads), group = head / piece.group_heads, t = threadIdx.x, lane = lane_id();
-  const ChunkPlace at = place_of_slot(a.cu_seqlens, a.documents, slot, kRows / R);
-  if (at.count == 0) return;
-  {  // units u and u + 4 (8 columns), and 64 columns on, of a row of k and of q
-    const int row = warp_id() * 8 + (lane >> 2), u = lane & 3, step = row >> kShift<R>, rank = row & (R - 1);
-    const bool ok = step < at.count;
-    const int64_t token = at.first + (ok ? step : 0), inner = (static_cast<int64_t>(rank) * a.groups + group) * kN + 8 * u, bias = (static_cast<int64_t>(head) * R + rank) * kN;
-    const __half2* turn = w.turns + (token * H + head) * a.angles;
-    auto turned = [&](bf16* to_tile, const void* base, int64_t stride, const float* bias_row) {
-      const Panels<kN> to{to_tile + tile * (kRows * kN)};
-#pragma unroll
-      for (int unit = u; unit < 8; unit += 4) {
-        float low[8], high[8];
-        const int64_t from = token * stride + inner + (unit - u) * 8;
-        read8(low, base, from, ok), read8(high, base, from + 64, ok);
-        add8(low, bias_row + 8 * unit), add8(high, bias_row + 64 + 8 * unit);
-        rotate<R>(low, high, unit, turn, a.angles, 1.f);
-        pack8(to.unit(row, 8 * unit), low), pack8(to.unit(row, 64 + 8 * unit), high);
-      }
-    };
-    turned(w.k, a.B, a.B_stride, a.B_bias + bias);
-    turned(w.q, a.C, a.C_stride, a.C_bias + bias);
-  }
-#pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    const int row = j * 32 + (t >> 3), col = (t & 7) * 8, step = row >> kShift<R>;
-    const bool ok = step < at.count;
-    const int64_t token = at.first + step, weight = (static_cast<int64_t>(head) * R + (row & (R - 1))) * kP + col;
-    float v[8], dy[8], m[8];
-    read8(v, a.x, token * a.x_stride + head * kP + col, ok);
-    read8(dy, d_o, (token * H + head) * kP + col, ok);
-    read_weights(m, a.mimo_x, weight);
-#pragma unroll
-    for (int e = 0; e < 8; ++e) v[e] *= m[e];
-    pack8(Panels<kP>{w.v + tile * (kRows * kP)}.unit(row, col), v);
-    read_weights(m, a.mimo_o, weight);
-#pragma unroll
-    for (int e = 0; e < 8; ++e) dy[e] *= m[e];
-    if (a.z) {
-      read8(v, a.z, token * a.z_stride + head * kP + col, ok);
-      read_weights(m, a.mimo_z, weight);
-#pragma unroll
-      for (int e = 0; e < 8; ++e) {
-        const float u = v[e] * m[e];
-        dy[e] *= u * sigmoid(u);
-      }
-    }
-    pack8(Panels<kP>{w.dY + tile * (kRows * kP)}.unit(row, col), dy);
-  }
 }
 
 // A block takes one head of kChunksPerBlock chunks: a thread always the same rank and columns, whose sums it keeps.
@@ -143,12 +87,6 @@ __global__ void __launch_bounds__(256) gates_kernel(const Mamba3Bwd args, const 
 
 }  // namespace
 
-void bwd_operands(const Mamba3Bwd& a, const BwdWorkspace& w, const Piece& piece, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(chunk_slots(a.in) * piece.heads));
-  if (a.in.rank == 4) launch_grid(operands_kernel<4>, grid, dim3(256), 0, stream, a.in, a.d_o, w, piece);
-  if (a.in.rank == 2) launch_grid(operands_kernel<2>, grid, dim3(256), 0, stream, a.in, a.d_o, w, piece);
-  if (a.in.rank == 1) launch_grid(operands_kernel<1>, grid, dim3(256), 0, stream, a.in, a.d_o, w, piece);
-}
 void bwd_gates(const Mamba3Bwd& a, const BwdWorkspace& w, const Piece& piece, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(parts(a.in) * piece.heads));
   if (a.in.rank == 4) launch_grid(gates_kernel<4>, grid, dim3(256), 0, stream, a, w, piece, chunk_slots(a.in));
