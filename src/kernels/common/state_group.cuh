@@ -6,7 +6,8 @@
 
 namespace weft::kernels {
 
-constexpr int kGroup = 128;  // threads of a warpgroup
+constexpr int kGroup = 128;                   // threads of a warpgroup
+constexpr size_t kSmemLimit = 227 * 1024;  // of a block
 
 // visit(element, the element right of it, row, column)
 template <class Visit>
@@ -44,6 +45,20 @@ __device__ __forceinline__ void save_state(bf16* to, int stride, const uint32_t 
       transpose_quad(v);
       *reinterpret_cast<uint4*>(to + h * 8 * stride + g * 32) = {v[0], v[1], v[2], v[3]};
     }
+}
+
+// Thread t of kThreads: 64 rows of kCols columns as panels; rows from `left` on become zeros. The caller commits and waits.
+template <int kCols, int kThreads>
+__device__ __forceinline__ void load_panels(bf16* to, const bf16* from, int64_t stride, int left, int t) {
+  constexpr int kUnits = kCols / 8, kRows = kThreads / kUnits;  // at once: a multiple of 8, where the swizzle repeats
+  static_assert(kRows % 8 == 0);
+  const int row = t / kUnits, col = t % kUnits * 8;
+  bf16* place = Panels<kCols>{to}.unit(row, col);
+#pragma unroll
+  for (int i = 0; i < 64; i += kRows) {
+    const bool ok = row + i < left;
+    cp_async16(place + i * 64, ok ? from + (row + i) * stride + col : from, ok);
+  }
 }
 
 }  // namespace weft::kernels

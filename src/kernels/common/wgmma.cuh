@@ -72,7 +72,10 @@ void more_registers() {}
 template <int regs>
 void fewer_registers() {}
 inline void fence_async_proxy() {}
-inline void bulk_store(void* global, const void* smem, int bytes) { std::memcpy(global, smem, bytes); }
+inline void bulk_store(void* global, const void* smem, int bytes) {
+  if ((reinterpret_cast<uintptr_t>(global) | reinterpret_cast<uintptr_t>(smem) | static_cast<uintptr_t>(bytes)) % 16 != 0) std::fprintf(stderr, "emulate: bulk copy is not 16-byte aligned\n"), std::abort();
+  std::memcpy(global, smem, bytes);
+}
 inline void bulk_commit() {}
 template <int pending>
 void bulk_wait() {}

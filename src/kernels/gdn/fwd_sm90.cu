@@ -1,9 +1,13 @@
-// Gated delta rule forward in chunks of 64. One block of eight warps walks one document of one value head; S^T [Dv, Dk] lies in registers,
-// 16 rows of Dv a warp, and all products are transposed so that S^T, and then v', are A operands in place. G = inclusive sum of g:
+// Gated delta rule forward in chunks of 64. One block walks one document of one value head; two warpgroups hold S^T [Dv, Dk], 64 rows of Dv each, as
+// wgmma sums, and all products are transposed so that S^T, and then v', are operands from registers. G = inclusive sum of g:
 //   A_ij = beta_i (k_i . k_j) e^{G_i - G_j} (j < i)      T = (I + A)^{-1}, fp32, by blocks of 16
 //   v' = T diag(beta) (v - diag(e^G) k S)                o = scale (diag(e^G) q S + P v'),  P_ij = (q_i . k_j) e^{G_i - G_j} (j <= i)
 //   S = e^{G_63} S + k^T diag(e^{G_63 - G}) v'
-// Floor at b8 s4096 Hv 32 d 128: 1.6e11 FLOP (0.2 ms at 800 TFLOP/s); q, k, v, o 0.8 GB (0.2 ms at 4.3 TB/s).
+// o and the saved states leave by bulk copies: the fence that wgmma asks for would wait for a thread's own stores.
+// Floor at b8 s4096 Hv 32 d 128: 1.6e11 FLOP (0.2 ms at 800 TFLOP/s); q, k, v, o 0.8 GB (0.2 ms at 4.3 TB/s). 256 blocks are two rounds of
+// 132 processors: bound by the 2 x 64 chunks that follow one another, each a chain of four products, three barriers and the inverse, by count
+// 1,700 and 4,000 clocks: 0.42 ms.
+#include "kernels/common/state_group.cuh"
 #include "kernels/gdn/tiles.cuh"
 
 namespace weft::kernels {
@@ -11,17 +15,20 @@ namespace gdn {
 namespace {
 
 constexpr int kPitch = kL + 1, kBlockPitch = 17;
+constexpr int kOStride = kD + 8;  // stores of eight neighbouring lanes meet no bank twice
 
 struct Smem {
-  bf16 q[kL * kD], k[2][kL * kD], v[kL * kD];  // o takes the place of v
-  bf16 T[kL * kL], P[kL * kL];
+  bf16 q[2][kL * kD], k[2][kL * kD];  // Panels<128>
+  bf16 v[2][kL * kD];                 // Tile<128>
+  bf16 T[kL * kL], P[kL * kL];        // Panels<64>, zero right of the diagonal blocks
+  bf16 state[kD * kD], o[2][kL * kOStride];
   float A[kL * kPitch];  // below the diagonal blocks the inverse's blocks come to lie transposed above them
   float diagonal[4][16 * kBlockPitch], product[3][16 * kBlockPitch];
-  Decays decay;
+  Decays decay[2];
 };
 
-// The inverse of I + A, A strictly lower: 16 x 16 blocks on the diagonal by substitution, then block diagonals downwards. Also to `kept`.
-__device__ __forceinline__ void invert(Smem& sm, bf16* kept) {
+// The inverse of I + A, A strictly lower: 16 x 16 blocks on the diagonal by substitution, then block diagonals downwards.
+__device__ __forceinline__ void invert(Smem& sm) {
   const int t = threadIdx.x, warp = warp_id(), lane = lane_id();
   if (warp < 4 && lane < 16) {
     const int b = warp * 16;
@@ -55,188 +62,209 @@ __device__ __forceinline__ void invert(Smem& sm, bf16* kept) {
     }
     __syncthreads();
   }
-  const Tile<kL> T{sm.T};
+  const Panels<kL> T{sm.T};
   for (int i = t; i < kL * kL / 2; i += kThreads) {
     const int row = i >> 5, col = (i & 31) * 2;
-    const bool above = col >> 4 > row >> 4;  // the diagonal blocks: nothing reads there
+    if (col >> 4 > row >> 4) continue;
     const bool within = col >> 4 == row >> 4;
     const float* from = within ? sm.diagonal[row >> 4] + (row & 15) * kBlockPitch + (col & 15) : sm.A + col * kPitch + row;
-    const uint32_t pair = above ? 0u : pack_bf16(from[0], from[within ? 1 : kPitch]);
-    if (!above) *reinterpret_cast<uint32_t*>(T.at(row, col)) = pair;
-    if (kept) *reinterpret_cast<uint32_t*>(kept + row * kL + col) = pair;
+    *reinterpret_cast<uint32_t*>(T.at(row, col)) = pack_bf16(from[0], from[within ? 1 : kPitch]);
   }
 }
 
-__global__ void __launch_bounds__(kThreads, 2) fwd_kernel(const GdnFwd a) {
-  WEFT_DYNAMIC_SMEM(raw);
-  auto& sm = *reinterpret_cast<Smem*>(raw);
-  const int head = static_cast<int>(blockIdx.x % a.value_heads), key_head = head / (a.value_heads / a.key_heads);
-  const int64_t document = blockIdx.x / a.value_heads, start = a.cu_seqlens[document], length = a.cu_seqlens[document + 1] - start;
-  const int chunks = static_cast<int>((length + kL - 1) / kL), warp = warp_id(), lane = lane_id(), q = lane >> 2, r = lane & 3, p0 = warp * 16;
-  const int64_t key_row = static_cast<int64_t>(a.key_heads) * kD, value_row = static_cast<int64_t>(a.value_heads) * kD, state = (document * a.value_heads + head) * (kD * kD);
-  float S[16][4];
-  each_pair(p0, [&](int n, int e, int row, int col) {  // [Dk, Dv] in memory
-    S[n][e] = a.initial_state ? a.initial_state[state + col * kD + row] : 0.f;
-    S[n][e + 1] = a.initial_state ? a.initial_state[state + (col + 1) * kD + row] : 0.f;
-  });
-  auto valid = [&](int c) { return static_cast<int>(length - static_cast<int64_t>(c) * kL < kL ? length - static_cast<int64_t>(c) * kL : kL); };
-  auto load_key = [&](int c) {
-    load_tile_async<kL, kD, kThreads>(Tile<kD>{sm.k[c & 1]}, static_cast<const bf16*>(a.k) + (start + static_cast<int64_t>(c) * kL) * key_row + key_head * kD, key_row, valid(c));
-  };
-  float g0 = 0, g1 = 0, b0 = 0, b1 = 0;  // of the chunk to come, in warp 0
-  auto fetch = [&](int c) {
-    const int64_t i = static_cast<int64_t>(c) * kL + 2 * lane, at = (start + i) * a.value_heads + head;
-    g0 = i < length ? a.g[at] : 0.f, b0 = i < length ? a.beta[at] : 0.f;
-    g1 = i + 1 < length ? a.g[at + a.value_heads] : 0.f, b1 = i + 1 < length ? a.beta[at + a.value_heads] : 0.f;
-  };
-  if (chunks > 0) {
-    load_key(0);
-    if (warp == 0) fetch(0);
+struct Walk {
+  const GdnFwd& a;
+  Smem& sm;
+  const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5, quarter = warp & 3, half = warp >> 2, q = lane >> 2, r = lane & 3,
+            row = quarter * 16 + q,                // of A and P, and row + 8
+            p = half * 64 + row;                   // of Dv, and p + 8
+  const int head = static_cast<int>(blockIdx.x) % a.value_heads, key_head = head / (a.value_heads / a.key_heads), document = static_cast<int>(blockIdx.x) / a.value_heads;
+  const int start = a.cu_seqlens[document], length = a.cu_seqlens[document + 1] - start, chunks = (length + kL - 1) / kL;
+  const int64_t key_row = static_cast<int64_t>(a.key_heads) * kD, value_row = static_cast<int64_t>(a.value_heads) * kD;
+  float S[64];
+  float g[2], b[2];  // of tokens 2 lane, 2 lane + 1 of the chunk to come, in warp 0
+
+  __device__ __forceinline__ void run() {
+    const int64_t state = (static_cast<int64_t>(document) * a.value_heads + head) * (kD * kD);
+    each_pair(S, p, [&](float& left, float& right, int dv, int dk) {  // [Dk, Dv] in memory
+      left = a.initial_state ? a.initial_state[state + dk * kD + dv] : 0.f;
+      right = a.initial_state ? a.initial_state[state + (dk + 1) * kD + dv] : 0.f;
+    });
+    const Panels<kL> zero{half ? sm.P : sm.T};
+#pragma unroll
+    for (int n = 0; n < 8; ++n)
+      if (n > 2 * quarter + 1) *reinterpret_cast<uint32_t*>(zero.at(row, n * 8 + r * 2)) = *reinterpret_cast<uint32_t*>(zero.at(row + 8, n * 8 + r * 2)) = 0;
+    load(0), fetch(0);
+    for (int c = 0; c < chunks; ++c) chunk(c);
+    if (chunks > 0) {
+      fence_async_proxy();
+      __syncthreads();
+      send(chunks - 1), bulk_wait<0>();
+    }
+    if (a.final_state) each_pair(S, p, [&](float left, float right, int dv, int dk) { a.final_state[state + dk * kD + dv] = left, a.final_state[state + (dk + 1) * kD + dv] = right; });
   }
-  for (int c = 0; c < chunks; ++c) {
-    const int64_t first = start + static_cast<int64_t>(c) * kL;
-    const int count = valid(c);
-    __syncthreads();  // the last chunk's reads are over
-    load_tile_async<kL, kD, kThreads>(Tile<kD>{sm.q}, static_cast<const bf16*>(a.q) + first * key_row + key_head * kD, key_row, count);
-    load_tile_async<kL, kD, kThreads>(Tile<kD>{sm.v}, static_cast<const bf16*>(a.v) + first * value_row + head * kD, value_row, count);
-    cp_async_commit();
-    if (c + 1 < chunks) load_key(c + 1);
-    cp_async_commit();
-    if (warp == 0) {
-      set_decays(sm.decay, g0, g1, b0, b1);
-      if (c + 1 < chunks) fetch(c + 1);
+
+ private:
+  __device__ __forceinline__ void load(int c) const {
+    if (c < chunks) {
+      const int s = c & 1, left = length - c * kL;
+      const int64_t first = start + c * kL, key = first * key_row + key_head * kD;
+      load_panels<kD, kThreads>(sm.k[s], static_cast<const bf16*>(a.k) + key, key_row, left, thread);
+      load_panels<kD, kThreads>(sm.q[s], static_cast<const bf16*>(a.q) + key, key_row, left, thread);
+      load_tile_async<kL, kD, kThreads>(Tile<kD>{sm.v[s]}, static_cast<const bf16*>(a.v) + first * value_row + head * kD, value_row, left < kL ? left : kL);
     }
-    const int64_t slot = (start / kL + document + c) * a.value_heads + head;
-    if (a.states) write_state(S, static_cast<bf16*>(a.states) + slot * (kD * kD), p0);
-    cp_async_wait<1>();
-    __syncthreads();
-    const auto K = fresh(Tile<kD>{sm.k[c & 1]}), Q = fresh(Tile<kD>{sm.q});
-    const Tile<kL> P{sm.P};
-    {  // A and P: warps 0 to 3 and 4 to 7 take them, 16 rows each
-      const int row0 = (warp & 3) * 16, i = row0 + q;
-      for (int block = 0; block * 16 <= row0; ++block) {
-        float x[2][4] = {};
+    cp_async_commit();
+  }
+  __device__ __forceinline__ void fetch(int c) {
 #pragma unroll
-        for (int k = 0; k < kD / 16; ++k) {
-          uint32_t fa[4], fb[4];
-          if (warp < 4) load_a(fa, K, row0, k * 16); else load_a(fa, Q, row0, k * 16);
-          load_b(fb, K, block * 16, k * 16);
-          mma_bf16(x[0], fa, fb[0], fb[1]);
-          mma_bf16(x[1], fa, fb[2], fb[3]);
-        }
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          const int j = block * 16 + n * 8 + r * 2;
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const int ii = i + (e >> 1) * 8, jj = j + (e & 1);
-            x[n][e] = jj < ii || (jj == ii && warp >= 4) ? x[n][e] * exp2_fast(sm.decay.to[ii] - sm.decay.to[jj]) : 0.f;
-          }
-          if (warp < 4) {
-            sm.A[i * kPitch + j] = sm.decay.beta[i] * x[n][0], sm.A[i * kPitch + j + 1] = sm.decay.beta[i] * x[n][1];
-            sm.A[(i + 8) * kPitch + j] = sm.decay.beta[i + 8] * x[n][2], sm.A[(i + 8) * kPitch + j + 1] = sm.decay.beta[i + 8] * x[n][3];
-          } else {
-            *reinterpret_cast<uint32_t*>(P.at(i, j)) = pack_bf16(x[n][0], x[n][1]);
-            *reinterpret_cast<uint32_t*>(P.at(i + 8, j)) = pack_bf16(x[n][2], x[n][3]);
-          }
-        }
-      }
+    for (int e = 0; e < 2; ++e) {
+      const int i = c * kL + 2 * lane + e;
+      const bool ok = warp == 0 && i < length;
+      const int64_t at = static_cast<int64_t>(start + i) * a.value_heads + head;
+      g[e] = ok ? a.g[at] : 0.f, b[e] = ok ? a.beta[at] : 0.f;
     }
+  }
+
+  __device__ __forceinline__ void chunk(int c) {
+    const int s = c & 1;
+    const bf16 *k = sm.k[s], *qs = sm.q[s];
+    Decays& d = sm.decay[s];
+    const int64_t slot = (static_cast<int64_t>(start / kL + document + c)) * a.value_heads + head;
+    if (warp == 0) set_decays(d, g[0], g[1], b[0], b[1]);
+    bulk_wait<0>();  // what the last chunk sent has left its place
+    cp_async_wait<0>();
+    fence_async_proxy();
     __syncthreads();
-    invert(sm, a.inverses ? static_cast<bf16*>(a.inverses) + slot * (kL * kL) : nullptr);
-    // S^T k^T while T settles, then the right side, in A fragments.
-    uint32_t fr[4][4];
-    const Tile<kD> V{sm.v};
+    load(c + 1);
+    if (c > 0) send(c - 1);
+
+    float x[32], y[32];  // S^T k^T, S^T q^T
+    {
+      float dots[32];  // k k^T or q k^T
+      uint32_t state[8][4];
+      pack_state(state, S);
+      if (a.states) save_state(sm.state, kD, state, p);
+      wgmma_fence();
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float x[4][4] = {};
+      for (int i = 0; i < 8; ++i) Wgmma<64>::run<false, false>(dots, k_major(half ? qs : k) + step(i), k_major(k) + step(i), i > 0);
 #pragma unroll
-      for (int k = 0; k < kD / 16; ++k) {
-        const uint32_t fs[4] = {pack_bf16(S[2 * k][0], S[2 * k][1]), pack_bf16(S[2 * k][2], S[2 * k][3]), pack_bf16(S[2 * k + 1][0], S[2 * k + 1][1]), pack_bf16(S[2 * k + 1][2], S[2 * k + 1][3])};
+      for (int i = 0; i < 8; ++i) Wgmma<64>::run<false>(x, state[i], k_major(k) + step(i), i > 0);
 #pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          uint32_t fb[4];
-          load_b(fb, K, half * 32 + n * 16, k * 16);
-          mma_bf16(x[2 * n], fs, fb[0], fb[1]);
-          mma_bf16(x[2 * n + 1], fs, fb[2], fb[3]);
-        }
-      }
+      for (int i = 0; i < 8; ++i) Wgmma<64>::run<false>(y, state[i], k_major(qs) + step(i), i > 0);
+      wgmma_commit();
+      wgmma_wait<0>();
+      wgmma_settle(dots), wgmma_settle(x), wgmma_settle(y);
+      weigh(d, dots);
+    }
+    fence_async_proxy();
+    __syncthreads();
+    if (a.states && quarter == 0 && lane == 0) send_state(slot);
+    invert(sm);
+    fence_async_proxy();
+    // beta (v - e^G k S) where the sums are.
+    uint32_t right[4][4];
 #pragma unroll
-      for (int m = 0; m < 2; ++m) {
-        uint32_t fv[4];
-        load_a_trans(fv, V, p0, (half * 2 + m) * 16);  // v where the sums are
+    for (int m = 0; m < 4; ++m) {
+      uint32_t v[4];
+      load_a_trans(v, Tile<kD>{sm.v[s]}, half * 64 + quarter * 16, m * 16);
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {  // word e: tile 2 m + e / 2, rows q (e even) or q + 8
-          const int j = (half * 4 + m * 2 + (e >> 1)) * 8 + r * 2;
-          const float2 v = unpack_bf16(fv[e]);
-          const float s0 = x[m * 2 + (e >> 1)][(e & 1) * 2], s1 = x[m * 2 + (e >> 1)][(e & 1) * 2 + 1];
-          fr[half * 2 + m][e] = pack_bf16(sm.decay.beta[j] * (v.x - sm.decay.grow[j] * s0), sm.decay.beta[j + 1] * (v.y - sm.decay.grow[j + 1] * s1));
-        }
+      for (int e = 0; e < 4; ++e) {  // word e: columns 8 (2 m + e / 2).., rows q (e even) or q + 8
+        const int j = m * 16 + (e >> 1) * 8 + r * 2, at = 8 * m + (e >> 1) * 4 + (e & 1) * 2;
+        const float2 f = unpack_bf16(v[e]), beta = *reinterpret_cast<const float2*>(&d.beta[j]), grow = *reinterpret_cast<const float2*>(&d.grow[j]);
+        right[m][e] = pack_bf16(beta.x * (f.x - grow.x * x[at]), beta.y * (f.y - grow.y * x[at + 1]));
       }
     }
     __syncthreads();  // T
-    const auto T = fresh(Tile<kL>{sm.T}), Pf = fresh(P);
-    uint32_t fv[4][4];  // v'^T
+    wgmma_fence();
 #pragma unroll
-    for (int m = 0; m < 4; ++m) {
-      float x[2][4] = {};
+    for (int i = 0; i < 4; ++i) Wgmma<64>::run<false>(x, right[i], k_major(sm.T) + i * kStep16<false>, i > 0);
+    wgmma_commit();
+    const float all = d.grow[kL - 1];
 #pragma unroll
-      for (int k = 0; k <= m; ++k) {
-        uint32_t fb[4];
-        load_b(fb, T, m * 16, k * 16);
-        mma_bf16(x[0], fr[k], fb[0], fb[1]);
-        mma_bf16(x[1], fr[k], fb[2], fb[3]);
-      }
-      fv[m][0] = pack_bf16(x[0][0], x[0][1]), fv[m][1] = pack_bf16(x[0][2], x[0][3]), fv[m][2] = pack_bf16(x[1][0], x[1][1]), fv[m][3] = pack_bf16(x[1][2], x[1][3]);
+    for (int e = 0; e < 64; ++e) S[e] *= all;
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      const float2 grow = *reinterpret_cast<const float2*>(&d.grow[n * 8 + r * 2]);
+      y[4 * n] *= grow.x, y[4 * n + 1] *= grow.y, y[4 * n + 2] *= grow.x, y[4 * n + 3] *= grow.y;
     }
-    __syncwarp();  // columns p0.. of v are this warp's alone: o takes their place
+    wgmma_wait<0>();
+    wgmma_settle(x);
+    uint32_t v[4][4], weighted[4][4];  // v'^T; times e^{G_63 - G}
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float x[4][4] = {};
+    for (int m = 0; m < 4; ++m)
 #pragma unroll
-      for (int k = 0; k < kD / 16; ++k) {
-        const uint32_t fs[4] = {pack_bf16(S[2 * k][0], S[2 * k][1]), pack_bf16(S[2 * k][2], S[2 * k][3]), pack_bf16(S[2 * k + 1][0], S[2 * k + 1][1]), pack_bf16(S[2 * k + 1][2], S[2 * k + 1][3])};
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          uint32_t fb[4];
-          load_b(fb, Q, half * 32 + n * 16, k * 16);
-          mma_bf16(x[2 * n], fs, fb[0], fb[1]);
-          mma_bf16(x[2 * n + 1], fs, fb[2], fb[3]);
-        }
+      for (int e = 0; e < 4; ++e) {
+        const int at = 8 * m + 2 * e;
+        const float2 w = *reinterpret_cast<const float2*>(&d.w[m * 16 + (e >> 1) * 8 + r * 2]);
+        v[m][e] = pack_bf16(x[at], x[at + 1]), weighted[m][e] = pack_bf16(x[at] * w.x, x[at + 1] * w.y);
       }
+    wgmma_settle(y), wgmma_settle(S);
+    wgmma_fence();
 #pragma unroll
-      for (int n = 0; n < 4; ++n) {
-        const float g0 = sm.decay.grow[half * 32 + n * 8 + r * 2], g1 = sm.decay.grow[half * 32 + n * 8 + r * 2 + 1];
-        x[n][0] *= g0, x[n][1] *= g1, x[n][2] *= g0, x[n][3] *= g1;
-      }
+    for (int i = 0; i < 4; ++i) Wgmma<64>::run<false>(y, v[i], k_major(sm.P) + i * kStep16<false>, 1);
+    wgmma_commit();
 #pragma unroll
-      for (int k = 0; k < 4; ++k)
+    for (int i = 0; i < 4; ++i) Wgmma<128>::run<true>(S, weighted[i], mn_major(k) + i * kStep16<true>, 1);
+    wgmma_commit();
+    wgmma_wait<1>();
+    wgmma_settle(y);
 #pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          if (k > half * 2 + n) continue;
-          uint32_t fb[4];
-          load_b(fb, Pf, half * 32 + n * 16, k * 16);
-          mma_bf16(x[2 * n], fv[k], fb[0], fb[1]);
-          mma_bf16(x[2 * n + 1], fv[k], fb[2], fb[3]);
-        }
-#pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        const float s = a.scale;
-        stmatrix_x4_trans(V.unit(half * 32 + n * 16 + (lane & 7) + (lane >> 4) * 8, p0 + ((lane >> 3) & 1) * 8), pack_bf16(s * x[2 * n][0], s * x[2 * n][1]),
-                          pack_bf16(s * x[2 * n][2], s * x[2 * n][3]), pack_bf16(s * x[2 * n + 1][0], s * x[2 * n + 1][1]), pack_bf16(s * x[2 * n + 1][2], s * x[2 * n + 1][3]));
-      }
+    for (int n = 0; n < 8; n += 2) {
+      const float f = a.scale;
+      stmatrix_x4_trans(sm.o[s] + (n * 8 + (lane & 7) + (lane >> 4) * 8) * kOStride + half * 64 + quarter * 16 + (lane >> 3 & 1) * 8, pack_bf16(f * y[4 * n], f * y[4 * n + 1]),
+                        pack_bf16(f * y[4 * n + 2], f * y[4 * n + 3]), pack_bf16(f * y[4 * n + 4], f * y[4 * n + 5]), pack_bf16(f * y[4 * n + 6], f * y[4 * n + 7]));
     }
-    add_outer(S, fv, sm.decay.w, K, sm.decay.grow[kL - 1]);
-    __syncwarp();
-    bf16* o = static_cast<bf16*>(a.o) + first * value_row + head * kD + p0;
+    wgmma_wait<0>();
+    wgmma_settle(S);
+    if (a.inverses) keep(static_cast<bf16*>(a.inverses) + slot * (kL * kL));
+    fetch(c + 1);
+  }
+  static constexpr uint64_t step(int k) { return (k >> 2) * kPanelStep + (k & 3) * kStep16<false>; }
+
+  // The first half: A; the other: P.
+  __device__ __forceinline__ void weigh(const Decays& d, const float (&dots)[32]) const {
+    const Panels<kL> P{sm.P};
+    const float to[2] = {d.to[row], d.to[row + 8]}, beta[2] = {d.beta[row], d.beta[row + 8]};
 #pragma unroll
-    for (int t = 0; t < 4; ++t) {
-      const int i = t * 16 + (lane >> 1), u = (lane & 1) * 8;
-      if (i < count) *reinterpret_cast<uint4*>(o + i * value_row + u) = *reinterpret_cast<const uint4*>(V.unit(i, p0 + u));
+    for (int n = 0; n < 8; ++n) {
+      if (n / 2 > quarter) break;
+      const int j = n * 8 + r * 2;
+      const float2 from = *reinterpret_cast<const float2*>(&d.to[j]);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int i = row + 8 * h, at = 4 * n + 2 * h;
+        const bool left = j < i || (j == i && half), next = j + 1 < i || (j + 1 == i && half);
+        const float v0 = left ? dots[at] * exp2_fast(to[h] - from.x) : 0.f, v1 = next ? dots[at + 1] * exp2_fast(to[h] - from.y) : 0.f;
+        if (half == 0)
+          sm.A[i * kPitch + j] = beta[h] * v0, sm.A[i * kPitch + j + 1] = beta[h] * v1;
+        else
+          *reinterpret_cast<uint32_t*>(P.at(i, j)) = pack_bf16(v0, v1);
+      }
     }
   }
-  if (a.final_state)
-    each_pair(p0, [&](int n, int e, int row, int col) { a.final_state[state + col * kD + row] = S[n][e], a.final_state[state + (col + 1) * kD + row] = S[n][e + 1]; });
+  // A half its 64 columns of o, the tokens spread over its warps.
+  __device__ __forceinline__ void send(int c) const {
+    const int left = length - c * kL;
+#pragma unroll
+    for (int i = 4 * lane + quarter; i < kL; i += 128)
+      if (i < left) bulk_store(static_cast<bf16*>(a.o) + (static_cast<int64_t>(start) + c * kL + i) * value_row + head * kD + half * 64, sm.o[c & 1] + i * kOStride + half * 64, 128);
+    bulk_commit();
+  }
+  __device__ __forceinline__ void send_state(int64_t slot) const {
+    bulk_store(static_cast<bf16*>(a.states) + slot * (kD * kD) + half * 64 * kD, sm.state + half * 64 * kD, 64 * kD * 2);
+    bulk_commit();
+  }
+  __device__ __forceinline__ void keep(bf16* to) const {
+#pragma unroll
+    for (int i = thread; i < kL * kL / 8; i += kThreads)
+      *reinterpret_cast<uint4*>(to + i * 8) = *reinterpret_cast<const uint4*>(Panels<kL>{sm.T}.unit(i >> 3, (i & 7) * 8));
+  }
+};
+
+__global__ void __launch_bounds__(kThreads, 1) fwd_kernel(const GdnFwd a) {
+  static_assert(sizeof(Smem) <= kSmemLimit);
+  WEFT_DYNAMIC_SMEM(raw);
+  Walk{a, *reinterpret_cast<Smem*>(raw)}.run();
 }
 
 }  // namespace

@@ -12,7 +12,6 @@ namespace weft::kernels::mamba3 {
 namespace {
 
 enum WalkBarrier { kFeed = 1, kFull = 2, kFree = 4, kOwn = 6 };  // kFull, kFree: + stage; kOwn: + head
-constexpr int kStateStride = kN + 32;  // stores of eight neighbouring lanes meet no bank twice
 
 template <int R, int kHeads>
 struct WalkSmem {
@@ -20,7 +19,7 @@ struct WalkSmem {
   struct Stage {
     bf16 wide[kHeads][kRows * kN], thin[kHeads][kRows * kP];  // k and v, or q and dY
   } stage[2];
-  bf16 state[kHeads][kP * kStateStride];
+  bf16 state[kHeads][kP * kN];
   struct Small {
     alignas(16) __half2 turn[kSteps * kAngles + 4];
     float dt[kSteps + 4], a[kSteps + 4], lambda[kSteps + 4];
@@ -164,6 +163,7 @@ __device__ __forceinline__ void walk_states(const BwdWorkspace& w, const Piece& 
   const int thread = thread_number(), mine = (thread >> 7) - 1, lane = thread & 31, warp = thread >> 5 & 3, row = warp * 16 + (lane >> 2);
   const int64_t slot0 = first_slot(at.start, at.document, Sm::kSteps);
   bf16 *wide = kReverse ? w.q : w.k, *thin = kReverse ? w.dY : w.v, *states = kReverse ? w.dS : w.S;
+  const bool sends = warp == 0 && lane == 0;
   float S[64] = {};
   for (int i = 0; i < at.chunks; ++i) {
     const int s = i & 1;
@@ -171,26 +171,20 @@ __device__ __forceinline__ void walk_states(const BwdWorkspace& w, const Piece& 
     const Decay& d = sm.decay[s][mine];
     const int64_t tile = (slot0 + (kReverse ? at.chunks - 1 - i : i)) * piece.heads + at.local + mine;
     group_barrier(kFull + s, Sm::kThreads);
-    if (warp == 0) {
-      if (lane == 0) {
-        bulk_store(wide + tile * (kRows * kN), stage.wide[mine], kRows * kN * 2);
-        bulk_store(thin + tile * (kRows * kP), stage.thin[mine], kRows * kP * 2);
-      }
+    if (sends) {
+      bulk_store(wide + tile * (kRows * kN), stage.wide[mine], kRows * kN * 2);
+      bulk_store(thin + tile * (kRows * kP), stage.thin[mine], kRows * kP * 2);
       bulk_commit();
     }
     if constexpr (kStates) {
       {
         uint32_t state[8][4];
         pack_state(state, S);
-        save_state(sm.state[mine], kStateStride, state, row);
+        save_state(sm.state[mine], kN, state, row);
       }
       fence_async_proxy();
       group_barrier(kOwn + mine, kGroup);
-      if (warp == 0) {
-#pragma unroll
-        for (int p = lane; p < kP; p += 32) bulk_store(states + tile * (kP * kN) + p * kN, sm.state[mine] + p * kStateStride, kN * 2);
-        bulk_commit();
-      }
+      if (sends) bulk_store(states + tile * (kP * kN), sm.state[mine], kP * kN * 2), bulk_commit();
       if (i + 1 < at.chunks) {
         const float* weight = kReverse ? d.grow : d.w;
         uint32_t operand[4][4];  // the transpose of thin, weighted; 16 rows of P
@@ -215,7 +209,7 @@ __device__ __forceinline__ void walk_states(const BwdWorkspace& w, const Piece& 
         wgmma_settle(S);
       }
     }
-    if (warp == 0) bulk_wait<0>();  // what was sent has left its place
+    if (sends) bulk_wait<0>();  // what was sent has left its place
     if (i + 2 < at.chunks) group_arrive(kFree + s, Sm::kThreads);
   }
 }
@@ -230,6 +224,7 @@ __device__ __forceinline__ void walk(const Mamba3Inputs& a, const void* d_o, con
 
 template <int R, int kHeads>
 __global__ void __launch_bounds__(kGroup * (1 + kHeads), 1) walk_kernel(const Mamba3Inputs a, const void* d_o, const BwdWorkspace w, const Piece piece) {
+  static_assert(sizeof(WalkSmem<R, kHeads>) <= kSmemLimit);
   WEFT_DYNAMIC_SMEM(raw);
   auto& sm = *reinterpret_cast<WalkSmem<R, kHeads>*>(raw);
   const int place = static_cast<int>(blockIdx.x) / 2, blocks = piece.heads / kHeads, document = place / blocks, local = place % blocks * kHeads;

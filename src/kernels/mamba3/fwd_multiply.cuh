@@ -27,7 +27,7 @@ struct FwdMultiply {
     if (at.chunks > 0) {
       fence_async_proxy();
       group_barrier(kOwn + mine, kGroup);
-      if (warp == 0) send(at.chunks - 1), bulk_wait<0>();
+      send(at.chunks - 1), bulk_wait<0>();
     }
     if (args.last.h) finish();
   }
@@ -103,10 +103,10 @@ struct FwdMultiply {
 #pragma unroll
       for (int k = 0; k < 8; ++k) Wgmma<64>::run<false>(y, state[k], k_major(tiles.q) + (k >> 2) * kPanelStep + (k & 3) * kStep16<false>, k > 0);
       wgmma_commit();
-      if (warp == 0) bulk_wait<0>();  // o of the chunk before the last one: its place is written below
+      bulk_wait<0>();  // o of the chunk before the last one: its place is written below
       fence_async_proxy();
       group_barrier(kOwn + mine, kGroup);  // M is whole, and o of the last chunk
-      if (warp == 0 && c > 0) send(c - 1);
+      if (c > 0) send(c - 1);
       const float all = small.grow[kSteps - 1];
 #pragma unroll
       for (int e = 0; e < 64; ++e) S[e] *= all;
@@ -231,11 +231,11 @@ struct FwdMultiply {
       }
   }
 
-  // One warp: o of chunk c to memory, 128 bytes a step.
+  // o of chunk c to memory, 128 bytes a step, the steps spread over the warps.
   __device__ __forceinline__ void send(int c) const {
     const int first = at.start + c * kSteps, left = at.length - c * kSteps;
 #pragma unroll
-    for (int step = lane; step < kSteps; step += 32)
+    for (int step = 4 * lane + warp; step < kSteps; step += 128)
       if (step < left) bulk_store(static_cast<bf16*>(args.o) + (static_cast<int64_t>(first + step) * args.in.heads + head) * kP, sm.o[c & 1][mine] + step * Sm::kXStride, kP * 2);
     bulk_commit();
   }

@@ -31,6 +31,7 @@ namespace {
 template <int R, int kHeads>
 __global__ void __launch_bounds__(kGroup * (1 + kHeads), 1) fwd_kernel(const Mamba3Fwd args) {
   const Mamba3Inputs& a = args.in;
+  static_assert(sizeof(FwdSmem<R, kHeads>) <= kSmemLimit);
   WEFT_DYNAMIC_SMEM(raw);
   auto& sm = *reinterpret_cast<FwdSmem<R, kHeads>*>(raw);
   const int blocks = a.heads / kHeads, document = static_cast<int>(blockIdx.x) / blocks, head0 = static_cast<int>(blockIdx.x) % blocks * kHeads;

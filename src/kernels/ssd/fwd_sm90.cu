@@ -1,190 +1,258 @@
-// SSD forward. One block walks the chunks of one document for kHeads heads of one group; the state [64, 128] of a head lives in the
-// registers of four warps, 16 rows of P each. Per chunk of 64 tokens, all products transposed so that S is an A operand in place:
+// SSD forward. One block walks the chunks of one document for kHeads heads of one group: one warpgroup feeds, one a head multiplies, with the
+// head's state [64, 128] in its registers. Per chunk of 64 tokens, all products transposed so that P is wgmma's 64 rows and the state an
+// operand in place:
 //   M_ij = (C_i . B_j) e^{cs_i - cs_j} dt_j (j <= i)    y^T = S C^T diag(e^{cs}) + X^T M^T + D X^T    S = e^{cs_63} S + (X diag(w))^T B
-// Floor for b8 s4096 H128 P64 N128 G8: x, y, B, C 1.21 GB (0.28 ms at 4.3 TB/s), saved states 1.07 GB more; 2.0e11 FLOP with the
-// causal halves of the 64 x 64 products (0.25 ms at 800 TFLOP/s; 0.45 at what mma.sync reaches).
+// y and the saved states leave by bulk copies: the fence that wgmma asks for would wait for a thread's own stores.
+// Floor for b8 s4096 H128 P64 N128 G8: x, y, B, C 1.21 GB (0.28 ms at 4.3 TB/s), saved states 1.07 GB more (0.53 ms); 512 x 128 chunks of a
+// head on 132 processors at 1.75 GHz: wgmma 896 clocks each, 0.25 ms; about 450 instructions of a multiplying warp, 0.13 ms if never waiting.
+#include "kernels/common/state_group.cuh"
 #include "kernels/ssd/tiles.cuh"
 
 namespace weft::kernels {
 namespace ssd {
 namespace {
 
+enum FwdBarrier { kFull = 1, kFree = 3, kOwn = 5 };  // kFull, kFree: + stage; kOwn: + head
+constexpr int kYStride = kP + 8;  // stores of eight neighbouring lanes meet no bank twice
+
 template <int kHeads>
 struct FwdSmem {
-  bf16 B[2][kL * kN], C[2][kL * kN];
-  bf16 x[2][kHeads][kL * kP];
-  bf16 M[kHeads][kL * kL];
+  static constexpr int kThreads = kGroup * (1 + kHeads);
+  struct Stage {
+    bf16 B[kL * kN], C[kL * kN], x[kHeads][kL * kP];  // Panels
+  } stage[2];
+  bf16 M[kHeads][kL * kL];  // Panels<64>
   struct Decay {
     float to[kL], from[kL], grow[kL], w[kL];  // log2(e) cs, that less log2(dt): M_ij's factor is 2^{to_i - from_j}; e^{cs}; dt e^{cs_63 - cs}
   } decay[2][kHeads];
+  alignas(16) bf16 y[2][kHeads][kL * kYStride];
+  bf16 state[kHeads][kP * kN];
+};
+
+// What one block works on; tokens.
+struct FwdPlace {
+  int document, head0, group, chunks, start, length;
 };
 
 template <int kHeads>
-__global__ void __launch_bounds__(128 * kHeads, kHeads == 2 ? 2 : 3) fwd_kernel(const SsdFwd a) {
-  constexpr int kThreads = 128 * kHeads;
-  WEFT_DYNAMIC_SMEM(raw);
-  auto& sm = *reinterpret_cast<FwdSmem<kHeads>*>(raw);
-  const int blocks_per_document = a.heads / kHeads;
-  const int head0 = static_cast<int>(blockIdx.x % blocks_per_document) * kHeads, document = static_cast<int>(blockIdx.x / blocks_per_document);
-  const int64_t start = a.cu_seqlens[document], length = a.cu_seqlens[document + 1] - start;
-  const int chunks = static_cast<int>((length + kL - 1) / kL);
-  const int64_t H = a.heads, group = head0 / (H / a.groups);
-  const int lane = lane_id(), warp = warp_id(), mine = warp >> 2, p0 = (warp & 3) * 16, head = head0 + mine;
-  const int64_t state_row = (document * H + head) * (kP * kN);
+struct FwdFeed {
+  using Sm = FwdSmem<kHeads>;
+  const SsdFwd& a;
+  const FwdPlace& at;
+  Sm& sm;
+  const int t = static_cast<int>(threadIdx.x) & (kGroup - 1), warp = t >> 5, lane = t & 31;
 
-  float S[16][4];
-  read_state(S, a.initial_state ? a.initial_state + state_row : nullptr, p0);
-  const float A = a.A[head], D = a.D ? a.D[head] : 0.f;
-
-  auto load = [&](int c) {
-    const int64_t first = start + static_cast<int64_t>(c) * kL;
-    const int left = static_cast<int>(length - static_cast<int64_t>(c) * kL), valid = left < kL ? left : kL, s = c & 1;
-    load_tile_async<kL, kN, kThreads>(Tile<kN>{sm.B[s]}, static_cast<const bf16*>(a.B) + first * a.B_stride + group * kN, a.B_stride, valid);
-    load_tile_async<kL, kN, kThreads>(Tile<kN>{sm.C[s]}, static_cast<const bf16*>(a.C) + first * a.C_stride + group * kN, a.C_stride, valid);
+  __device__ __forceinline__ void run() const {
+    const float A = warp < kHeads ? a.A[at.head0 + warp] : 0.f;
+    float dt[2];  // of tokens 2 lane, 2 lane + 1 of the chunk to come, for head `warp`
+    fetch(dt, 0);
+    for (int c = 0; c < at.chunks; ++c) {
+      const int s = c & 1;
+      if (c >= 2) group_barrier(kFree + s, Sm::kThreads);
+      auto& stage = sm.stage[s];
+      const int64_t first = at.start + c * kL;
+      const int left = at.length - c * kL;
+      load_panels<kN, kGroup>(stage.B, static_cast<const bf16*>(a.B) + first * a.B_stride + at.group * kN, a.B_stride, left, t);
+      load_panels<kN, kGroup>(stage.C, static_cast<const bf16*>(a.C) + first * a.C_stride + at.group * kN, a.C_stride, left, t);
 #pragma unroll
-    for (int h = 0; h < kHeads; ++h)
-      load_tile_async<kL, kP, kThreads>(Tile<kP>{sm.x[s][h]}, static_cast<const bf16*>(a.x) + first * a.x_stride + (head0 + h) * kP, a.x_stride, valid);
-    cp_async_commit();
-  };
-  float dt0 = 0, dt1 = 0;  // of the chunk to come, in the first warp of each head
-  auto fetch_dt = [&](int c) {
-    const int64_t i = static_cast<int64_t>(c) * kL + 2 * lane;
-    dt0 = i < length ? a.dt[(start + i) * H + head] : 0.f;
-    dt1 = i + 1 < length ? a.dt[(start + i + 1) * H + head] : 0.f;
-  };
-
-  if (chunks > 0) {
-    load(0);
-    if ((warp & 3) == 0) fetch_dt(0);
+      for (int h = 0; h < kHeads; ++h) load_panels<kP, kGroup>(stage.x[h], static_cast<const bf16*>(a.x) + first * a.x_stride + (at.head0 + h) * kP, a.x_stride, left, t);
+      cp_async_commit();
+      if (warp < kHeads) {
+        auto& d = sm.decay[s][warp];
+        const float a0 = dt[0] * A, a1 = dt[1] * A, cs1 = warp_scan(a0 + a1) * kLog2E, cs0 = cs1 - a1 * kLog2E, end = __shfl_sync(0xffffffffu, cs1, 31);
+        const int i = 2 * lane;
+        *reinterpret_cast<float2*>(&d.to[i]) = {cs0, cs1};
+        *reinterpret_cast<float2*>(&d.from[i]) = {cs0 - __log2f(dt[0]), cs1 - __log2f(dt[1])};
+        *reinterpret_cast<float2*>(&d.grow[i]) = {exp2_fast(cs0), exp2_fast(cs1)};
+        *reinterpret_cast<float2*>(&d.w[i]) = {dt[0] * exp2_fast(end - cs0), dt[1] * exp2_fast(end - cs1)};
+      }
+      cp_async_wait<0>();
+      fence_async_proxy();
+      group_arrive(kFull + s, Sm::kThreads);
+      fetch(dt, c + 1);
+    }
   }
-  for (int c = 0; c < chunks; ++c) {
+
+ private:
+  __device__ __forceinline__ void fetch(float (&dt)[2], int c) const {
+    const int64_t H = a.heads;
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int i = c * kL + 2 * lane + e;
+      dt[e] = warp < kHeads && i < at.length ? a.dt[(at.start + i) * H + at.head0 + warp] : 0.f;
+    }
+  }
+};
+
+template <int kHeads>
+struct FwdMultiply {
+  using Sm = FwdSmem<kHeads>;
+  const SsdFwd& a;
+  const FwdPlace& at;
+  Sm& sm;
+  const int thread = static_cast<int>(threadIdx.x), mine = (thread >> 7) - 1, lane = thread & 31, warp = thread >> 5 & 3, q = lane >> 2, r = lane & 3,
+            row = warp * 16 + q;  // and row + 8
+  const int head = at.head0 + mine;
+  const int64_t state_row = (static_cast<int64_t>(at.document) * a.heads + head) * (kP * kN);
+  float S[64];
+
+  __device__ __forceinline__ void run() {
+    read_state(S, a.initial_state ? a.initial_state + state_row : nullptr, row);
+    const Panels<kL> M{sm.M[mine]};
+#pragma unroll
+    for (int n = 0; n < 8; ++n)  // right of the diagonal M stays zero
+      if (n > 2 * warp + 1) *reinterpret_cast<uint32_t*>(M.at(row, n * 8 + r * 2)) = *reinterpret_cast<uint32_t*>(M.at(row + 8, n * 8 + r * 2)) = 0;
+    for (int c = 0; c < at.chunks; ++c) item(c);
+    if (at.chunks > 0) {
+      fence_async_proxy();
+      group_barrier(kOwn + mine, kGroup);
+      send(at.chunks - 1), bulk_wait<0>();
+    }
+    if (a.final_state) write_state(S, a.final_state + state_row, row);
+  }
+
+ private:
+  __device__ __forceinline__ void item(int c) {
     const int s = c & 1;
-    const int64_t first = start + static_cast<int64_t>(c) * kL;
-    if ((warp & 3) == 0) {
-      auto& d = sm.decay[s][mine];
-      const float a0 = dt0 * A, a1 = dt1 * A, cs1 = warp_scan(a0 + a1) * kLog2E, cs0 = cs1 - a1 * kLog2E, end = __shfl_sync(0xffffffffu, cs1, 31);
-      const int i = 2 * lane;
-      *reinterpret_cast<float2*>(&d.to[i]) = {cs0, cs1};
-      *reinterpret_cast<float2*>(&d.from[i]) = {cs0 - __log2f(dt0), cs1 - __log2f(dt1)};
-      *reinterpret_cast<float2*>(&d.grow[i]) = {exp2_fast(cs0), exp2_fast(cs1)};
-      *reinterpret_cast<float2*>(&d.w[i]) = {dt0 * exp2_fast(end - cs0), dt1 * exp2_fast(end - cs1)};
-      if (c + 1 < chunks) fetch_dt(c + 1);
+    const auto& stage = sm.stage[s];
+    const auto& d = sm.decay[s][mine];
+    const float D = a.D ? a.D[head] : 0.f;
+    bulk_wait<0>();  // what the last chunk sent has left its place before the barrier
+    group_barrier(kFull + s, Sm::kThreads);
+    {
+      float cb[32];
+      wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < 8; ++k) Wgmma<64>::run<false, false>(cb, k_major(stage.C) + step(k), k_major(stage.B) + step(k), k > 0);
+      wgmma_commit();
+      wgmma_wait<0>();
+      wgmma_settle(cb);
+      weigh(d, cb);
     }
-    if (a.states) write_state(S, static_cast<bf16*>(a.states) + ((start / kL + document + c) * H + head) * (kP * kN), p0);
-    cp_async_wait<0>();
-    __syncthreads();
-    if (c + 1 < chunks) load(c + 1);
-
-    const auto B = fresh(Tile<kN>{sm.B[s]}), C = fresh(Tile<kN>{sm.C[s]});
-    const Tile<kP> x{sm.x[s][mine]};
-    const auto xf = fresh(x);
-    const int row0 = (warp & 3) * 16;  // of M: the warps of one number share the 16 rows and take turns at its 16-column blocks
+    float y[32];
+    uint32_t state[8][4];
+    pack_state(state, S);
+    if (a.states) save_state(sm.state[mine], kN, state, row);
+    wgmma_fence();
 #pragma unroll
-    for (int t = 0; t < 4 / kHeads; ++t) {
-      const int block = t * kHeads + mine;
-      if (block * 16 > row0) break;
-      float cb[2][4] = {};
-#pragma unroll
-      for (int k = 0; k < kN / 16; ++k) {
-        uint32_t fa[4], fb[4];
-        load_a(fa, C, row0, k * 16);
-        load_b(fb, B, block * 16, k * 16);
-        mma_bf16(cb[0], fa, fb[0], fb[1]);
-        mma_bf16(cb[1], fa, fb[2], fb[3]);
-      }
-#pragma unroll
-      for (int h = 0; h < kHeads; ++h) {
-        const auto& d = sm.decay[s][h];
-        const Tile<kL> M{sm.M[h]};
-        const int i0 = row0 + (lane >> 2);
-        const float to0 = d.to[i0], to1 = d.to[i0 + 8];
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          const int j = block * 16 + n * 8 + (lane & 3) * 2;
-          const float2 from = *reinterpret_cast<const float2*>(&d.from[j]);
-          float f[4] = {exp2_fast(to0 - from.x), exp2_fast(to0 - from.y), exp2_fast(to1 - from.x), exp2_fast(to1 - from.y)};
-          if (block * 16 == row0) {  // on the diagonal
-            if (j > i0) f[0] = 0;
-            if (j + 1 > i0) f[1] = 0;
-            if (j > i0 + 8) f[2] = 0;
-            if (j + 1 > i0 + 8) f[3] = 0;
-            *reinterpret_cast<uint32_t*>(M.at(i0, j)) = pack_bf16(f[0] == 0 ? 0.f : cb[n][0] * f[0], f[1] == 0 ? 0.f : cb[n][1] * f[1]);
-            *reinterpret_cast<uint32_t*>(M.at(i0 + 8, j)) = pack_bf16(f[2] == 0 ? 0.f : cb[n][2] * f[2], f[3] == 0 ? 0.f : cb[n][3] * f[3]);
-          } else {
-            *reinterpret_cast<uint32_t*>(M.at(i0, j)) = pack_bf16(cb[n][0] * f[0], cb[n][1] * f[1]);
-            *reinterpret_cast<uint32_t*>(M.at(i0 + 8, j)) = pack_bf16(cb[n][2] * f[2], cb[n][3] * f[3]);
-          }
-        }
-      }
-    }
-    __syncthreads();
-
-    const auto M = fresh(Tile<kL>{sm.M[mine]});
+    for (int k = 0; k < 8; ++k) Wgmma<64>::run<false>(y, state[k], k_major(stage.C) + step(k), k > 0);
+    wgmma_commit();
+    fence_async_proxy();
+    group_barrier(kOwn + mine, kGroup);  // M is whole, and what is sent
+    if (a.states && warp == 0 && lane == 0)
+      bulk_store(static_cast<bf16*>(a.states) + (static_cast<int64_t>(at.start / kL + at.document + c) * a.heads + head) * (kP * kN), sm.state[mine], kP * kN * 2), bulk_commit();
+    if (c > 0) send(c - 1);
     uint32_t xt[4][4];
 #pragma unroll
-    for (int k = 0; k < 4; ++k) load_a_trans(xt[k], xf, p0, k * 16);
+    for (int k = 0; k < 4; ++k) load_a_trans(xt[k], Tile<kP>{const_cast<bf16*>(stage.x[mine])}, warp * 16, k * 16);
+    const float all = d.grow[kL - 1];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {  // 32 tokens of y^T at a time: fewer registers
-      float y[4][4] = {};
+    for (int e = 0; e < 64; ++e) S[e] *= all;
+    wgmma_wait<0>();
+    wgmma_settle(y);
 #pragma unroll
-      for (int k = 0; k < kN / 16; ++k) {
-        const uint32_t fs[4] = {pack_bf16(S[2 * k][0], S[2 * k][1]), pack_bf16(S[2 * k][2], S[2 * k][3]),
-                                pack_bf16(S[2 * k + 1][0], S[2 * k + 1][1]), pack_bf16(S[2 * k + 1][2], S[2 * k + 1][3])};
+    for (int n = 0; n < 8; ++n) {
+      const float2 grow = *reinterpret_cast<const float2*>(&d.grow[n * 8 + r * 2]);
 #pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          uint32_t b[4];
-          load_b(b, C, half * 32 + n * 16, k * 16);
-          mma_bf16(y[2 * n], fs, b[0], b[1]);
-          mma_bf16(y[2 * n + 1], fs, b[2], b[3]);
-        }
+      for (int h = 0; h < 2; ++h) {
+        const float2 x = unpack_bf16(xt[n / 2][n % 2 * 2 + h]);  // x where y is
+        y[4 * n + 2 * h] = y[4 * n + 2 * h] * grow.x + D * x.x, y[4 * n + 2 * h + 1] = y[4 * n + 2 * h + 1] * grow.y + D * x.y;
       }
-#pragma unroll
-      for (int n = 0; n < 4; ++n) {
-        const int i = half * 32 + n * 8 + (lane & 3) * 2;
-        const float g0 = sm.decay[s][mine].grow[i], g1 = sm.decay[s][mine].grow[i + 1];
-        const float2 lo = unpack_bf16(xt[half * 2 + n / 2][n % 2 * 2]), hi = unpack_bf16(xt[half * 2 + n / 2][n % 2 * 2 + 1]);  // x where y is
-        y[n][0] = y[n][0] * g0 + D * lo.x, y[n][1] = y[n][1] * g1 + D * lo.y;
-        y[n][2] = y[n][2] * g0 + D * hi.x, y[n][3] = y[n][3] * g1 + D * hi.y;
-      }
-#pragma unroll
-      for (int k = 0; k < 4; ++k)
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          if (k > half * 2 + n) continue;
-          uint32_t b[4];
-          load_b(b, M, half * 32 + n * 16, k * 16);
-          mma_bf16(y[2 * n], xt[k], b[0], b[1]);
-          mma_bf16(y[2 * n + 1], xt[k], b[2], b[3]);
-        }
-      __syncwarp();  // columns p0.. of x are this warp's alone: y takes their place
-#pragma unroll
-      for (int n = 0; n < 2; ++n)
-        stmatrix_x4_trans(x.unit(half * 32 + n * 16 + (lane & 7) + (lane >> 4) * 8, p0 + ((lane >> 3) & 1) * 8), pack_bf16(y[2 * n][0], y[2 * n][1]),
-                          pack_bf16(y[2 * n][2], y[2 * n][3]), pack_bf16(y[2 * n + 1][0], y[2 * n + 1][1]), pack_bf16(y[2 * n + 1][2], y[2 * n + 1][3]));
     }
-    add_outer(S, xt, sm.decay[s][mine].w, B, sm.decay[s][mine].grow[kL - 1]);
-    __syncwarp();
-    bf16* y = static_cast<bf16*>(a.y) + (first * H + head) * kP + p0;
-    const int64_t left = length - static_cast<int64_t>(c) * kL;
+    wgmma_settle(y);
+    wgmma_fence();
 #pragma unroll
-    for (int t = 0; t < 4; ++t) {
-      const int i = t * 16 + (lane >> 1), u = (lane & 1) * 8;
-      if (i < left) *reinterpret_cast<uint4*>(y + i * H * kP + u) = *reinterpret_cast<const uint4*>(x.unit(i, p0 + u));
+    for (int k = 0; k < 4; ++k) Wgmma<64>::run<false>(y, xt[k], k_major(sm.M[mine]) + k * kStep16<false>, 1);
+    wgmma_commit();
+    uint32_t xw[4][4];  // X^T diag(w)
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const float2 x = unpack_bf16(xt[k][e]), w = *reinterpret_cast<const float2*>(&d.w[k * 16 + (e >> 1) * 8 + r * 2]);
+        xw[k][e] = pack_bf16(x.x * w.x, x.y * w.y);
+      }
+    wgmma_settle(S);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) Wgmma<128>::run<true>(S, xw[k], mn_major(stage.B) + k * kStep16<true>, 1);
+    wgmma_commit();
+    wgmma_wait<1>();
+    wgmma_settle(y);
+#pragma unroll
+    for (int n = 0; n < 8; n += 2)
+      stmatrix_x4_trans(sm.y[s][mine] + (n * 8 + (lane & 7) + (lane >> 4) * 8) * kYStride + warp * 16 + (lane >> 3 & 1) * 8, pack_bf16(y[4 * n], y[4 * n + 1]),
+                        pack_bf16(y[4 * n + 2], y[4 * n + 3]), pack_bf16(y[4 * n + 4], y[4 * n + 5]), pack_bf16(y[4 * n + 6], y[4 * n + 7]));
+    wgmma_wait<0>();
+    wgmma_settle(S);
+    if (c + 2 < at.chunks) group_arrive(kFree + s, Sm::kThreads);
+  }
+  static constexpr uint64_t step(int k) { return (k >> 2) * kPanelStep + (k & 3) * kStep16<false>; }
+
+  // M from C B^T: the decay and dt of tokens not later, 0 later.
+  __device__ __forceinline__ void weigh(const typename Sm::Decay& d, const float (&cb)[32]) const {
+    const Panels<kL> M{sm.M[mine]};
+    const float to[2] = {d.to[row], d.to[row + 8]};
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      if (n / 2 > warp) break;
+      const int j = n * 8 + r * 2;
+      const float2 from = *reinterpret_cast<const float2*>(&d.from[j]);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int i = row + 8 * h;
+        float m[2] = {cb[4 * n + 2 * h] * exp2_fast(to[h] - from.x), cb[4 * n + 2 * h + 1] * exp2_fast(to[h] - from.y)};
+        if (n / 2 == warp) {
+          if (j > i) m[0] = 0;
+          if (j + 1 > i) m[1] = 0;
+        }
+        *reinterpret_cast<uint32_t*>(M.at(i, j)) = pack_bf16(m[0], m[1]);
+      }
     }
   }
-  if (a.final_state) write_state(S, a.final_state + state_row, p0);
+
+  // y of chunk c to memory, 128 bytes a token, the tokens spread over the warps.
+  __device__ __forceinline__ void send(int c) const {
+    const int left = at.length - c * kL;
+#pragma unroll
+    for (int i = 4 * lane + warp; i < kL; i += 128)
+      if (i < left) bulk_store(static_cast<bf16*>(a.y) + (static_cast<int64_t>(at.start + c * kL + i) * a.heads + head) * kP, sm.y[c & 1][mine] + i * kYStride, kP * 2);
+    bulk_commit();
+  }
+};
+
+template <int kHeads>
+__global__ void __launch_bounds__(FwdSmem<kHeads>::kThreads, 1) fwd_kernel(const SsdFwd a) {
+  static_assert(sizeof(FwdSmem<kHeads>) <= kSmemLimit);
+  WEFT_DYNAMIC_SMEM(raw);
+  auto& sm = *reinterpret_cast<FwdSmem<kHeads>*>(raw);
+  const int blocks = a.heads / kHeads, document = static_cast<int>(blockIdx.x) / blocks, head0 = static_cast<int>(blockIdx.x) % blocks * kHeads;
+  const int start = a.cu_seqlens[document], length = a.cu_seqlens[document + 1] - start;
+  const FwdPlace at{document, head0, head0 / (a.heads / a.groups), (length + kL - 1) / kL, start, length};
+  if (threadIdx.x < kGroup) {
+    if constexpr (kHeads > 1) fewer_registers<104>();
+    FwdFeed<kHeads>{a, at, sm}.run();
+  } else {
+    if constexpr (kHeads > 1) more_registers<200>();
+    FwdMultiply<kHeads>{a, at, sm}.run();
+  }
+}
+
+template <int kHeads>
+void launch(const SsdFwd& a, cudaStream_t stream) {
+  launch_grid(fwd_kernel<kHeads>, dim3(static_cast<unsigned>(a.heads / kHeads * a.documents)), dim3(FwdSmem<kHeads>::kThreads), sizeof(FwdSmem<kHeads>), stream, a);
 }
 
 }  // namespace
 }  // namespace ssd
 
-Support supports_ssd_fwd_sm90(const SsdFwd& a, const Device& device) { return {ssd::refusal(a, device)}; }
+Support supports_ssd_fwd_sm90(const SsdFwd& a, const Device& device) {
+  if (reinterpret_cast<uintptr_t>(a.y) % 16 != 0 || reinterpret_cast<uintptr_t>(a.states) % 16 != 0) return {"y or states is not 16-byte aligned"};
+  return {ssd::refusal(a, device)};
+}
 
-void ssd_fwd_sm90(const SsdFwd& a, const Launch& launch) {
-  if (a.heads / a.groups % 2 == 0 && a.heads * a.documents > 264)
-    launch_grid(ssd::fwd_kernel<2>, dim3(static_cast<unsigned>(a.heads / 2 * a.documents)), dim3(256), sizeof(ssd::FwdSmem<2>), launch.stream, a);
-  else
-    launch_grid(ssd::fwd_kernel<1>, dim3(static_cast<unsigned>(a.heads * a.documents)), dim3(128), sizeof(ssd::FwdSmem<1>), launch.stream, a);
+void ssd_fwd_sm90(const SsdFwd& a, const Launch& l) {
+  ssd::two_heads(a) ? ssd::launch<2>(a, l.stream) : ssd::launch<1>(a, l.stream);
 }
 
 }  // namespace weft::kernels

@@ -15,6 +15,17 @@ __device__ __forceinline__ void chunk_decay(float dt0, float dt1, float A, float
   cs[2 * lane_id() + 1] = end;
 }
 
+// Two heads a block, where that leaves enough blocks for 132 processors twice; the emulation takes both forms at small shapes.
+template <class Args>
+bool two_heads(const Args& a) {
+#if defined(WEFT_EMULATE)
+  constexpr int kEnough = 3;
+#else
+  constexpr int kEnough = 264;
+#endif
+  return a.heads / a.groups % 2 == 0 && a.heads * a.documents > kEnough;
+}
+
 template <class Args>
 const char* refusal(const Args& a, const Device& device) {
   if (device.kind != Device::kCuda || device.sm / 10 != 9) return "needs a GPU of compute capability 9.x";
