@@ -296,8 +296,8 @@ void check_mamba3(bool small) {
 }
 
 void perf_mamba3() {
-  for (int R : {4, 1}) {
-    const Case c{"", std::vector<int>(8, 4096), 128, 8, R, 32, false, true, true};
+  for (const auto [R, H] : {std::pair{4, 128}, std::pair{4, 120}, std::pair{1, 128}}) {  // 15 heads a group: the forward with one head a block
+    const Case c{"", std::vector<int>(8, 4096), H, 8, R, 32, false, true, true};
     Random random(5);
     const size_t T = 32768;
     Data data(c, random, 64);
@@ -312,7 +312,7 @@ void perf_mamba3() {
     Buffer<float> thetas(slots * c.H * 32);
     Mamba3Fwd f{dev.inputs(c, T), {}, o.data, nullptr, nullptr, {}};
     const double chunks = static_cast<double>(T) * R / 64 * c.H, bytes = T * (3.0 * c.H * P * 2 + 2.0 * R * c.G * N * 2);
-    const std::string row = "T32768 H128 P64 N128 G8 R" + std::to_string(R);
+    const std::string row = "T32768 H" + std::to_string(H) + " P64 N128 G8 R" + std::to_string(R);
     report("mamba3 fwd " + row, time_ms([&] { kernels::mamba3_fwd_sm90(f, {}); }), 3.0, bytes, chunks * 3.15e6);
     f.states = states.data, f.thetas = thetas.data;
     report("mamba3 fwd, states saved " + row, time_ms([&] { kernels::mamba3_fwd_sm90(f, {}); }), 3.0, bytes + T / 64.0 * c.H * P * N * 2, chunks * 3.15e6);
