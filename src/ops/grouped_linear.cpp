@@ -62,6 +62,8 @@ void run_gemms(const GroupedGemm& g, const kernels::Launch&) {
     return at::from_blob(at, {rows, cols}, t);
   };
   const at::ScalarType out_type = scalar_type(g.out_dtype);
+  GemmOptions routed;
+  routed.varying = true;
   int64_t first = 0;
   for (int32_t e = 0; e < g.groups; ++e) {
     const int64_t rows = g.ends[e] - first, begin = first;
@@ -69,11 +71,11 @@ void run_gemms(const GroupedGemm& g, const kernels::Launch&) {
     switch (g.kind) {
       case GroupedGemm::kForward:
         if (rows > 0) gemm("grouped_linear", matrix(g.a, begin, rows, g.k, type), false, matrix(g.w, int64_t{e} * g.n, g.n, g.k, type), true,
-             matrix(g.out, begin, rows, g.n, out_type), false, policy);
+             matrix(g.out, begin, rows, g.n, out_type), routed, policy);
         break;
       case GroupedGemm::kDgrad:
         if (rows > 0) gemm("grouped_linear_dx", matrix(g.a, begin, rows, g.n, type), false, matrix(g.w, int64_t{e} * g.n, g.n, g.k, type), false,
-             matrix(g.out, begin, rows, g.k, out_type), false, policy);
+             matrix(g.out, begin, rows, g.k, out_type), routed, policy);
         break;
       case GroupedGemm::kWgrad: {
         at::Tensor out = matrix(g.out, int64_t{e} * g.n, g.n, g.k, out_type);

@@ -96,6 +96,7 @@ int64_t row_stride(const at::Tensor& t) { return t.size(0) > 1 ? t.stride(0) : s
 Gemm describe_gemm(const at::Tensor& a, bool a_t, const at::Tensor& b, bool b_t, const at::Tensor& c, const GemmOptions& o, const Policy& policy) {
   Gemm g{a.data_ptr(), b.data_ptr(), c.data_ptr(), c.size(0), c.size(1), a_t ? a.size(0) : a.size(1), row_stride(a), row_stride(b),
          row_stride(c), a_t, b_t, o.accumulate, dtype_of(a), dtype_of(c), o.tf32, policy.deterministic};
+  g.varying = o.varying;
   if (o.bias.defined()) g.epilogue = GemmEpilogue::kBias, g.bias = o.bias.data_ptr();
   if (o.bias_grad.defined()) g.epilogue = GemmEpilogue::kBiasGrad, g.bias_grad = o.bias_grad.data_ptr();
   if (o.gelu_of.defined()) g.epilogue = GemmEpilogue::kGeluBias, g.aux = o.gelu_of.data_ptr();

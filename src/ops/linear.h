@@ -22,6 +22,7 @@ struct GemmOptions {
   at::Tensor bias_grad = {};  // [m], c's dtype, written: sums of op(a) over k
   at::Tensor gelu_of = {};        // [m, n], c's dtype, written: the product with its bias, of which c is then the gelu (tanh form)
   at::Tensor gelu_slope_of = {};  // [m, n], c's dtype: c is the product times gelu's slope there
+  bool varying = false;           // the number of rows comes from the data: the next call has another shape
 };
 // c (+)= op(a) op(b) on 2-d row-major tensors (a and b of one dtype; rows may be apart): the GEMM that ops share.
 // Sums in fp32 (fp64 for fp64). `op` names the caller in errors and in the log of chosen candidates.

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <random>
 #include <vector>
@@ -51,18 +53,80 @@ TEST(Gemm, OwnProductIsTheSumInFp32WhateverTheShapeAndWritesNowhereElse) {
         }
 }
 
-TEST(Gemm, OwnProductRefusesWhatItDoesNotDo) {
+TEST(Gemm, OwnProductRoundsOnceAfterItsBiasAndWritesNowhereElse) {
+  const Device cpu = ops::this_cpu();
+  Gemm probe{};
+  probe.m = probe.n = probe.k = 64, probe.dtype = probe.out_dtype = DType::kBf16;
+  if (const Support s = supports_gemm_cpu(probe, cpu); !s) GTEST_SKIP() << s.refusal;
+  std::mt19937 random(3);
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 1, 2}, {33, 65, 300}, {70, 31, 33}, {8, 32, 0}, {300, 420, 40}})
+    for (int bits = 0; bits < 4; ++bits) {
+      const bool b_t = bits & 1, with_bias = bits & 2;
+      const int64_t depth = std::max<int64_t>(k, 1);
+      const Matrix a(m, depth, 0, random), b(b_t ? n : depth, b_t ? depth : n, 1, random), bias(1, n, 0, random);
+      const int64_t ldc = n + 3;
+      const bf16 untouched = from_f32<bf16>(0.25f);
+      std::vector<bf16> c(static_cast<size_t>(m * ldc), untouched);
+      Gemm g{a.v.data(), b.v.data(), c.data(), m, n, k, a.ld, b.ld, ldc, false, b_t, false, DType::kBf16, DType::kBf16};
+      if (with_bias) g.epilogue = GemmEpilogue::kBias, g.bias = bias.v.data();
+      gemm_cpu(g, {});  // of any size, though the rule leaves many to the library
+      for (int64_t i = 0; i < m; ++i)
+        for (int64_t j = 0; j < ldc; ++j) {
+          const bf16 got = c[static_cast<size_t>(i * ldc + j)];
+          if (j >= n) {
+            ASSERT_EQ(got.bits, untouched.bits);
+            continue;
+          }
+          double want = with_bias ? bias.at(0, j) : 0, scale = 1;
+          for (int64_t p = 0; p < k; ++p) want += a.at(i, p) * (b_t ? b.at(j, p) : b.at(p, j)), scale += std::fabs(a.at(i, p));
+          ASSERT_NEAR(to_f32(got), want, std::fabs(want) / 256 + 2e-6 * scale) << m << " " << n << " " << k << " case " << bits << " at " << i << ", " << j;
+        }
+    }
+}
+
+TEST(Gemm, OwnProductSumsTheTransposedFactorForABiasGradient) {
+  const Device cpu = ops::this_cpu();
+  std::mt19937 random(4);
+  const Matrix dy(300, 70, 2, random), x(300, 40, 0, random);
+  std::vector<float> dw(70 * 40), db(72, 0.25f);
+  Gemm g{dy.v.data(), x.v.data(), dw.data(), 70, 40, 300, dy.ld, x.ld, 40, true, false, true, DType::kBf16, DType::kF32};
+  g.epilogue = GemmEpilogue::kBiasGrad, g.bias_grad = db.data();
+  if (const Support s = supports_gemm_cpu(g, cpu); !s) GTEST_SKIP() << s.refusal;
+  gemm_cpu(g, {});
+  for (int64_t i = 0; i < 70; ++i) {
+    double want = 0;
+    for (int64_t t = 0; t < 300; ++t) want += dy.at(t, i);
+    ASSERT_NEAR(db[static_cast<size_t>(i)], want, 1e-4);
+  }
+  EXPECT_EQ(db[70], 0.25f);
+}
+
+TEST(Gemm, OwnProductRefusesWhatItDoesNotDoOrDoesSlower) {
   Device cpu;
   cpu.isa = kAvx512Bf16;
-  Gemm g{};
-  g.dtype = DType::kBf16, g.out_dtype = DType::kF32;
-  EXPECT_TRUE(supports_gemm_cpu(g, cpu));
-  g.epilogue = GemmEpilogue::kBiasGrad;
-  EXPECT_FALSE(supports_gemm_cpu(g, cpu));
-  g.epilogue = GemmEpilogue::kNone, g.out_dtype = DType::kBf16;
-  EXPECT_FALSE(supports_gemm_cpu(g, cpu));
-  g.out_dtype = DType::kF32, cpu.isa = 0;
-  EXPECT_FALSE(supports_gemm_cpu(g, cpu));
+  const auto takes = [&](auto change) {
+    Gemm g{};
+    g.m = g.n = g.k = 128, g.dtype = g.out_dtype = DType::kBf16;
+    change(g);
+    return static_cast<bool>(supports_gemm_cpu(g, cpu));
+  };
+  EXPECT_TRUE(takes([](Gemm&) {}));
+  EXPECT_TRUE(takes([](Gemm& g) { g.epilogue = GemmEpilogue::kBias; }));
+  EXPECT_FALSE(takes([](Gemm& g) { g.epilogue = GemmEpilogue::kDgelu; }));
+  EXPECT_FALSE(takes([](Gemm& g) { g.accumulate = true; }));
+  EXPECT_FALSE(takes([](Gemm& g) { g.m = 7; }));
+  EXPECT_FALSE(takes([](Gemm& g) { g.m = 2048, g.n = 512; }));
+  EXPECT_TRUE(takes([](Gemm& g) { g.m = 2048, g.n = 512, g.varying = true; }));
+  EXPECT_FALSE(takes([](Gemm& g) { g.dtype = DType::kF32; }));
+  const auto f32 = [](Gemm& g) { g.out_dtype = DType::kF32, g.m = 4096, g.accumulate = true; };
+  EXPECT_TRUE(takes(f32));
+  EXPECT_FALSE(takes([&](Gemm& g) { f32(g), g.epilogue = GemmEpilogue::kBias; }));
+  EXPECT_FALSE(takes([&](Gemm& g) { f32(g), g.epilogue = GemmEpilogue::kBiasGrad; }));
+  EXPECT_TRUE(takes([&](Gemm& g) { f32(g), g.epilogue = GemmEpilogue::kBiasGrad, g.a_transposed = true; }));
+  cpu.isa = 0;
+  EXPECT_FALSE(takes([](Gemm&) {}));
+  cpu.isa = kAvx512Bf16 | kAmxBf16;
+  EXPECT_FALSE(takes(f32));
 }
 
 TEST(Gemm, EveryBitIsTheSameForAnyNumberOfThreads) {

@@ -29,6 +29,7 @@ struct Gemm {
   const void* bias = nullptr;  // [n] out_dtype
   void* aux = nullptr;         // [m, n] out_dtype, rows ldc apart
   void* bias_grad = nullptr;   // [m] out_dtype, written, never added to
+  bool varying = false;        // the number of rows comes from the data: the next call has another shape
 };
 
 // bf16 factors, fp32 result, on AVX512-BF16. Sums go in the order of k.

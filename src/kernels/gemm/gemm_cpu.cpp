@@ -1,6 +1,7 @@
-// The products that the library would round: bf16 factors, fp32 result. Both factors are packed, 256 of k at a time, into pairs of
-// neighbours in k: A in panels of 8 rows [k / 2][8][2], B in panels of 32 columns [k / 2][32][2]. A task is a block of C that stays in
-// the second cache over all of k; sums go in the order of k, whatever the block, so the bits depend on neither threads nor blocks.
+// Products of bf16 factors on AVX512-BF16. Both factors are packed, 256 of k at a time, into pairs of neighbours in k: A in panels of 8
+// rows [k / 2][8][2], B in panels of 32 columns [k / 2][32][2]. A task is a block of C that stays in the second cache over all of k: an
+// fp32 result in its place, any other in a buffer of fp32 sums that is rounded, with its bias, while it is there. Sums go in the
+// order of k, whatever the block, so the bits depend on neither threads nor blocks.
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -11,6 +12,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
+#include "kernels/cpu.h"
 #include "kernels/gemm/gemm.h"
 
 namespace weft::kernels {
@@ -132,19 +134,43 @@ Block block_of(const Gemm& g) {
   return b;
 }
 
+// The sums of one row of the block, with their bias (null: none), rounded to bf16.
+WEFT_AVX512_BF16 void finish_row(const float* sums, const bf16* bias, bf16* c, int64_t n) {
+  if (bias != nullptr) {
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) c[j] = from_f32<bf16>(sums[j] + to_f32(bias[j]));
+  } else {
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) c[j] = from_f32<bf16>(sums[j]);
+  }
+}
+
+// bias_grad[m] = sum over k of A[k, m], for `m` columns of A.
+WEFT_AVX512_BF16 void sum_rows(const bf16* a, int64_t lda, int64_t k, int64_t m, float* sums) {
+  std::fill_n(sums, m, 0.0f);
+  for (int64_t i = 0; i < k; ++i, a += lda) {
+#pragma omp simd
+    for (int64_t j = 0; j < m; ++j) sums[j] += to_f32(a[j]);
+  }
+}
+
 void run(const Gemm& g, const Launch& launch) {
   const auto *a = static_cast<const uint16_t*>(g.a), *b = static_cast<const uint16_t*>(g.b);
-  auto* c = static_cast<float*>(g.c);
   const Block block = block_of(g);
   const int64_t down = (g.m + block.m - 1) / block.m, across = (g.n + block.n - 1) / block.n;
+  const bool in_place = g.out_dtype == DType::kF32;
   parallel_for(launch.parallel, down * across, 1, [&](int64_t begin, int64_t end) {
-    const int64_t deepest = (std::min(kDepth, g.k) + 1) / 2;
-    const auto buffer = std::make_unique_for_overwrite<Line[]>(static_cast<size_t>((block.m + block.n) * deepest / 16 + 1));
+    const int64_t deepest = (std::min(kDepth, g.k) + 1) / 2, packed = (block.m + block.n) * deepest;
+    const auto buffer = std::make_unique_for_overwrite<Line[]>(static_cast<size_t>((packed + (in_place ? 0 : block.m * block.n)) / 16 + 1));
     uint32_t *const b_packed = buffer[0].pairs, *const a_packed = b_packed + block.n * deepest;
+    auto* const sums = reinterpret_cast<float*>(a_packed + block.m * deepest);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t m0 = task / across * block.m, n0 = task % across * block.n, m = std::min(block.m, g.m - m0), n = std::min(block.n, g.n - n0);
-      if (!g.accumulate)
-        for (int64_t r = 0; r < m; ++r) std::fill_n(c + (m0 + r) * g.ldc + n0, n, 0.0f);
+      float* const c = in_place ? static_cast<float*>(g.c) + m0 * g.ldc + n0 : sums;
+      const int64_t ldc = in_place ? g.ldc : block.n;
+      if (!in_place) std::fill_n(sums, block.m * block.n, 0.0f);
+      else if (!g.accumulate)
+        for (int64_t r = 0; r < m; ++r) std::fill_n(c + r * ldc, n, 0.0f);
       for (int64_t k = 0; k < g.k; k += kDepth) {
         const int64_t depth = std::min(kDepth, g.k - k), half = (depth + 1) / 2;
         g.a_transposed ? pack_k_rows<kRows>(a + k * g.lda + m0, g.lda, depth, m, a_packed) : pack_k_cols<kRows>(a + m0 * g.lda + k, g.lda, depth, m, a_packed);
@@ -152,11 +178,15 @@ void run(const Gemm& g, const Launch& launch) {
         for (int64_t j = 0; j < n; j += kCols)
           for (int64_t i = 0; i < m; i += kRows) {
             const uint32_t *ap = a_packed + i * half, *bp = b_packed + j * half;
-            float* at = c + (m0 + i) * g.ldc + n0 + j;
-            if (m - i >= kRows && n - j >= kCols) multiply(ap, bp, half, at, g.ldc);
-            else multiply_edge(ap, bp, half, at, g.ldc, std::min(kRows, m - i), std::min(kCols, n - j));
+            if (!in_place || (m - i >= kRows && n - j >= kCols)) multiply(ap, bp, half, c + i * ldc + j, ldc);  // the buffer holds whole tiles
+            else multiply_edge(ap, bp, half, c + i * ldc + j, ldc, std::min(kRows, m - i), std::min(kCols, n - j));
           }
       }
+      if (!in_place) {
+        const bf16* const bias = g.epilogue == GemmEpilogue::kBias ? static_cast<const bf16*>(g.bias) + n0 : nullptr;
+        for (int64_t r = 0; r < m; ++r) finish_row(sums + r * ldc, bias, static_cast<bf16*>(g.c) + (m0 + r) * g.ldc + n0, n);
+      }
+      if (g.epilogue == GemmEpilogue::kBiasGrad && n0 == 0) sum_rows(static_cast<const bf16*>(g.a) + m0, g.lda, g.k, m, static_cast<float*>(g.bias_grad) + m0);
     }
   });
 }
@@ -166,8 +196,15 @@ void run(const Gemm& g, const Launch& launch) {
 
 Support supports_gemm_cpu(const Gemm& g, const Device& device) {
   if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  if (g.dtype != DType::kBf16 || g.out_dtype != DType::kF32) return {"the factors are not bf16 or the result is not f32"};
-  if (g.epilogue != GemmEpilogue::kNone) return {"nothing follows this product"};
+  const bool rounded = g.out_dtype == DType::kBf16;
+  if (g.dtype != DType::kBf16 || (g.out_dtype != DType::kF32 && !rounded)) return {"the factors are not bf16, or the result is neither bf16 nor f32"};
+  if (rounded && g.accumulate) return {"nothing is added to a bf16 result"};
+  if (rounded && g.epilogue != GemmEpilogue::kNone && g.epilogue != GemmEpilogue::kBias) return {"nothing but a bias follows a bf16 result"};
+  if (!rounded && g.epilogue != GemmEpilogue::kNone && !(g.epilogue == GemmEpilogue::kBiasGrad && g.a_transposed))
+    return {"nothing but the bias gradient of a transposed factor goes with an f32 result"};
+  if (rounded && g.m < 8) return {"so few rows do not pay for packing the other factor"};
+  // The library is a fifth faster once it has compiled a product's shape, and takes half a millisecond for that.
+  if (rounded && g.m * g.n * g.k > (g.varying ? int64_t{1} << 28 : int64_t{1} << 22)) return {"large: the library's product is faster"};
   if ((device.isa & kAvx512Bf16) == 0) return {"no AVX512-BF16"};
   if ((device.isa & kAmxBf16) != 0) return {"the library's AMX product is faster"};
   return {};
