@@ -53,6 +53,8 @@ struct Problem {
   }
 };
 
+constexpr float kSinksBefore = 0.75f;  // in d_sinks, which every candidate adds to
+
 struct Reference {
   std::vector<double> o, lse, max_logit, dq, dk, dv, d_sinks;
 };
@@ -150,9 +152,8 @@ void check(const Candidate& candidate, const Case& c, bool must_take) {
   const auto sinks = random.normal<float>(H);
   const Reference want = reference(p, wide(q), wide(k), wide(v), wide(d_o), wide(sinks));
   Buffer<T> gq(q), gk(k), gv(v), gdo(d_o), o(T_ * H * V), dq(T_ * H * D), dk(S * G * D), dv(S * G * V);
-  Buffer<float> gs(sinks), lse(T_ * H), top(H), d_sinks(H);
+  Buffer<float> gs(sinks), lse(T_ * H), top(H), d_sinks(std::vector<float>(static_cast<size_t>(H), kSinksBefore));
   Buffer<int32_t> cu(p.cu), lens(p.lens), starts(p.starts);
-  d_sinks.zero();
   const int max_q = *std::max_element(p.c.queries.begin(), p.c.queries.end()), max_kv = *std::max_element(p.c.keys.begin(), p.c.keys.end());
   const kernels::AttentionShape shape{cu.data, lens.data, starts.data, p.cu.data(), p.lens.data(), p.starts.data(), T_, S, H * D, G * D, G * V,
                                       static_cast<int32_t>(p.lens.size()), c.H, c.G, c.D, c.V, max_q, max_kv, c.left, c.right, static_cast<float>(p.scale), c.dropout, p.seed,
@@ -185,17 +186,22 @@ void check(const Candidate& candidate, const Case& c, bool must_take) {
     must_take ? expect(name + "bwd", false, s.refusal) : (void)std::printf("refused %sbwd: %s\n", name.c_str(), s.refusal);
     return;
   }
+  // Own kernels round a gradient once, at its end: 2^-8 of it at most. The library reads the output, which was rounded before.
+  const bool once = !kWide && std::string(candidate.name) == "sm90";
+  const double rel_bwd = once ? 2e-3 : 2 * rel, worst_bwd = once ? 4e-3 : 2 * worst;
   Buffer<uint8_t> workspace_bwd(candidate.workspace_bwd == nullptr ? 0 : candidate.workspace_bwd(b));
   candidate.bwd(b, {nullptr, workspace_bwd.data});
   device_wait("attention_bwd");
-  compare_gradient(name + "dq", dq.host(), want.dq, 2 * rel, 2 * worst);
-  compare_gradient(name + "dk", dk.host(), want.dk, 2 * rel, 2 * worst);
-  compare_gradient(name + "dv", dv.host(), want.dv, 2 * rel, 2 * worst);
-  if (c.sinks) compare(name + "d_sinks", d_sinks.host(), want.d_sinks, 2 * rel, 2 * worst);
+  compare_gradient(name + "dq", dq.host(), want.dq, rel_bwd, worst_bwd);
+  compare_gradient(name + "dk", dk.host(), want.dk, rel_bwd, worst_bwd);
+  compare_gradient(name + "dv", dv.host(), want.dv, rel_bwd, worst_bwd);
+  std::vector<double> sums = want.d_sinks;  // added to what was there
+  for (double& x : sums) x += kSinksBefore;
+  if (c.sinks) compare(name + "d_sinks", d_sinks.host(), sums, once ? 1e-4 : 2 * rel, once ? 1e-4 : 2 * worst);
   dk.poison(), dv.poison(), dq.poison();
   replay([&](cudaStream_t stream) { candidate.bwd(b, {stream, workspace_bwd.data}); });
-  compare_gradient(name + "dk out of a graph", dk.host(), want.dk, 2 * rel, 2 * worst);
-  compare_gradient(name + "dq out of a graph", dq.host(), want.dq, 2 * rel, 2 * worst);
+  compare_gradient(name + "dk out of a graph", dk.host(), want.dk, rel_bwd, worst_bwd);
+  compare_gradient(name + "dq out of a graph", dq.host(), want.dq, rel_bwd, worst_bwd);
   if (!c.deterministic) return;
   const auto first = dq.host();
   bool same = true;

@@ -1,7 +1,9 @@
 // Backward. A task is one query head of one document; tiles are 64 keys by 64 queries and stand transposed (keys are rows), so
 // that P and dS are the left operands of dV and dK as they come, and dQ is gathered transposed:
-//   S^T = K Q^T, P^T = exp(scale S^T - lse), dP^T = V dO^T, dS^T = scale P^T (dP^T - delta), delta = sum_c o do
+//   S^T = K Q^T, P^T = exp(scale S^T - lse), dP^T = V dO^T, dS^T = scale P^T (dP^T - delta), delta = sum_j p_j dp_j
 //   dV += P^T dO, dK += dS^T Q, dQ^T += K^T dS^T
+// The tiles of 64 queries are kept in fp32 until delta is whole. (o . do is the same number, but an output that was rounded to bf16
+// leaves its error there, and dP - delta may cancel.)
 // Grouped heads leave fp32 parts that are added in the order of heads: the same sums for any number of threads.
 #include <algorithm>
 #include <limits>
@@ -18,40 +20,43 @@ using namespace tile;
 constexpr int32_t kTile = 64;
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
-template <class T>
-WEFT_CLONES float dot(const T* a, const T* b, int32_t n) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int32_t i = 0; i < n; ++i) sum += to_f32(a[i]) * to_f32(b[i]);
-  return sum;
+// One key's row of a tile, over the queries [begin, end) that see it: logits -> p, delta += p dp.
+WEFT_CLONES void weigh_row(float* logits_p, const float* dp, const float* lse, float* delta, float scale, int32_t begin, int32_t end) {
+#pragma omp simd
+  for (int32_t i = begin; i < end; ++i) {
+    const float e = exp_f32(logits_p[i] * scale - lse[i]);
+    logits_p[i] = e;
+    delta[i] += e * dp[i];
+  }
 }
 
-// One key's row of a tile: logits and dp over queries -> p and ds; queries outside [begin, end) get 0.
+// The same with dropout: dp passes only through kept pairs, so it becomes keep dp.
+void weigh_row_dropped(const AttentionShape& s, uint32_t head_seed, uint32_t query, uint32_t key, float* logits_p, float* dp, const float* lse, float* delta,
+                       int32_t begin, int32_t end) {
+  const auto threshold = static_cast<uint32_t>(static_cast<double>(s.dropout) * 4294967296.0);
+  for (int32_t i = begin; i < end; ++i)
+    dp[i] *= attention_hash(head_seed, query + static_cast<uint32_t>(i), key) < threshold ? 0.0f : 1.0f / (1.0f - s.dropout);
+  weigh_row(logits_p, dp, lse, delta, s.scale, begin, end);
+}
+
+// p and dp -> the operands of the products; queries outside [begin, end) get 0.
 template <class E>
-WEFT_CLONES void tile_row(const float* logits, const float* dp, const float* lse, const float* delta, float scale, int32_t begin, int32_t end,
-                          E* p, E* ds) {
+WEFT_CLONES void tile_row(const float* p_f32, const float* dp, const float* delta, float scale, int32_t begin, int32_t end, E* p, E* ds) {
   for (int32_t i = 0; i < begin; ++i) p[i] = E{}, ds[i] = E{};
   for (int32_t i = end; i < kTile; ++i) p[i] = E{}, ds[i] = E{};
 #pragma omp simd
   for (int32_t i = begin; i < end; ++i) {
-    const float e = exp_f32(logits[i] * scale - lse[i]);
-    p[i] = convert<E>(e);
-    ds[i] = convert<E>(scale * e * (dp[i] - delta[i]));
+    p[i] = convert<E>(p_f32[i]);
+    ds[i] = convert<E>(scale * p_f32[i] * (dp[i] - delta[i]));
   }
 }
 
-// The same with dropout: p is what met V, dp passes only through kept pairs.
+// What met V is p of the kept pairs alone.
 template <class E>
-void tile_row_dropped(const AttentionShape& s, uint32_t head_seed, uint32_t query, uint32_t key, const float* logits, const float* dp,
-                      const float* lse, const float* delta, int32_t begin, int32_t end, E* p, E* ds) {
+void drop_row(const AttentionShape& s, uint32_t head_seed, uint32_t query, uint32_t key, const float* p_f32, int32_t begin, int32_t end, E* p) {
   const auto threshold = static_cast<uint32_t>(static_cast<double>(s.dropout) * 4294967296.0);
-  for (int32_t i = 0; i < kTile; ++i) {
-    const bool seen = i >= begin && i < end;
-    const float keep = !seen || attention_hash(head_seed, query + static_cast<uint32_t>(i), key) < threshold ? 0.0f : 1.0f / (1.0f - s.dropout);
-    const float e = seen ? exp_f32(logits[i] * s.scale - lse[i]) : 0.0f;
-    p[i] = convert<E>(e * keep);
-    ds[i] = seen ? convert<E>(s.scale * e * (keep * dp[i] - delta[i])) : E{};
-  }
+  for (int32_t i = begin; i < end; ++i)
+    p[i] = attention_hash(head_seed, query + static_cast<uint32_t>(i), key) < threshold ? E{} : convert<E>(p_f32[i] * (1.0f / (1.0f - s.dropout)));
 }
 
 template <class T>
@@ -61,82 +66,93 @@ WEFT_CLONES void store(const float* src, int64_t ld, T* dst, int64_t stride, int
     for (int32_t c = 0; c < cols; ++c) dst[r * stride + c] = from_f32<T>(src[r * ld + c]);
 }
 
+struct Seen {  // queries of a tile that see a key
+  int32_t begin, end;
+};
+
 template <class T, class E>
 struct Task {
   const AttentionBwd& a;
-  std::vector<E> qt, gt, qr, gr, kr, vr, kt, p, ds, packed;  // t: transposed panels over queries, r: rows or row panels; g is d_o
-  std::vector<float> lse, delta, logits, dp, dq, dk, dv;
+  std::vector<E> qt, gt, qr, gr, kr, vr, kt, p, ds, packed;  // t: transposed panels over queries (keys for kt), r: rows or row panels; g is d_o
+  std::vector<float> lse, delta, p_f32, dp, dq, dk, dv;      // p_f32, dp: [key blocks][64 keys][64 queries]
 
   void run(int32_t d, int32_t head, float* dk_parts, float* dv_parts) {
     const AttentionShape& s = a.s;
     const int32_t queries = s.host_cu_q[d + 1] - s.host_cu_q[d], keys = s.host_kv_lens[d], group = head / (s.heads / s.groups);
-    const int32_t dim = round_up(s.dim, kPanel), dim_v = round_up(s.dim_v, kPanel), Q = round_up(queries, kTile);
+    const int32_t dim = round_up(s.dim, kPanel), dim_v = round_up(s.dim_v, kPanel), K = round_up(keys, kTile), shift = keys - queries;
     const int64_t row0 = s.host_cu_q[d], key0 = s.host_k_starts[d], o_stride = static_cast<int64_t>(s.heads) * s.dim_v;
     const T* q = static_cast<const T*>(a.q) + row0 * s.q_stride + static_cast<int64_t>(head) * s.dim;
     const T* k = static_cast<const T*>(a.k) + key0 * s.k_stride + static_cast<int64_t>(group) * s.dim;
     const T* v = static_cast<const T*>(a.v) + key0 * s.v_stride + static_cast<int64_t>(group) * s.dim_v;
-    const T* o = static_cast<const T*>(a.o) + row0 * o_stride + static_cast<int64_t>(head) * s.dim_v;
     const T* g = static_cast<const T*>(a.d_o) + row0 * o_stride + static_cast<int64_t>(head) * s.dim_v;
     const auto fit = [](auto& x, int64_t n) { if (static_cast<int64_t>(x.size()) < n) x.resize(static_cast<size_t>(n)); };
-    fit(qt, static_cast<int64_t>(Q) * dim), fit(qr, static_cast<int64_t>(Q) * dim), fit(gt, static_cast<int64_t>(Q) * dim_v), fit(gr, static_cast<int64_t>(Q) * dim_v);
-    fit(kr, kTile * dim), fit(kt, kTile * dim), fit(vr, kTile * dim_v), fit(p, kTile * kTile), fit(ds, kTile * kTile), fit(packed, kTile * kTile);
-    fit(lse, Q), fit(delta, Q), fit(logits, kTile * kTile), fit(dp, kTile * kTile), fit(dq, static_cast<int64_t>(dim) * Q);
-    fit(dk, kTile * dim), fit(dv, kTile * dim_v);
-    pack_transposed<E>(q, s.q_stride, queries, s.dim, qt.data(), Q, dim);
-    pack_transposed<E>(g, o_stride, queries, s.dim_v, gt.data(), Q, dim_v);
-    pack_rows<E>(q, s.q_stride, queries, s.dim, qr.data(), Q, dim);
-    pack_rows<E>(g, o_stride, queries, s.dim_v, gr.data(), Q, dim_v);
-    for (int32_t i = 0; i < queries; ++i) {
-      lse[static_cast<size_t>(i)] = a.lse[(row0 + i) * s.heads + head];
-      delta[static_cast<size_t>(i)] = dot(o + i * o_stride, g + i * o_stride, s.dim_v);
-      if (a.d_sinks != nullptr) sink_sum -= lse[static_cast<size_t>(i)] == -kInf ? 0.0 : std::exp(a.sinks[head] - lse[static_cast<size_t>(i)]) * delta[static_cast<size_t>(i)];
-    }
-    std::fill(dq.begin(), dq.begin() + static_cast<int64_t>(dim) * Q, 0.0f);
+    fit(qt, kTile * dim), fit(qr, kTile * dim), fit(gt, kTile * dim_v), fit(gr, kTile * dim_v), fit(p, kTile * kTile), fit(ds, kTile * kTile), fit(packed, kTile * kTile);
+    fit(kr, static_cast<int64_t>(K) * dim), fit(kt, static_cast<int64_t>(K) * dim), fit(vr, static_cast<int64_t>(K) * dim_v);
+    fit(p_f32, static_cast<int64_t>(K) * kTile), fit(dp, static_cast<int64_t>(K) * kTile), fit(lse, kTile), fit(delta, kTile);
+    fit(dq, dim * kTile), fit(dk, static_cast<int64_t>(K) * dim), fit(dv, static_cast<int64_t>(K) * dim_v);
+    copy_rows<E>(k, s.k_stride, keys, s.dim, kr.data(), K, dim);
+    copy_rows<E>(v, s.v_stride, keys, s.dim_v, vr.data(), K, dim_v);
+    for (int64_t k0 = 0; k0 < K; k0 += kTile) turn(kr.data() + k0 * dim, dim, kt.data() + k0 * dim, kTile, dim, kTile);
+    std::fill(dk.begin(), dk.begin() + static_cast<int64_t>(K) * dim, 0.0f), std::fill(dv.begin(), dv.begin() + static_cast<int64_t>(K) * dim_v, 0.0f);
     const uint32_t seed = attention_head_seed(s.seed, head);
-    for (int32_t k0 = 0; k0 < keys; k0 += kTile) {
-      const int32_t n = std::min(kTile, keys - k0);
-      copy_rows<E>(k + k0 * s.k_stride, s.k_stride, n, s.dim, kr.data(), kTile, dim);
-      copy_rows<E>(v + k0 * s.v_stride, s.v_stride, n, s.dim_v, vr.data(), kTile, dim_v);
-      turn(kr.data(), dim, kt.data(), kTile, dim, kTile);
-      std::fill(dk.begin(), dk.end(), 0.0f), std::fill(dv.begin(), dv.end(), 0.0f);
-      // Queries that see any key of this block: key j is seen by i in [j - shift - right, j - shift + left], shift = keys - queries.
-      const int32_t shift = keys - queries;
-      const int32_t first = s.right < 0 ? 0 : std::max(0, k0 - shift - s.right), last = s.left < 0 ? queries : std::min(queries, k0 + n - shift + s.left);
-      for (int32_t q0 = first / kTile * kTile; q0 < last; q0 += kTile) {
-        const int32_t m = std::min(kTile, queries - q0);
+    for (int32_t q0 = 0; q0 < queries; q0 += kTile) {
+      const int32_t m = std::min(kTile, queries - q0);
+      // Keys that any query of this tile sees: query i sees key j in [i + shift - left, i + shift + right].
+      const int32_t first = s.left < 0 ? 0 : std::max(0, q0 + shift - s.left) / kTile * kTile, last = s.right < 0 ? keys : std::min(keys, q0 + m + shift + s.right);
+      const auto seen = [&](int32_t key) -> Seen {
+        const int32_t at = key - shift - q0;
+        const int32_t begin = s.right < 0 ? 0 : std::clamp(at - s.right, 0, m), end = s.left < 0 ? m : std::clamp(at + s.left + 1, 0, m);
+        return key >= keys || end <= begin ? Seen{0, 0} : Seen{begin, end};
+      };
+      pack_transposed<E>(q + q0 * s.q_stride, s.q_stride, m, s.dim, qt.data(), kTile, dim);
+      pack_transposed<E>(g + q0 * o_stride, o_stride, m, s.dim_v, gt.data(), kTile, dim_v);
+      pack_rows<E>(q + q0 * s.q_stride, s.q_stride, m, s.dim, qr.data(), kTile, dim);
+      pack_rows<E>(g + q0 * o_stride, o_stride, m, s.dim_v, gr.data(), kTile, dim_v);
+      for (int32_t i = 0; i < m; ++i) lse[static_cast<size_t>(i)] = a.lse[(row0 + q0 + i) * s.heads + head];
+      std::fill(delta.begin(), delta.end(), 0.0f), std::fill(dq.begin(), dq.end(), 0.0f);
+      for (int32_t k0 = first; k0 < last; k0 += kTile) {
+        float *pt = p_f32.data() + static_cast<int64_t>(k0) * kTile, *dpt = dp.data() + static_cast<int64_t>(k0) * kTile;
         for (int32_t c = 0; c < kTile; c += kPanel) {
-          gemm(kr.data(), dim, qt.data() + static_cast<int64_t>(q0 + c) * dim, logits.data() + c, kTile, kTile, dim, false);
-          gemm(vr.data(), dim_v, gt.data() + static_cast<int64_t>(q0 + c) * dim_v, dp.data() + c, kTile, kTile, dim_v, false);
+          gemm(kr.data() + static_cast<int64_t>(k0) * dim, dim, qt.data() + static_cast<int64_t>(c) * dim, pt + c, kTile, kTile, dim, false);
+          gemm(vr.data() + static_cast<int64_t>(k0) * dim_v, dim_v, gt.data() + static_cast<int64_t>(c) * dim_v, dpt + c, kTile, kTile, dim_v, false);
         }
         for (int32_t j = 0; j < kTile; ++j) {
-          const int32_t at = k0 + j - shift - q0;
-          int32_t begin = s.right < 0 ? 0 : std::clamp(at - s.right, 0, m), end = s.left < 0 ? m : std::clamp(at + s.left + 1, 0, m);
-          if (j >= n || end <= begin) begin = end = 0;
+          const Seen by = seen(k0 + j);
           if (s.dropout > 0)
-            tile_row_dropped<E>(s, seed, static_cast<uint32_t>(row0 + q0), static_cast<uint32_t>(key0 + k0 + j), logits.data() + j * kTile, dp.data() + j * kTile,
-                                lse.data() + q0, delta.data() + q0, begin, end, p.data() + j * kTile, ds.data() + j * kTile);
+            weigh_row_dropped(s, seed, static_cast<uint32_t>(row0 + q0), static_cast<uint32_t>(key0 + k0 + j), pt + j * kTile, dpt + j * kTile, lse.data(), delta.data(),
+                              by.begin, by.end);
           else
-            tile_row<E>(logits.data() + j * kTile, dp.data() + j * kTile, lse.data() + q0, delta.data() + q0, s.scale, begin, end,
-                        p.data() + j * kTile, ds.data() + j * kTile);
+            weigh_row(pt + j * kTile, dpt + j * kTile, lse.data(), delta.data(), s.scale, by.begin, by.end);
+        }
+      }
+      if (a.d_sinks != nullptr)
+        for (size_t i = 0; i < static_cast<size_t>(m); ++i) sink_sum -= lse[i] == -kInf ? 0.0 : std::exp(a.sinks[head] - lse[i]) * delta[i];
+      for (int32_t k0 = first; k0 < last; k0 += kTile) {
+        const float *pt = p_f32.data() + static_cast<int64_t>(k0) * kTile, *dpt = dp.data() + static_cast<int64_t>(k0) * kTile;
+        for (int32_t j = 0; j < kTile; ++j) {
+          const Seen by = seen(k0 + j);
+          tile_row<E>(pt + j * kTile, dpt + j * kTile, delta.data(), s.scale, by.begin, by.end, p.data() + j * kTile, ds.data() + j * kTile);
+          if (s.dropout > 0)
+            drop_row<E>(s, seed, static_cast<uint32_t>(row0 + q0), static_cast<uint32_t>(key0 + k0 + j), pt + j * kTile, by.begin, by.end, p.data() + j * kTile);
         }
         pack_rows<E>(ds.data(), kTile, kTile, kTile, packed.data(), kTile, kTile);
         for (int32_t c = 0; c < dim_v; c += kPanel)
-          gemm(p.data(), kTile, gr.data() + static_cast<int64_t>(c) * Q + static_cast<int64_t>(q0) * kPanel, dv.data() + c, dim_v, kTile, kTile, true);
+          gemm(p.data(), kTile, gr.data() + static_cast<int64_t>(c) * kTile, dv.data() + static_cast<int64_t>(k0) * dim_v + c, dim_v, kTile, kTile, true);
         for (int32_t c = 0; c < dim; c += kPanel)
-          gemm(ds.data(), kTile, qr.data() + static_cast<int64_t>(c) * Q + static_cast<int64_t>(q0) * kPanel, dk.data() + c, dim, kTile, kTile, true);
+          gemm(ds.data(), kTile, qr.data() + static_cast<int64_t>(c) * kTile, dk.data() + static_cast<int64_t>(k0) * dim + c, dim, kTile, kTile, true);
         for (int32_t c = 0; c < kTile; c += kPanel)
-          gemm(kt.data(), kTile, packed.data() + c * kTile, dq.data() + q0 + c, Q, dim, kTile, true);
+          gemm(kt.data() + static_cast<int64_t>(k0) * dim, kTile, packed.data() + c * kTile, dq.data() + c, kTile, dim, kTile, true);
       }
-      if (dk_parts == nullptr) {
-        const int64_t ld_k = static_cast<int64_t>(s.groups) * s.dim, ld_v = static_cast<int64_t>(s.groups) * s.dim_v;
-        store(dk.data(), dim, static_cast<T*>(a.dk) + (key0 + k0) * ld_k + static_cast<int64_t>(group) * s.dim, ld_k, n, s.dim);
-        store(dv.data(), dim_v, static_cast<T*>(a.dv) + (key0 + k0) * ld_v + static_cast<int64_t>(group) * s.dim_v, ld_v, n, s.dim_v);
-      } else {
-        store(dk.data(), dim, dk_parts + ((key0 + k0) * s.heads + head) * s.dim, static_cast<int64_t>(s.heads) * s.dim, n, s.dim);
-        store(dv.data(), dim_v, dv_parts + ((key0 + k0) * s.heads + head) * s.dim_v, static_cast<int64_t>(s.heads) * s.dim_v, n, s.dim_v);
-      }
+      turn(dq.data(), kTile, static_cast<T*>(a.dq) + ((row0 + q0) * s.heads + head) * s.dim, static_cast<int64_t>(s.heads) * s.dim, m, s.dim);
     }
-    turn(dq.data(), Q, static_cast<T*>(a.dq) + (row0 * s.heads + head) * s.dim, static_cast<int64_t>(s.heads) * s.dim, queries, s.dim);
+    if (dk_parts == nullptr) {
+      const int64_t ld_k = static_cast<int64_t>(s.groups) * s.dim, ld_v = static_cast<int64_t>(s.groups) * s.dim_v;
+      store(dk.data(), dim, static_cast<T*>(a.dk) + key0 * ld_k + static_cast<int64_t>(group) * s.dim, ld_k, keys, s.dim);
+      store(dv.data(), dim_v, static_cast<T*>(a.dv) + key0 * ld_v + static_cast<int64_t>(group) * s.dim_v, ld_v, keys, s.dim_v);
+    } else {
+      store(dk.data(), dim, dk_parts + (key0 * s.heads + head) * s.dim, static_cast<int64_t>(s.heads) * s.dim, keys, s.dim);
+      store(dv.data(), dim_v, dv_parts + (key0 * s.heads + head) * s.dim_v, static_cast<int64_t>(s.heads) * s.dim_v, keys, s.dim_v);
+    }
   }
   double sink_sum = 0;
 };

@@ -1,6 +1,8 @@
-// Backward for what has no tensor-core candidate. One kernel owns 32 keys of a key head and walks the queries of its query heads in
-// order (dK, dV); another owns 32 queries and walks the keys (dQ): probabilities are computed twice, and no sum depends on timing.
+// Backward for what has no tensor-core candidate. One kernel owns 32 queries and walks the keys (delta, then dQ); another owns 32 keys
+// of a key head and walks the queries of its query heads in order (dK, dV): no sum depends on timing.
 //   p = exp(scale q.k - lse), dp = do.v, ds = scale p (keep dp - delta), delta = o.do; dV += (keep p)^T dO, dK += ds^T Q, dQ += ds K
+// An output rounded to bf16 would leave its error in delta, where dp - delta may cancel: there delta = sum_j keep p_j dp_j, from a
+// walk of its own.
 #include "kernels/attention/documents.cuh"
 
 namespace weft::kernels {
@@ -96,8 +98,11 @@ __global__ void __launch_bounds__(kAttentionThreads) key_grads(AttentionBwd a, c
   store_row(dv, static_cast<T*>(a.dv) + ((key0 + k0 + r) * s.groups + group) * s.dim_v, s.dim_v, sub, 1.0f);
 }
 
+template <class T>
+constexpr bool kDeltaOfOutput = std::is_same_v<T, float>;
+
 template <class T, int kChunks>
-__global__ void __launch_bounds__(kAttentionThreads) query_grads(AttentionBwd a, const float* delta, int q_blocks, Dropping drop) {
+__global__ void __launch_bounds__(kAttentionThreads) query_grads(AttentionBwd a, float* delta, int q_blocks, Dropping drop) {
   WEFT_DYNAMIC_SMEM(raw);
   const AttentionShape& s = a.s;
   const int doc = static_cast<int>(blockIdx.x) / q_blocks, q0 = static_cast<int>(blockIdx.x) % q_blocks * kTile, head = static_cast<int>(blockIdx.y);
@@ -111,23 +116,38 @@ __global__ void __launch_bounds__(kAttentionThreads) query_grads(AttentionBwd a,
   load_rows(q, static_cast<const T*>(a.q) + row * s.q_stride + static_cast<int64_t>(head) * s.dim, s.q_stride, rows, s.dim);
   load_rows(d_o, static_cast<const T*>(a.d_o) + (row * s.heads + head) * s.dim_v, static_cast<int64_t>(s.heads) * s.dim_v, rows, s.dim_v);
   const Span mine = r < rows ? seen_keys(s, q0 + r, queries, keys) : Span{0, 0};
-  const float lse = r < rows ? a.lse[(row + r) * s.heads + head] : 0.0f, del = r < rows ? delta[(row + r) * s.heads + head] : 0.0f;
+  const float lse = r < rows ? a.lse[(row + r) * s.heads + head] : 0.0f;
   const uint32_t seed = attention_head_seed(s.seed, head);
   const int begin = seen_keys(s, q0, queries, keys).begin / kTile * kTile, end = seen_keys(s, q0 + rows - 1, queries, keys).end;
-  float4 dq[kChunks] = {};
-  for (int k0 = begin; k0 < end; k0 += kTile) {
+  float dot[8], dp[8];
+  const auto products = [&](int k0) {  // of this thread's query with keys k0 + sub, + 4, ...
     __syncthreads();
     load_rows(k, static_cast<const T*>(a.k) + (key0 + k0) * s.k_stride + static_cast<int64_t>(group) * s.dim, s.k_stride, keys - k0, s.dim);
     load_rows(v, static_cast<const T*>(a.v) + (key0 + k0) * s.v_stride + static_cast<int64_t>(group) * s.dim_v, s.v_stride, keys - k0, s.dim_v);
     __syncthreads();
-    float dot[8], dp[8];
     dot_rows(dot, q + r * ld, k, ld, sub);
     dot_rows(dp, d_o + r * ld_v, v, ld_v, sub);
+  };
+  const auto sees = [&](int key) { return key >= mine.begin && key < mine.end; };
+  const auto pair_with = [&](int key, int j, float d) { return pair(s, drop, seed, row + r, key0 + key, sees(key), dot[j], dp[j], lse, d); };
+  float del = 0;
+  if constexpr (kDeltaOfOutput<T>) {
+    if (r < rows) del = delta[(row + r) * s.heads + head];
+  } else {
+    for (int k0 = begin; k0 < end; k0 += kTile) {
+      products(k0);
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const int key = k0 + sub + 4 * j;
-      ds[sub + 4 * j] = pair(s, drop, seed, row + r, key0 + key, key >= mine.begin && key < mine.end, dot[j], dp[j], lse, del).ds;
+      for (int j = 0; j < 8; ++j)
+        if (sees(k0 + sub + 4 * j)) del += pair_with(k0 + sub + 4 * j, j, 0.0f).kept * dp[j];
     }
+    del += __shfl_xor_sync(0xffffffffu, del, 1), del += __shfl_xor_sync(0xffffffffu, del, 2);  // the four threads of a query
+    if (r < rows && sub == 0) delta[(row + r) * s.heads + head] = del;
+  }
+  float4 dq[kChunks] = {};
+  for (int k0 = begin; k0 < end; k0 += kTile) {
+    products(k0);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) ds[sub + 4 * j] = pair_with(k0 + sub + 4 * j, j, del).ds;
     __syncwarp();
     add_rows(dq, ds, k, ld, sub);
     __syncwarp();
@@ -155,17 +175,18 @@ void attention_bwd_sm90(const AttentionBwd& a, const Launch& launch) {
   with_float_type(s.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     const int64_t rows = s.tokens * s.heads;
-    launch_grid(deltas<T>, dim3(static_cast<unsigned>(ceil_div(rows, 8))), dim3(256), 0, launch.stream, static_cast<const T*>(a.o), static_cast<const T*>(a.d_o), delta, rows,
-                s.dim_v);
+    if constexpr (kDeltaOfOutput<T>)
+      launch_grid(deltas<T>, dim3(static_cast<unsigned>(ceil_div(rows, 8))), dim3(256), 0, launch.stream, static_cast<const T*>(a.o), static_cast<const T*>(a.d_o), delta,
+                  rows, s.dim_v);
     if (!covers_keys(s)) {
       launch_grid(zero<T>, dim3(s.key_rows > 0 ? 264 : 0), dim3(256), 0, launch.stream, static_cast<T*>(a.dk), s.key_rows * s.groups * s.dim);
       launch_grid(zero<T>, dim3(s.key_rows > 0 ? 264 : 0), dim3(256), 0, launch.stream, static_cast<T*>(a.dv), s.key_rows * s.groups * s.dim_v);
     }
     const auto go = [&](auto keys, auto queries) {
+      launch_grid(queries, dim3(static_cast<unsigned>(s.documents * q_blocks), static_cast<unsigned>(s.heads)), dim3(kAttentionThreads), query_smem, launch.stream, a,
+                  delta, q_blocks, Dropping(s.dropout));
       launch_grid(keys, dim3(static_cast<unsigned>(s.documents * k_blocks), static_cast<unsigned>(s.groups)), dim3(kAttentionThreads), key_smem, launch.stream, a,
                   static_cast<const float*>(delta), k_blocks, Dropping(s.dropout));
-      launch_grid(queries, dim3(static_cast<unsigned>(s.documents * q_blocks), static_cast<unsigned>(s.heads)), dim3(kAttentionThreads), query_smem, launch.stream, a,
-                  static_cast<const float*>(delta), q_blocks, Dropping(s.dropout));
     };
     if (most <= 64) go(key_grads<T, 4>, query_grads<T, 4>);
     else if (most <= 128) go(key_grads<T, 8>, query_grads<T, 8>);

@@ -123,10 +123,14 @@ __global__ void __launch_bounds__(kThreads) finish_lse(const float* row_max, con
   if (i < count) lse[i] = row_sum[i] == 0 ? -INFINITY : row_max[i] + logf(row_sum[i]);
 }
 
+__global__ void add_to(const float* from, float* to, int count) {
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) to[i] += from[i];
+}
+
 size_t round_up(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 struct Layout {  // of the workspace, in bytes
-  size_t offsets, lengths, lse, row_max, row_sum, total;
+  size_t offsets, lengths, lse, row_max, row_sum, d_sinks, total;
   Layout(const AttentionShape& s, const CudnnShape& c, const CudnnPlan& p) {
     const size_t statistics = round_up(static_cast<size_t>(s.tokens) * static_cast<size_t>(s.heads) * sizeof(float));
     offsets = round_up(p.workspace);
@@ -134,7 +138,8 @@ struct Layout {  // of the workspace, in bytes
     lse = lengths + (c.dense ? 0 : round_up(static_cast<size_t>(2 * c.documents) * sizeof(int32_t)));
     row_max = lse + (c.dense ? statistics : 0);
     row_sum = row_max + (c.max_logit ? statistics : 0);
-    total = row_sum + (c.max_logit ? statistics : 0);
+    d_sinks = row_sum + (c.max_logit ? statistics : 0);
+    total = d_sinks + (c.sinks && c.backward ? round_up(static_cast<size_t>(s.heads) * sizeof(float)) : 0);
   }
 };
 
@@ -160,8 +165,8 @@ CudnnCall call_of(const AttentionShape& s, const CudnnShape& c, const Layout& at
 CudnnShape forward_shape(const AttentionFwd& a) { return shape_of(a.s, false, false, a.sinks != nullptr, a.max_logit != nullptr); }
 CudnnShape backward_shape(const AttentionBwd& a) { return shape_of(a.s, true, a.deterministic, a.sinks != nullptr, false); }
 
-void clear(void* p, int64_t elements, cudaStream_t stream) {
-  if (const cudaError_t e = cudaMemsetAsync(p, 0, static_cast<size_t>(elements) * 2, stream); e != cudaSuccess) throw_cuda("attention", e);
+void clear(void* p, int64_t elements, int64_t size, cudaStream_t stream) {
+  if (const cudaError_t e = cudaMemsetAsync(p, 0, static_cast<size_t>(elements * size), stream); e != cudaSuccess) throw_cuda("attention", e);
 }
 
 }  // namespace
@@ -169,12 +174,12 @@ void clear(void* p, int64_t elements, cudaStream_t stream) {
 Support supports_attention_fwd_cudnn(const AttentionFwd& a, const Device& d) {
   if (const Support s = takes(a.s, d, a.q, a.k, a.v); !s) return s;
   if (a.sinks != nullptr && a.max_logit != nullptr) return {"the maximum logit would count the sinks"};
-  return {cudnn_plan(forward_shape(a)).refusal};
+  return cuda_present() ? Support{cudnn_plan(forward_shape(a)).refusal} : Support{};
 }
 Support supports_attention_bwd_cudnn(const AttentionBwd& a, const Device& d) {
   if (const Support s = takes(a.s, d, a.q, a.k, a.v); !s) return s;
   if (!is_aligned(a.o, 16) || !is_aligned(a.d_o, 16)) return {"o or d_o is not aligned to 16 bytes"};
-  return {slices_of(backward_shape(a)).plan->refusal};
+  return cuda_present() ? Support{slices_of(backward_shape(a)).plan->refusal} : Support{};
 }
 
 size_t workspace_attention_fwd_cudnn(const AttentionFwd& a) {
@@ -214,9 +219,11 @@ void attention_bwd_cudnn(const AttentionBwd& a, const Launch& launch) {
   const Layout at(a.s, c, *slices.plan);
   uint8_t* base = static_cast<uint8_t*>(launch.workspace);
   if (!covers_keys(a.s)) {
-    clear(a.dk, a.s.key_rows * a.s.groups * a.s.dim, launch.stream);
-    clear(a.dv, a.s.key_rows * a.s.groups * a.s.dim_v, launch.stream);
+    clear(a.dk, a.s.key_rows * a.s.groups * a.s.dim, 2, launch.stream);
+    clear(a.dv, a.s.key_rows * a.s.groups * a.s.dim_v, 2, launch.stream);
   }
+  float* d_sinks = a.sinks == nullptr ? nullptr : reinterpret_cast<float*>(base + at.d_sinks);  // the library overwrites, the caller wants a sum
+  if (d_sinks != nullptr) clear(d_sinks, a.s.heads, sizeof(float), launch.stream);
   const CudnnCall all = call_of(a.s, c, at, a.q, a.k, a.v, launch);
   for (int i = 0; i < slices.count; ++i) {
     const int64_t h = int64_t{i} * c.heads, g = int64_t{i} * c.groups;
@@ -225,13 +232,15 @@ void attention_bwd_cudnn(const AttentionBwd& a, const Launch& launch) {
     call.q = from(a.q, h * c.dim, 2), call.k = from(a.k, g * c.dim, 2), call.v = from(a.v, g * c.dim_v, 2);
     call.o = from(a.o, h * c.dim_v, 2), call.d_o = from(a.d_o, h * c.dim_v, 2), call.lse = from(a.lse, h, 4);
     call.dq = from(a.dq, h * c.dim, 2), call.dk = from(a.dk, g * c.dim, 2), call.dv = from(a.dv, g * c.dim_v, 2);
-    call.sinks = from(a.sinks, h, 4), call.d_sinks = from(a.d_sinks, h, 4);
+    call.sinks = from(a.sinks, h, 4), call.d_sinks = from(d_sinks, h, 4);
     if (c.dense) {
       transpose(call.lse, base + at.lse, c.documents, static_cast<int>(c.max_q), c.heads, c.all_heads, launch.stream);
       call.lse = base + at.lse;
     }
     cudnn_run(*slices.plan, call, c.device, launch);
   }
+  if (d_sinks != nullptr && a.d_sinks != nullptr)
+    launch_grid(add_to, dim3(1), dim3(kThreads), 0, launch.stream, static_cast<const float*>(d_sinks), a.d_sinks, a.s.heads);
 }
 
 }  // namespace weft::kernels

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "ops/cases/rows.h"
+#include "ops/tensors.h"
 
 namespace weft::ops::cases {
 namespace {
@@ -21,8 +22,18 @@ struct Row {
   bool backward_never = false;  // decoding
 };
 
+// p v, where the backward takes delta = sum_j p_j dp_j as o . do from the stored, rounded output (Dao 2023, eq. 4): p holds the
+// log-sum-exp fixed, and what flows through it enters as a term of value zero. `logits` may end with a column of the sinks.
+at::Tensor from_stored_output(const at::Tensor& logits, const at::Tensor& v_HmV) {
+  const at::Tensor z = logits.to(wide(logits)), lse = at::logsumexp(z, {2}, true);
+  const at::Tensor p = at::exp(z.narrow(2, 0, v_HmV.size(1)) - lse.detach()).to(logits.scalar_type());
+  const at::Tensor o = at::matmul(p, v_HmV).to(z.scalar_type());
+  return (o + o.detach() * (lse.detach() - lse)).to(logits.scalar_type());
+}
+
 // As written with matmul and softmax, document by document.
-std::vector<at::Tensor> plain_attention(const Row& r, const std::vector<int32_t>& lens, const std::vector<at::Tensor>& x, const std::vector<at::Tensor>& w) {
+std::vector<at::Tensor> plain_attention(const Row& r, const std::vector<int32_t>& lens, const std::vector<at::Tensor>& x, const std::vector<at::Tensor>& w,
+                                        bool stored_output) {
   const double scale = r.options.scale != 0 ? r.options.scale : 1 / std::sqrt(static_cast<double>(r.dim));
   std::vector<at::Tensor> out;
   at::Tensor top;
@@ -39,7 +50,7 @@ std::vector<at::Tensor> plain_attention(const Row& r, const std::vector<int32_t>
     s = s.masked_fill(hidden, -std::numeric_limits<double>::infinity());
     if (r.options.max_logit) top = top.defined() ? at::maximum(top, s.detach().amax({1, 2})) : s.detach().amax({1, 2});
     if (r.sinks) s = at::cat({s, w[0].view({r.heads, 1, 1}).expand({r.heads, n, 1})}, 2);
-    out.push_back(at::matmul(at::softmax(s, -1).narrow(2, 0, m), heads(x[2])).transpose(0, 1));
+    out.push_back((stored_output ? from_stored_output(s, heads(x[2])) : at::matmul(at::softmax(s, -1).narrow(2, 0, m), heads(x[2]))).transpose(0, 1));
   }
   std::vector<at::Tensor> all{at::cat(out, 0)};
   if (r.options.max_logit) all.push_back(top.to(at::kFloat));
@@ -89,8 +100,10 @@ Case attention_row(const Row& r) {
              if (o.max_logit) all.push_back(out.max_logit_H);
              return all;
            };
-           if (r.options.dropout == 0)
-             i.plain = [=](const std::vector<at::Tensor>& x, const std::vector<at::Tensor>& w) { return plain_attention(r, lens, x, w); };
+           const auto plain = [=](bool stored_output) -> Instance::Plain {
+             return [=](const std::vector<at::Tensor>& x, const std::vector<at::Tensor>& w) { return plain_attention(r, lens, x, w, stored_output); };
+           };
+           if (r.options.dropout == 0) i.plain = plain(false), i.library = "cudnn", i.plain_of_library = plain(true);
            const double pairs = visible_pairs(r, lens);
            const double work = pairs * static_cast<double>(r.heads * (r.dim + r.dim_v)), bytes = static_cast<double>(i.inputs[0].element_size());
            const double moved = bytes * static_cast<double>(T * r.heads * (r.dim + r.dim_v) + S * r.groups * (r.dim + r.dim_v));
@@ -123,7 +136,7 @@ std::vector<Case> attention_cases() {
   for (int i = 0; i < 8; ++i) mixed.insert(mixed.end(), {1500, 300, 900, 700, 600, 96});
   AttentionOptions wide_window;
   wide_window.window_left = 100;
-  return {attention_row({"packed 1+9+5", {1, 9, 5}, {}, 4, 2, 6, 6, causal, false, false}),
+  const std::vector<Case> rows = {attention_row({"packed 1+9+5", {1, 9, 5}, {}, 4, 2, 6, 6, causal, false, false}),
           attention_row({"one token", {1}, {}, 1, 1, 1, 1, causal, false, false}),
           attention_row({"no token", {0}, {}, 2, 1, 4, 4, causal, false, false}),
           attention_row({"empty document", {3, 0, 2}, {}, 2, 2, 4, 3, causal, false, false}),
@@ -159,6 +172,12 @@ std::vector<Case> attention_cases() {
           attention_row({"decode 1x32768 h32/8 d128", {1}, {32767}, 32, 8, 128, 128, causal, false, true, true}),
           attention_row({"8x4096 h32 192/128", std::vector<int32_t>(8, 4096), {}, 32, 32, 192, 128, causal, false, true}),
           attention_row({"8x4096 h32 128/64", std::vector<int32_t>(8, 4096), {}, 32, 32, 128, 64, causal, false, true})};
+  std::vector<Case> all;
+  for (const Case& c : rows) {
+    if (!c.check || c.dtypes.size() < 2) all.push_back(c);
+    else for (const Case& each : by_dtype({c}, kHalfUnitBf16)) all.push_back(each);
+  }
+  return all;
 }
 
 }  // namespace weft::ops::cases

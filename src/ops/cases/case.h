@@ -34,7 +34,11 @@ struct Instance {
   std::string peer;                // its name
   // The op as a user writes it with the tensor library's own operators, differentiated by its autograd: the yardstick of
   // --check. Weights come as tensors. Empty: the op on its reference, which rounds only once and is the stricter one.
-  std::function<std::vector<at::Tensor>(const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& weights)> plain;
+  using Plain = std::function<std::vector<at::Tensor>(const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& weights)>;
+  Plain plain;
+  // Where a library's candidate must round what the plain expression keeps: its name, and the plain expression that rounds likewise.
+  std::string library;
+  Plain plain_of_library;
 };
 
 struct Build {  // what a row is asked for; it draws its numbers from at::manual_seed(seed)
@@ -61,6 +65,7 @@ struct Filter {
   std::string name;  // glob over "op" or "op/row"; empty is all
   at::Device device = at::kCPU;
   int seeds = 3;
+  bool hopper = false;  // --support: the answers for an H100 or H200, on a machine without one; needs a build with CUDA
   bool large = true;  // false: leaves out the rows that are large enough to time, except in --perf
 };
 struct Figure {

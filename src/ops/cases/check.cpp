@@ -58,14 +58,24 @@ std::vector<std::string> candidates_of(const Instance& i, Policy policy) {
   return names;
 }
 
+// Whether the named candidate ran the op or its backward: the first that took a call.
+bool took_part(const std::string& name, const std::vector<Choice>& choices) {
+  std::set<std::string> taken;
+  for (const Choice& c : choices)
+    if (c.refusal.empty() && taken.insert(c.op).second && c.candidate == name) return true;
+  return false;
+}
+
 Result check_row(const Case& c, const Build& build, const Policy& policy, std::string candidate) {
   Result r{c.op, c.row, dtype_name(build.dtype) + " " + (candidate.empty() ? "default" : candidate), true, {}};
   const Instance i = c.build(build);
   const std::vector<at::Tensor> cotangent = cotangents(reference_run(i, policy, false, {}).outputs, build.seed);
   const Values f64 = reference_run(i, policy, true, cotangent);
-  const Values plain = i.plain ? run_plain(i, cotangent) : reference_run(i, policy, false, cotangent);
+  Values plain = i.plain ? run_plain(i, i.plain, cotangent) : reference_run(i, policy, false, cotangent);
+  std::vector<Choice> choices;
   Policy p = policy;
   p.only = candidate;
+  if (!i.library.empty()) p.trace = &choices, p.trace_backward = true;
   Values got;
   try {
     got = run_row(i, p, false, cotangent);
@@ -79,6 +89,7 @@ Result check_row(const Case& c, const Build& build, const Policy& policy, std::s
     if (!d.ok) r.detail += ": " + d.what;
     return r;
   }
+  if (took_part(i.library, choices)) plain = run_plain(i, i.plain_of_library, cotangent), r.detail += " (rounded like " + i.library + ")";
   const Compared d = compare(got, f64, plain, c.atol);
   r.ok = d.ok;
   r.figures = {{"seed", static_cast<double>(build.seed)}, {"error", d.error}, {"plain_error", d.plain_error}, {"scale", d.scale}};

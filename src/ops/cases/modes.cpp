@@ -91,11 +91,11 @@ Values run_row(const Instance& instance, const Policy& policy, bool f64, const s
   return v;
 }
 
-Values run_plain(const Instance& instance, const std::vector<at::Tensor>& cotangent) {
+Values run_plain(const Instance& instance, const Instance::Plain& plain, const std::vector<at::Tensor>& cotangent) {
   std::vector<at::Tensor> inputs, weights;
   for (const at::Tensor& t : instance.inputs) inputs.push_back(t.detach().clone().requires_grad_(t.is_floating_point()));
   for (const Weight& w : instance.weights) weights.push_back(w.value.detach().clone().requires_grad_(w.trainable));
-  const std::vector<at::Tensor> outputs = instance.plain(inputs, weights);
+  const std::vector<at::Tensor> outputs = plain(inputs, weights);
   if (!cotangent.empty()) backward(outputs, cotangent);
   Values v;
   v.outputs = detached(outputs);

@@ -20,7 +20,7 @@ std::vector<at::Tensor> cotangents(const std::vector<at::Tensor>& outputs, uint6
 // Runs the row's op forward, and backward when `cotangent` is not empty. `f64`: on fp64 copies of the same numbers.
 // main_grad begins at `main_grad_start`, so that a store in place of an addition is seen; the start is taken off again.
 Values run_row(const Instance&, const Policy&, bool f64, const std::vector<at::Tensor>& cotangent, double main_grad_start = 0.5);
-Values run_plain(const Instance&, const std::vector<at::Tensor>& cotangent);
+Values run_plain(const Instance&, const Instance::Plain&, const std::vector<at::Tensor>& cotangent);
 
 Result grad_row(const Case&, const Build&);
 struct Compared {

@@ -7,6 +7,7 @@ namespace weft::ops::cases {
 // Each row once for fp32 and once for bf16 with its own absolute bound: for ops whose small gradients are long sums of rounded products,
 // where the plain expression's error in one element is luck.
 std::vector<Case> by_dtype(const std::vector<Case>& rows, double atol_bf16);
+constexpr double kHalfUnitBf16 = 4e-3;  // of the largest element: what adding 0.3 to it and taking it away loses (reliability.md 2.1)
 
 std::vector<Case> activation_cases();
 std::vector<Case> adamw_cases();
