@@ -102,12 +102,14 @@ constexpr Candidate<GroupedGemm> kGrouped[] = {
 #ifdef WEFT_CUDA
     {"sm90", [](const GroupedGemm& g, const Policy& p) { return kernels::supports_grouped_gemm_sm90(g, p.device); }, kernels::workspace_grouped_gemm_sm90,
      kernels::grouped_gemm_sm90},
+    {"sm90_general", [](const GroupedGemm& g, const Policy& p) { return kernels::supports_grouped_gemm_general_sm90(g, p.device); }, nullptr,
+     kernels::grouped_gemm_general_sm90},
 #endif
 };
 
 GroupedGemm describe(GroupedGemm::Kind kind, const at::Tensor& a, const at::Tensor& w, const at::Tensor& ends, const at::Tensor& out, int64_t n, int64_t k,
                      bool accumulate) {
-  return {kind, a.data_ptr(), w.data_ptr(), ends.data_ptr<int32_t>(), out.defined() ? out.data_ptr() : nullptr, a.size(0), static_cast<int32_t>(ends.numel()),
+  return {kind, a.data_ptr(), w.data_ptr(), static_cast<const int32_t*>(address(ends)), address(out), a.size(0), static_cast<int32_t>(ends.numel()),
           static_cast<int32_t>(n), static_cast<int32_t>(k), dtype_of(a), out.defined() ? dtype_of(out) : dtype_of(a), accumulate};
 }
 

@@ -66,7 +66,6 @@ constexpr Candidate<MhcPostBwd> kPostBwd[] = {
     kAtenOnCpu<MhcPostBwd>};
 
 int32_t i32(int64_t n) { return static_cast<int32_t>(n); }
-float* floats(const at::Tensor& t) { return t.scalar_type() == at::kFloat ? t.data_ptr<float>() : nullptr; }
 at::Tensor like(const at::Tensor& t) { return at::empty(t.sizes(), t.options().requires_grad(false)); }
 at::Tensor or_zeros(const at::Tensor& grad, at::IntArrayRef sizes, const at::TensorOptions& options) {
   return grad.defined() ? grad.contiguous() : at::zeros(sizes, options.requires_grad(false));
@@ -128,7 +127,7 @@ struct ProjectNode final : Node {  // outputs: proj, r
   variable_list apply(variable_list&& grads) override {
     const at::Tensor x = unpack(this->x);
     const int64_t T = x.size(0), outs = w->value.size(0);
-    MhcProjectBwd a{x.data_ptr(), floats(w->value), norm.defined() ? floats(norm) : nullptr, r.defined() ? floats(r) : nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, T, i32(x.size(1)), i32(outs), dtype_of(x)};
+    MhcProjectBwd a{x.data_ptr(), floats(w->value), floats(norm), floats(r), nullptr, nullptr, nullptr, nullptr, nullptr, T, i32(x.size(1)), i32(outs), dtype_of(x)};
     if (const auto* c = select<MhcProjectBwd>("mhc_project_bwd", kProjectBwd, a, policy); !composed(c)) {
       const at::Tensor dproj = or_zeros(grads[0], {T, outs}, w->value.options()), dr = or_zeros(grads[1], {T}, w->value.options()), dx = like(x);
       if (a.norm == nullptr) throw InternalError("mhc_project_bwd: the forward kept no norm for the kernel");
@@ -187,16 +186,8 @@ struct AggregateNode final : Node {
   SavedTensor x, h;
 
   variable_list apply(variable_list&& grads) override {
-    const at::Tensor x = unpack(this->x), h = unpack(this->h), g = grads[0].contiguous();
-    MhcAggregateBwd a{g.data_ptr(), x.data_ptr(), floats(h), nullptr, nullptr, nullptr, x.size(0), i32(x.size(1)), i32(x.size(2)), dtype_of(x)};
-    if (const auto* c = select<MhcAggregateBwd>("mhc_aggregate_bwd", kAggregateBwd, a, policy); !composed(c)) {
-      const at::Tensor dx = like(x), dh = like(h);
-      a.dx = dx.data_ptr(), a.dh = floats(dh);
-      run(*c, a, x);
-      return {dx, dh};
-    }
-    const at::Tensor du = g.to(h.scalar_type()).unsqueeze(1);
-    return {(h.unsqueeze(2) * du).to(x.scalar_type()), (du * x.to(h.scalar_type())).sum(-1)};
+    const MhcAggregateGrads g = mhc_aggregate_bwd(grads[0].contiguous(), unpack(x), unpack(h), true, policy);
+    return {g.dx, g.dh};
   }
 };
 
@@ -206,24 +197,8 @@ struct PostNode final : Node {
   bool transposed = false;
 
   variable_list apply(variable_list&& grads) override {
-    const at::Tensor x = unpack(this->x), h = unpack(this->h), p = unpack(this->p), f = unpack(this->f);
-    const at::Tensor dy = grads[0].contiguous();
-    MhcPostBwd a{dy.data_ptr(), x.data_ptr(), f.data_ptr(), bias != nullptr ? bias->value.data_ptr() : nullptr, floats(h), floats(p), nullptr, nullptr, nullptr, nullptr, nullptr,
-                 x.size(0), i32(x.size(1)), i32(x.size(2)), transposed, dtype_of(x)};
-    if (const auto* c = select<MhcPostBwd>("mhc_post_bwd", kPostBwd, a, policy); !composed(c)) {
-      const at::Tensor dx = like(x), df = like(f), dh = like(h), dp = like(p);
-      a.dx = dx.data_ptr(), a.df = df.data_ptr(), a.dh = floats(dh), a.dp = floats(dp), a.dbias = grad_of(bias);
-      run(*c, a, x);
-      added(bias);
-      return {dx, df, dh, dp};
-    }
-    const auto t = h.scalar_type();
-    const at::Tensor g = dy.to(t), xs = x.to(t), fb = bias != nullptr ? f.to(t) + bias->value.to(t) : f.to(t);
-    const at::Tensor m = transposed ? h.transpose(1, 2) : h;
-    const at::Tensor df = (p.unsqueeze(2) * g).sum(1), dm = at::matmul(g, xs.transpose(1, 2));
-    if (bias != nullptr) bias->accumulate(df.sum(0));
-    return {at::matmul(m.transpose(1, 2), g).to(x.scalar_type()), df.to(f.scalar_type()),
-            transposed ? dm.transpose(1, 2).contiguous() : dm, (g * fb.unsqueeze(1)).sum(-1)};
+    const MhcPostGrads g = mhc_post_bwd(grads[0].contiguous(), unpack(x), unpack(f), bias, unpack(h), unpack(p), transposed, true, policy);
+    return {g.dx, g.df, g.dh, g.dp};
   }
 };
 
@@ -259,17 +234,16 @@ MhcProjected mhc_project(const at::Tensor& x, Weight& w, double eps, const Polic
   MhcProjected out;
   if (composed(c)) {
     const at::Tensor v = x.to(wide(x));
-    out = {at::mm(v, w.value.t()), 1 / (v.square().sum(-1).sqrt() / std::sqrt(static_cast<double>(x.size(1))) + eps)};
+    out = {at::mm(v, w.value.t()), 1 / (v.square().sum(-1).sqrt() / std::sqrt(static_cast<double>(x.size(1))) + eps), {}};
   } else {
     const auto options = w.value.options().requires_grad(false);
-    out = {at::empty({x.size(0), w.value.size(0)}, options), at::empty({x.size(0)}, options)};
-    const at::Tensor norm = at::empty({x.size(0)}, options);
-    a.proj = floats(out.proj_TO), a.norm = floats(norm), a.r = floats(out.r_T);
+    out = {at::empty({x.size(0), w.value.size(0)}, options), at::empty({x.size(0)}, options), at::empty({x.size(0)}, options)};
+    a.proj = floats(out.proj_TO), a.norm = floats(out.norm_T), a.r = floats(out.r_T);
     run(*c, a, x);
-    if (node) node->norm = norm, node->r = out.r_T.detach();
+    if (node) node->norm = out.norm_T, node->r = out.r_T.detach();
   }
   if (node) node->x = save(x), node->w = &w, node->eps = eps;
-  return {attach(node, out.proj_TO), attach(node, out.r_T)};
+  return {attach(node, out.proj_TO), attach(node, out.r_T), out.norm_T};
 }
 
 MhcMapped mhc_map(const at::Tensor& proj, const at::Tensor& r, Weight& alpha, Weight& bias, int64_t n, double pre_eps, const Policy& policy) {
@@ -295,6 +269,38 @@ MhcMapped mhc_map(const at::Tensor& proj, const at::Tensor& r, Weight& alpha, We
   }
   if (node) node->proj = save(proj), node->r = save(r), node->alpha = &alpha, node->bias = &bias, node->n = n;
   return {attach(node, out.pre_Tn), attach(node, out.post_Tn), attach(node, out.res_Tnn)};
+}
+
+MhcAggregateGrads mhc_aggregate_bwd(const at::Tensor& g, const at::Tensor& x, const at::Tensor& h, bool wants_dx, const Policy& policy) {
+  MhcAggregateBwd a{g.data_ptr(), x.data_ptr(), floats(h), nullptr, nullptr, nullptr, x.size(0), i32(x.size(1)), i32(x.size(2)), dtype_of(x)};
+  if (const auto* c = select<MhcAggregateBwd>("mhc_aggregate_bwd", kAggregateBwd, a, policy); !composed(c)) {
+    const at::Tensor dx = wants_dx ? like(x) : at::Tensor(), dh = like(h);
+    a.dx = address(dx), a.dh = floats(dh);
+    run(*c, a, x);
+    return {dx, dh};
+  }
+  const at::Tensor du = g.to(h.scalar_type()).unsqueeze(1);
+  return {wants_dx ? (h.unsqueeze(2) * du).to(x.scalar_type()) : at::Tensor(), (du * x.to(h.scalar_type())).sum(-1)};
+}
+
+MhcPostGrads mhc_post_bwd(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& f, Weight* bias, const at::Tensor& h, const at::Tensor& p,
+                          bool transposed, bool wants_dx, const Policy& policy) {
+  MhcPostBwd a{dy.data_ptr(), x.data_ptr(), f.data_ptr(), bias != nullptr ? bias->value.data_ptr() : nullptr, floats(h), floats(p), nullptr, nullptr, nullptr, nullptr, nullptr,
+               x.size(0), i32(x.size(1)), i32(x.size(2)), transposed, dtype_of(x)};
+  if (const auto* c = select<MhcPostBwd>("mhc_post_bwd", kPostBwd, a, policy); !composed(c)) {
+    const at::Tensor dx = wants_dx ? like(x) : at::Tensor(), df = like(f), dh = like(h), dp = like(p);
+    a.dx = address(dx), a.df = df.data_ptr(), a.dh = floats(dh), a.dp = floats(dp), a.dbias = grad_of(bias);
+    run(*c, a, x);
+    added(bias);
+    return {dx, df, dh, dp};
+  }
+  const auto t = h.scalar_type();
+  const at::Tensor g = dy.to(t), xs = x.to(t), fb = bias != nullptr ? f.to(t) + bias->value.to(t) : f.to(t);
+  const at::Tensor m = transposed ? h.transpose(1, 2) : h;
+  const at::Tensor df = (p.unsqueeze(2) * g).sum(1), dm = at::matmul(g, xs.transpose(1, 2));
+  if (bias != nullptr) bias->accumulate(df.sum(0));
+  return {wants_dx ? at::matmul(m.transpose(1, 2), g).to(x.scalar_type()) : at::Tensor(), df.to(f.scalar_type()),
+          transposed ? dm.transpose(1, 2).contiguous() : dm, (g * fb.unsqueeze(1)).sum(-1)};
 }
 
 at::Tensor mhc_aggregate(const at::Tensor& x, const at::Tensor& h, const Policy& policy) {

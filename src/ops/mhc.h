@@ -16,6 +16,7 @@ at::Tensor mhc_sinkhorn(const at::Tensor& logits_Tnn, int64_t iterations, double
 
 struct MhcProjected {
   at::Tensor proj_TO, r_T;
+  at::Tensor norm_T;  // |x|, for a backward; undefined where the reference ran
 };
 // x [T, K] f32 or bf16; w [O, K] fp32.
 MhcProjected mhc_project(const at::Tensor& x_TK, Weight& w_OK, double eps, const Policy&);
@@ -30,5 +31,16 @@ at::Tensor mhc_aggregate(const at::Tensor& x_TnC, const at::Tensor& h_Tn, const 
 // bias [C] of x's dtype, or null.
 at::Tensor mhc_post(const at::Tensor& x_TnC, const at::Tensor& f_TC, Weight* bias, const at::Tensor& h_Tnn, const at::Tensor& p_Tn, bool transposed,
                     const Policy&);
+
+// The backwards as functions, for ops that are made of these. `wants_dx` false: the streams' gradient stays undefined.
+struct MhcAggregateGrads {
+  at::Tensor dx, dh;
+};
+MhcAggregateGrads mhc_aggregate_bwd(const at::Tensor& du_TC, const at::Tensor& x_TnC, const at::Tensor& h_Tn, bool wants_dx, const Policy&);
+struct MhcPostGrads {
+  at::Tensor dx, df, dh, dp;
+};
+MhcPostGrads mhc_post_bwd(const at::Tensor& dy_TnC, const at::Tensor& x_TnC, const at::Tensor& f_TC, Weight* bias, const at::Tensor& h_Tnn,
+                          const at::Tensor& p_Tn, bool transposed, bool wants_dx, const Policy&);  // adds the bias's gradient
 
 }  // namespace weft::ops

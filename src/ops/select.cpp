@@ -27,6 +27,14 @@ kernels::Device this_cpu() {
   return {kernels::Device::kCpu, 0, 0, 0, isa};
 }
 
+Policy of_parts(const Policy& policy) {
+  Policy p = policy;
+  if (asks_only(p)) return p;
+  if (p.only != "reference") p.only.clear();
+  p.trace = nullptr;
+  return p;
+}
+
 void throw_unsupported(const char* op, const std::string& refusals) {
   throw UnsupportedError(std::string(op) + ": no candidate takes this call" + (refusals.empty() ? ": the op has none" : refusals) +
                          "\n  try: another dtype or shape, or allow the reference with --allow-reference " + op);

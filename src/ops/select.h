@@ -16,6 +16,13 @@ struct Candidate {  // own kernels, and libraries (cuBLASLt, cuDNN, oneDNN throu
   void (*run)(const Args&, const kernels::Launch&);
 };
 
+// Policy::only: every candidate answers for `policy.device`, which need not be there, and the reference runs.
+constexpr const char* kAskOnly = "?";
+inline bool asks_only(const Policy& policy) { return policy.only == kAskOnly; }
+
+// For the ops that an op is made of: a wish for one candidate of the whole is none of theirs, nor do they stand in its trace (unless asked).
+Policy of_parts(const Policy&);
+
 [[noreturn]] void throw_unsupported(const char* op, const std::string& refusals);
 
 // The first candidate that takes `args`. Null when the reference shall run: the policy names this op. Else UnsupportedError
@@ -23,13 +30,15 @@ struct Candidate {  // own kernels, and libraries (cuBLASLt, cuDNN, oneDNN throu
 template <class Args>
 const Candidate<Args>* select(const char* op, std::span<const Candidate<Args>> all, const Args& args, const Policy& policy) {
   const Candidate<Args>* chosen = nullptr;
+  const bool ask = asks_only(policy);
   for (const Candidate<Args>& c : all) {
-    if (!policy.only.empty() && policy.only != c.name) continue;
+    if (!ask && !policy.only.empty() && policy.only != c.name) continue;
     const kernels::Support s = c.supports(args, policy);
     if (policy.trace != nullptr) policy.trace->push_back({op, c.name, s ? "" : s.refusal});
     if (s && chosen == nullptr) chosen = &c;
     if (chosen != nullptr && policy.trace == nullptr) break;
   }
+  if (ask) return nullptr;
   if (chosen != nullptr) return chosen;
   if (policy.only == "reference" || (policy.only.empty() && policy.allows_reference(op))) return nullptr;
   std::string refusals;

@@ -60,6 +60,18 @@ std::string describe(const at::Tensor& t) {
   return s + "] " + name(dtype_of(t)) + (t.is_cuda() ? " cuda" : " cpu") + (t.is_contiguous() ? "" : " (strided)");
 }
 
+void* any_address() {
+  alignas(256) static char nothing[256];
+  return nothing;
+}
+
+void* address(const at::Tensor& t) {
+  if (!t.defined()) return nullptr;
+  return t.numel() == 0 || t.is_meta() ? any_address() : t.data_ptr();
+}
+
+float* floats(const at::Tensor& t) { return t.defined() && t.scalar_type() == at::kFloat ? static_cast<float*>(address(t)) : nullptr; }
+
 void parallel_on_aten(int64_t count, int64_t grain, RangeBody body) {
   at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) { body.call(body.object, begin, end); });
 }

@@ -15,6 +15,12 @@ kernels::Device device_of(at::Device);        // this_cpu(), or the GPU's proper
 kernels::Launch launch_on(const at::Tensor&);  // the current stream of its device, or the CPU's threads
 void parallel_on_aten(int64_t count, int64_t grain, RangeBody body);  // a ParallelFor on ATen's own threads
 
+// A tensor's address for a kernel, to which null says "not there": null for an undefined tensor only. A tensor of no elements has no
+// address of its own, nor has one without data (meta); it gets one that nothing reads. `floats` is null for other dtypes too: their kernels are the reference's.
+void* address(const at::Tensor&);
+float* floats(const at::Tensor&);
+void* any_address();  // the one that nothing reads, aligned; also for what a forward would have saved, where candidates are only asked
+
 // Accumulation dtype: fp64 stays fp64, everything else computes in fp32.
 inline at::ScalarType wide(const at::Tensor& t) { return t.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 

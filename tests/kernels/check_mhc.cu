@@ -1,8 +1,7 @@
 #include <cmath>
 
 #include "check.h"
-#include "kernels/mhc/mhc_map.h"
-#include "kernels/mhc/mhc_mix.h"
+#include "kernels/mhc/mhc_layer.h"
 
 namespace weft::check {
 namespace {
@@ -110,6 +109,16 @@ void mixing(Checker& checker, int64_t tokens, int n, int dim, bool transposed, b
     if (ab.run(supports_mhc_aggregate_bwd_sm90(a2, checker.device()), 0, [&](const Launch& l) { mhc_aggregate_bwd_sm90(a2, l); },
                {&dxa_a, &dh_a}))
       ab.expect("dx", dxa_a, dxa, rounded(t)), ab.expect("dh", dh_a, dh, kSums);
+    if (!bias) {  // the gradient of the streams is somebody else's
+      Case no_dx(checker, "mhc_bwd_without_dx", shape, t);
+      Array dh2 = Array::poison(tokens * n, DType::kF32), df2 = Array::poison(thin, t), dH2 = Array::poison(tokens * n * n, DType::kF32),
+            dp2 = Array::poison(tokens * n, DType::kF32);
+      MhcAggregateBwd a3{du.data(), x.data(), hp.as<float>(), nullptr, nullptr, dh2.as<float>(), tokens, n, dim, t};
+      MhcPostBwd p3{g.data(), x.data(), f.data(), nullptr, H.as<float>(), p.as<float>(), nullptr, df2.data(), dH2.as<float>(), dp2.as<float>(), nullptr, tokens, n, dim, transposed, t};
+      if (no_dx.run(supports_mhc_post_bwd_sm90(p3, checker.device()), workspace_mhc_post_bwd_sm90(p3),
+                    [&](const Launch& l) { mhc_aggregate_bwd_sm90(a3, l), mhc_post_bwd_sm90(p3, l); }, {&dh2, &df2, &dH2, &dp2}))
+        no_dx.expect("dh of aggregate", dh2, dh, kSums), no_dx.expect("df", df2, df, rounded(t)), no_dx.expect("dh", dH2, dH, kSums), no_dx.expect("dp", dp2, dp, kSums);
+    }
     MhcPostFwd p1{x.data(),   f.data(), bias ? b.data() : nullptr, H.as<float>(), p.as<float>(), y_a.data(), tokens, n, dim,
                   transposed, t};
     if (pf.run(supports_mhc_post_fwd_sm90(p1, checker.device()), 0, [&](const Launch& l) { mhc_post_fwd_sm90(p1, l); }, {&y_a}))
@@ -243,6 +252,68 @@ void mapping(Checker& checker, int64_t tokens, int n, int k, DType t) {
   }
 }
 
+// Across a layer's edge: the streams after a layer with the next projection; all of the streams' gradient.
+void layers(Checker& checker, int64_t tokens, int n, int dim, bool transposed, bool bias, DType t) {
+  const int k = n * dim, outs = n * n + 2 * n;
+  const std::string shape = std::to_string(tokens) + "x" + std::to_string(n) + "x" + std::to_string(dim) + (transposed ? "/transposed" : "") + (bias ? "/bias" : "");
+  for (int seed = 1; seed <= (checker.options().small ? 1 : 3); ++seed) {
+    Random random(seed);
+    Array x = Array::normal(random, tokens * k, t), f = Array::normal(random, tokens * dim, t), b = Array::normal(random, dim, t),
+          H = Array::normal(random, tokens * n * n, DType::kF32), p = Array::normal(random, tokens * n, DType::kF32),
+          w = Array::normal(random, static_cast<int64_t>(outs) * k, DType::kF32, 0.05), y_a = Array::poison(tokens * k, t),
+          proj_a = Array::poison(tokens * outs, DType::kF32), norm_a = Array::poison(tokens, DType::kF32), r_a = Array::poison(tokens, DType::kF32);
+    const auto mixing = [&](int64_t token, int i, int j) { return H[(token * n + (transposed ? j : i)) * n + (transposed ? i : j)]; };
+    const MhcPostProjectFwd a{{x.data(), f.data(), bias ? b.data() : nullptr, H.as<float>(), p.as<float>(), y_a.data(), tokens, n, dim, transposed, t},
+                              {nullptr, w.as<float>(), proj_a.as<float>(), norm_a.as<float>(), r_a.as<float>(), tokens, k, outs, 1e-6f, t}};
+    const Support fits = supports_mhc_post_project_fwd_sm90(a, checker.device());
+    const bool should = n == 4 && t == DType::kBf16 && dim % 32 == 0;
+    Case fwd(checker, "mhc_post_project_fwd", shape, t);
+    if (!should) {
+      fwd.expect_true("refuses", !fits);
+    } else if (fwd.run(fits, workspace_mhc_post_project_fwd_sm90(a), [&](const Launch& l) { mhc_post_project_fwd_sm90(a, l); }, {&y_a, &proj_a, &norm_a, &r_a})) {
+      Values y(tokens * k);
+      for (int64_t e = 0; e < tokens * k; ++e) {
+        const int64_t token = e / k;
+        const int i = static_cast<int>(e % k / dim), c = static_cast<int>(e % dim);
+        y[e] = p[token * n + i] * (f[token * dim + c] + (bias ? b[c] : 0));
+        for (int j = 0; j < n; ++j) y[e] += mixing(token, i, j) * x[(token * n + j) * dim + c];
+      }
+      fwd.expect("y", y_a, y, rounded(t));
+      const Values got = y_a.read();  // the projection is of what was written
+      Values proj(tokens * outs), norm(tokens), r(tokens);
+      for (int64_t token = 0; token < tokens; ++token) {
+        for (int c = 0; c < k; ++c) norm[token] += got[token * k + c] * got[token * k + c];
+        norm[token] = std::sqrt(norm[token]), r[token] = 1 / (norm[token] / std::sqrt(k) + static_cast<double>(1e-6f));
+        for (int o = 0; o < outs; ++o)
+          for (int c = 0; c < k; ++c) proj[token * outs + o] += got[token * k + c] * w[static_cast<int64_t>(o) * k + c];
+      }
+      fwd.expect("proj", proj_a, proj, {1e-5, 3e-5}), fwd.expect("norm", norm_a, norm, {5e-6, 0}), fwd.expect("r", r_a, r, {5e-6, 0});
+    }
+    Case bwd(checker, "mhc_layer_bwd", shape, t);
+    Array g = Array::normal(random, tokens * k, t), du = Array::normal(random, tokens * dim, t), pre = Array::normal(random, tokens * n, DType::kF32),
+          dproj = Array::normal(random, tokens * outs, DType::kF32), dr = Array::normal(random, tokens, DType::kF32), dx_a = Array::poison(tokens * k, t),
+          dw_a = Array::normal(random, static_cast<int64_t>(outs) * k, DType::kF32);
+    Values norm(tokens), r(tokens), dx(tokens * k), dw = dw_a.start();
+    for (int64_t token = 0; token < tokens; ++token) {
+      for (int c = 0; c < k; ++c) norm[token] += x[token * k + c] * x[token * k + c];
+      norm[token] = std::sqrt(norm[token]), r[token] = 1 / (norm[token] / std::sqrt(k) + 1e-6);
+      for (int at = 0; at < k; ++at) {
+        const int j = at / dim, c = at % dim;
+        double& d = dx[token * k + at];
+        d = pre[token * n + j] * du[token * dim + c] - dr[token] * r[token] * r[token] * x[token * k + at] / (std::sqrt(k) * norm[token]);
+        for (int i = 0; i < n; ++i) d += mixing(token, i, j) * g[(token * n + i) * dim + c];
+        for (int o = 0; o < outs; ++o)
+          d += dproj[token * outs + o] * w[static_cast<int64_t>(o) * k + at], dw[static_cast<int64_t>(o) * k + at] += dproj[token * outs + o] * x[token * k + at];
+      }
+    }
+    Array norm_in = Array::of(norm, DType::kF32), r_in = Array::of(r, DType::kF32);
+    const MhcLayerBwd back{{x.data(), w.as<float>(), norm_in.as<float>(), r_in.as<float>(), dproj.as<float>(), dr.as<float>(), nullptr, dx_a.data(), dw_a.as<float>(), tokens, k, outs, t},
+                           g.data(), du.data(), H.as<float>(), pre.as<float>(), n, dim, transposed};
+    if (bwd.run(supports_mhc_layer_bwd_sm90(back, checker.device()), workspace_mhc_layer_bwd_sm90(back), [&](const Launch& l) { mhc_layer_bwd_sm90(back, l); }, {&dx_a, &dw_a}))
+      bwd.expect("dx", dx_a, dx, rounded(t)), bwd.expect("dw", dw_a, dw, kSums);
+  }
+}
+
 void perfs(Checker& checker) {
   const DType t = DType::kBf16;
   const int64_t tokens = 32768;
@@ -289,6 +360,20 @@ void perfs(Checker& checker) {
   perf(
       checker, "mhc_project_bwd", s, t, 2 * wide, workspace_mhc_project_bwd_sm90(j2),
       [&](const Launch& l) { mhc_project_bwd_sm90(j2, l); }, 4.0 * tokens * k * outs);
+  MhcPostProjectFwd l1{p1, j1};
+  perf(
+      checker, "mhc_post_project_fwd", s, t, 2 * wide + thin, workspace_mhc_post_project_fwd_sm90(l1),
+      [&](const Launch& l) { mhc_post_project_fwd_sm90(l1, l); }, 2.0 * tokens * k * outs);
+  MhcLayerBwd l2{j2, g.data(), u.data(), h.as<float>(), p.as<float>(), n, dim, false};
+  perf(
+      checker, "mhc_layer_bwd", s, t, 3 * wide + thin, workspace_mhc_layer_bwd_sm90(l2), [&](const Launch& l) { mhc_layer_bwd_sm90(l2, l); },
+      4.0 * tokens * k * outs);
+  MhcAggregateBwd a3 = a2;
+  a3.dx = nullptr;
+  perf(checker, "mhc_aggregate_bwd_without_dx", s, t, wide + thin, 0, [&](const Launch& l) { mhc_aggregate_bwd_sm90(a3, l); });
+  MhcPostBwd p3 = p2;
+  p3.dx = nullptr;
+  perf(checker, "mhc_post_bwd_without_dx", s, t, 2 * wide + 2 * thin, workspace_mhc_post_bwd_sm90(p3), [&](const Launch& l) { mhc_post_bwd_sm90(p3, l); });
 }
 
 }  // namespace
@@ -306,6 +391,8 @@ void check_mhc(Checker& checker) {
           mixing(checker, 0, n, 8, false, false, t), mixing(checker, 2, n, 2104, true, false, t);
       mapping(checker, 37, n, n * 24, t), mapping(checker, 1, n, n * 5, t), mapping(checker, 0, n, n * 8, t),
           mapping(checker, 130, n, n * 160, t);
+      layers(checker, 19, n, 64, false, true, t), layers(checker, 130, n, 128, true, false, t), layers(checker, 1, n, 32, true, true, t),
+          layers(checker, 3, n, 13, false, false, t), layers(checker, 0, n, 64, false, false, t);
     }
 }
 

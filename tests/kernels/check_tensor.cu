@@ -22,6 +22,8 @@ void check_indexer_loss(bool small);
 void perf_indexer_loss();
 void check_sparse_mla(bool small);
 void perf_sparse_mla();
+void check_grouped_general(bool small);
+void perf_grouped_general();
 void check_linear_xent(bool small);
 void perf_linear_xent();
 void check_grouped_gemm(bool small);
@@ -48,6 +50,7 @@ int main(int argc, char** argv) {
       {"gdn", check_gdn, perf_gdn},
       {"delta", check_delta, perf_delta},
       {"indexer_loss", check_indexer_loss, perf_indexer_loss},
+      {"grouped_general", check_grouped_general, perf_grouped_general},
 #if !defined(WEFT_EMULATE)
       {"grouped_gemm", check_grouped_gemm, perf_grouped_gemm},
       {"linear_xent", check_linear_xent, perf_linear_xent},

@@ -12,19 +12,24 @@ namespace weft::kernels {
 
 struct GroupedGemm {
   enum Kind : uint8_t { kForward, kDgrad, kWgrad } kind;
-  const void* a;        // bf16, contiguous, 16-byte aligned
-  const void* w;        // bf16, contiguous, 16-byte aligned
+  const void* a;        // contiguous
+  const void* w;        // contiguous
   const int32_t* ends;  // [groups] on the device, non-decreasing, the last at most `rows`
-  void* out;            // contiguous, 16-byte aligned
+  void* out;            // contiguous
   int64_t rows;         // M
   int32_t groups, n, k; // E, N, K
-  DType dtype;          // of a and w: kBf16
-  DType out_dtype;      // kBf16 or kF32
+  DType dtype;          // of a and w
+  DType out_dtype;      // the same, or kF32 for kWgrad
   bool accumulate;      // kWgrad into fp32: out += the sum, a group of no rows is left as it is
 };
 
+// Tensor cores: bf16, n and k multiples of 8, all three pointers aligned to 16 bytes.
 Support supports_grouped_gemm_sm90(const GroupedGemm&, const Device&);
 size_t workspace_grouped_gemm_sm90(const GroupedGemm&);
 void grouped_gemm_sm90(const GroupedGemm&, const Launch&);
+
+// fp32 units: f32 and bf16 of any size and alignment.
+Support supports_grouped_gemm_general_sm90(const GroupedGemm&, const Device&);
+void grouped_gemm_general_sm90(const GroupedGemm&, const Launch&);
 
 }  // namespace weft::kernels

@@ -19,7 +19,7 @@ struct MhcAggregateBwd {  // dx_j = h_j du (+ dx_in_j), dh_j = <du, x_j>
   const void* x;      // [tokens, n, dim] dtype
   const float* h;     // [tokens, n]
   const void* dx_in;  // [tokens, n, dim] dtype, added in fp32 before the one rounding; or null
-  void* dx;           // [tokens, n, dim] dtype, may alias dx_in
+  void* dx;           // [tokens, n, dim] dtype, may alias dx_in; or null: not wanted
   float* dh;          // [tokens, n]
   int64_t tokens;
   int32_t n, dim;
@@ -45,7 +45,7 @@ struct MhcPostBwd {  // dx_j = sum_i H_ij g_i; df = sum_i p_i g_i; dp_i = <g_i, 
   const void* bias;  // as forward
   const float* h;    // as forward
   const float* p;    // as forward
-  void* dx;          // [tokens, n, dim] dtype, may alias g
+  void* dx;          // [tokens, n, dim] dtype, may alias g; or null: not wanted
   void* df;          // [tokens, dim] dtype
   float* dh;         // [tokens, n, n]
   float* dp;         // [tokens, n]

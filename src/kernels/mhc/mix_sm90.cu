@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(256) aggregate_bwd(MhcAggregateBwd a, bool ali
 #pragma unroll
     for (int j = 0; j < N; ++j) {
       load_some(static_cast<const T*>(a.x) + (t * N + j) * a.dim + col, count, full, x[j]);
-      if (a.dx_in != nullptr) load_some(static_cast<const T*>(a.dx_in) + (t * N + j) * a.dim + col, count, full, in[j]);
+      if (a.dx != nullptr && a.dx_in != nullptr) load_some(static_cast<const T*>(a.dx_in) + (t * N + j) * a.dim + col, count, full, in[j]);
     }
 #pragma unroll
     for (int j = 0; j < N; ++j) {
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(256) aggregate_bwd(MhcAggregateBwd a, bool ali
         dh[j] += c < count ? du[c] * x[j][c] : 0.0f;
         in[j][c] += h[j] * du[c];
       }
-      store_some(static_cast<T*>(a.dx) + (t * N + j) * a.dim + col, count, full, in[j]);
+      if (a.dx != nullptr) store_some(static_cast<T*>(a.dx) + (t * N + j) * a.dim + col, count, full, in[j]);
     }
   }
   block_sums(dh, a.dh + t * N);
@@ -169,8 +169,9 @@ __global__ void __launch_bounds__(256) post_bwd(MhcPostBwd a, bool aligned) {
           sums[i * N + j] += dot;
       }
     }
+    if (a.dx != nullptr)
 #pragma unroll
-    for (int j = 0; j < N; ++j) store_some(static_cast<T*>(a.dx) + (t * N + j) * a.dim + col, count, full, dx[j]);
+      for (int j = 0; j < N; ++j) store_some(static_cast<T*>(a.dx) + (t * N + j) * a.dim + col, count, full, dx[j]);
     store_some(static_cast<T*>(a.df) + t * a.dim + col, count, full, df);
   }
   __shared__ float out[N * N + N];

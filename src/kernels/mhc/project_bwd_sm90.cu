@@ -1,10 +1,12 @@
 // Backward of the projection in one pass over x. bf16: a warp owns 32 columns and walks down a strip of tokens 16 at a time on
 // mma.sync: dx = dproj W and dw = dproj^T x with dproj and W as two bf16 addends each (the product of the small ones left out).
 // Else: a thread two columns, their weights and weight gradients in registers. Strips are added up in order.
+// Of a whole layer (mhc_layer.h): a block owns 64 columns of each of four streams, so that the gradients g that are mixed into a column
+// are read once.
 #include "kernels/common/column_sum.cuh"
 #include "kernels/common/device.cuh"
 #include "kernels/common/mma.cuh"
-#include "kernels/mhc/mhc_map.h"
+#include "kernels/mhc/mhc_layer.h"
 
 namespace weft::kernels {
 namespace {
@@ -49,28 +51,36 @@ __global__ void __launch_bounds__(128) pack_dproj(MhcProjectBwd a, uint32_t* pac
   }
 }
 
+enum Plus { kNothing, kIn, kLayer };  // what is added to dx: nothing, dx_in, or the rest of a layer
 constexpr int kStages = 4, kRow = kColumns + 8;  // the padding keeps ldmatrix off one bank
-template <bool kIn>
+constexpr int kStreams = 4, kShare = kColumns / kStreams, kMixing = kStreams * kStreams + kStreams;
+template <Plus kPlus>
 struct Stage {
   bf16 x[16][kRow];
-  bf16 in[kIn ? 16 : 1][kIn ? kRow : 8];
+  bf16 in[kPlus == kNothing ? 1 : 16][kPlus == kNothing ? 8 : kRow];  // dx_in, or g
+  bf16 du[kPlus == kLayer ? 16 : 1][kPlus == kLayer ? kShare + 8 : 8];
+  float mixing[kPlus == kLayer ? 16 : 1][kMixing];  // h, then pre
   uint32_t packed[kTileWords];
 };
 
-template <bool kIn>
+template <Plus kPlus>
 __global__ void __launch_bounds__(256, 2)
-    project_bwd_tiles(MhcProjectBwd a, const uint32_t* packed, int64_t strip, float* parts) {
+    project_bwd_tiles(MhcLayerBwd layer, const uint32_t* packed, int64_t strip, float* parts) {
   WEFT_DYNAMIC_SMEM(project_smem);
-  Stage<kIn>* ring = reinterpret_cast<Stage<kIn>*>(project_smem);
-  const int lane = threadIdx.x & 31, q = lane / 4, r = lane % 4, own = static_cast<int>(threadIdx.x >> 5) * 32,
-            col0 = blockIdx.y * kColumns;
+  Stage<kPlus>* ring = reinterpret_cast<Stage<kPlus>*>(project_smem);
+  const MhcProjectBwd& a = layer.project;
+  const int lane = threadIdx.x & 31, q = lane / 4, r = lane % 4, own = static_cast<int>(threadIdx.x >> 5) * 32;
+  const auto column = [&](int local) {  // of K, of this block's column `local`
+    if constexpr (kPlus == kLayer) return local / kShare * layer.dim + static_cast<int>(blockIdx.y) * kShare + local % kShare;
+    else return static_cast<int>(blockIdx.y) * kColumns + local;
+  };
   const int64_t first = blockIdx.x * strip, last = first + strip < a.tokens ? first + strip : a.tokens;
   uint32_t w[2][4][3];  // addends; outputs 2r.. of every eight
 #pragma unroll
   for (int n = 0; n < 4; ++n)
 #pragma unroll
     for (int o = 0; o < 3; ++o) {
-      const int col = col0 + own + n * 8 + q;
+      const int col = column(own + n * 8 + q);
       float v[2];
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
@@ -81,14 +91,28 @@ __global__ void __launch_bounds__(256, 2)
       for (int k = 0; k < 2; ++k) w[k][n][o] = pack_bf16(addend(v[0], k), addend(v[1], k));
     }
   auto fetch = [&](int64_t t0, int at) {
-    Stage<kIn>& stage = ring[at];
+    Stage<kPlus>& stage = ring[at];
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
       const int i = static_cast<int>(threadIdx.x) + 256 * k, row = i / 32, col = i % 32 * 8;
-      const bool here = t0 + row < last && col0 + col < a.k;
-      const int64_t from = (t0 + row) * a.k + col0 + col;
+      const bool here = t0 + row < last && column(col) < a.k;
+      const int64_t from = (t0 + row) * a.k + column(col);
       cp_async16(&stage.x[row][col], static_cast<const bf16*>(a.x) + (here ? from : 0), here);
-      if constexpr (kIn) cp_async16(&stage.in[row][col], static_cast<const bf16*>(a.dx_in) + (here ? from : 0), here);
+      if constexpr (kPlus == kIn) cp_async16(&stage.in[row][col], static_cast<const bf16*>(a.dx_in) + (here ? from : 0), here);
+      if constexpr (kPlus == kLayer) cp_async16(&stage.in[row][col], static_cast<const bf16*>(layer.g) + (here ? from : 0), here);
+    }
+    if constexpr (kPlus == kLayer) {
+      const int i = static_cast<int>(threadIdx.x);
+      if (i < 128) {
+        const int row = i / 8, col = i % 8 * 8;
+        const bool here = t0 + row < last;
+        cp_async16(&stage.du[row][col], static_cast<const bf16*>(layer.du) + (here ? (t0 + row) * layer.dim + static_cast<int64_t>(blockIdx.y) * kShare + col : 0), here);
+      } else if (i < 128 + 16 * 5) {
+        const int row = (i - 128) / 5, part = (i - 128) % 5;
+        const bool here = t0 + row < last;
+        const int64_t t = here ? t0 + row : 0;
+        cp_async16(&stage.mixing[row][part * 4], part < 4 ? layer.h + t * 16 + part * 4 : layer.pre + t * 4, here);
+      }
     }
     if (threadIdx.x < kTileWords / 4)
       cp_async16(&stage.packed[threadIdx.x * 4], packed + (t0 < last ? t0 / 16 * kTileWords : 0) + threadIdx.x * 4, t0 < last);
@@ -102,7 +126,7 @@ __global__ void __launch_bounds__(256, 2)
     cp_async_wait<kStages - 2>();
     __syncthreads();  // this tile has come, and every warp is done with the one before
     fetch(t0 + 16 * (kStages - 1), (at + kStages - 1) % kStages);
-    Stage<kIn>& stage = ring[at];
+    Stage<kPlus>& stage = ring[at];
     at = (at + 1) % kStages;
     uint32_t d[3][4], dx[4][2];
 #pragma unroll
@@ -126,9 +150,21 @@ __global__ void __launch_bounds__(256, 2)
         const int col = own + n * 8 + 2 * r;
         const float2 x = unpack_bf16(*reinterpret_cast<const uint32_t*>(&stage.x[q + 8 * h][col]));
         float low = acc[2 * h] - coefficients[h] * x.x, high = acc[2 * h + 1] - coefficients[h] * x.y;
-        if constexpr (kIn) {
+        if constexpr (kPlus == kIn) {
           const float2 in = unpack_bf16(*reinterpret_cast<const uint32_t*>(&stage.in[q + 8 * h][col]));
           low += in.x, high += in.y;
+        }
+        if constexpr (kPlus == kLayer) {
+          const float* mixing = stage.mixing[q + 8 * h];
+          const int stream = own / kShare, c = col % kShare;
+          const float2 du = unpack_bf16(*reinterpret_cast<const uint32_t*>(&stage.du[q + 8 * h][c]));
+          low += mixing[16 + stream] * du.x, high += mixing[16 + stream] * du.y;
+#pragma unroll
+          for (int i = 0; i < kStreams; ++i) {
+            const float m = mixing[layer.transposed ? stream * 4 + i : i * 4 + stream];
+            const float2 g = unpack_bf16(*reinterpret_cast<const uint32_t*>(&stage.in[q + 8 * h][i * kShare + c]));
+            low += m * g.x, high += m * g.y;
+          }
         }
         dx[n][h] = pack_bf16(low, high);
       }
@@ -153,8 +189,8 @@ __global__ void __launch_bounds__(256, 2)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int row = q + 8 * h, col = own + r * 8;
-      if (t0 + row < last && col0 + col < a.k)
-        *reinterpret_cast<uint4*>(static_cast<bf16*>(a.dx) + (t0 + row) * a.k + col0 + col) =
+      if (t0 + row < last && column(col) < a.k)
+        *reinterpret_cast<uint4*>(static_cast<bf16*>(a.dx) + (t0 + row) * a.k + column(col)) =
             *reinterpret_cast<const uint4*>(&stage.x[row][col]);
     }
   }
@@ -165,15 +201,26 @@ __global__ void __launch_bounds__(256, 2)
     for (int n = 0; n < 3; ++n)
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const int out = n * 8 + 2 * r + (e & 1), col = col0 + own + m * 16 + q + 8 * (e >> 1);
+        const int out = n * 8 + 2 * r + (e & 1), col = column(own + m * 16 + q + 8 * (e >> 1));
         if (out < a.num_out && col < a.k) parts[(blockIdx.x * static_cast<int64_t>(a.num_out) + out) * a.k + col] = dw[m][n][e];
       }
 }
 
 constexpr int kTokens = 32;  // of dproj in shared memory at a time
 
+// What a layer adds to dx at column `col` of token t.
 template <class T>
-__global__ void __launch_bounds__(128) project_bwd(MhcProjectBwd a, int64_t strip, float* parts) {
+__device__ __forceinline__ float mixed(const MhcLayerBwd& l, int64_t t, int col) {
+  const int stream = col / l.dim, c = col % l.dim;
+  float sum = l.pre[t * l.n + stream] * to_f32(static_cast<const T*>(l.du)[t * l.dim + c]);
+  for (int i = 0; i < l.n; ++i)
+    sum += l.h[(t * l.n + (l.transposed ? stream : i)) * l.n + (l.transposed ? i : stream)] * to_f32(static_cast<const T*>(l.g)[(t * l.n + i) * l.dim + c]);
+  return sum;
+}
+
+template <class T>
+__global__ void __launch_bounds__(128) project_bwd(MhcLayerBwd layer, int64_t strip, float* parts) {
+  const MhcProjectBwd& a = layer.project;
   __shared__ float dproj[kTokens][kOut];
   __shared__ float coefficient[kTokens];
   const int col = (blockIdx.y * 128 + threadIdx.x) * 2;
@@ -205,6 +252,10 @@ __global__ void __launch_bounds__(128) project_bwd(MhcProjectBwd a, int64_t stri
       if (a.dx_in != nullptr) {
         if (one) d0 += to_f32(static_cast<const T*>(a.dx_in)[at]);
         if (two) d1 += to_f32(static_cast<const T*>(a.dx_in)[at + 1]);
+      }
+      if (layer.g != nullptr) {
+        if (one) d0 += mixed<T>(layer, t0 + i, col);
+        if (two) d1 += mixed<T>(layer, t0 + i, col + 1);
       }
 #pragma unroll
       for (int o = 0; o < kOut; ++o) {
@@ -248,27 +299,52 @@ size_t workspace_mhc_project_bwd_sm90(const MhcProjectBwd& a) {
   return parts_bytes(a) + sizeof(uint32_t) * kTileWords * static_cast<size_t>(ceil_div(a.tokens, 16));
 }
 
-void mhc_project_bwd_sm90(const MhcProjectBwd& a, const Launch& launch) {
-  if (a.tokens == 0 || a.k == 0) return;
+namespace {
+
+void run(const MhcLayerBwd& layer, bool tiles, const Launch& launch) {
+  const MhcProjectBwd& a = layer.project;
   const int64_t strip = strip_of(a), strips = ceil_div(a.tokens, strip);
   float* parts = static_cast<float*>(launch.workspace);
   const dim3 grid(static_cast<unsigned>(strips), static_cast<unsigned>(ceil_div(a.k, kColumns)));
-  if (a.dtype == DType::kBf16 && a.k % 8 == 0 && is_aligned(a.x, 16) && is_aligned(a.dx, 16) && is_aligned(a.dx_in, 16)) {
+  if (tiles) {
     uint32_t* packed = reinterpret_cast<uint32_t*>(static_cast<char*>(launch.workspace) + parts_bytes(a));
     launch_grid(pack_dproj, dim3(static_cast<unsigned>(ceil_div(a.tokens, 16))), dim3(128), 0, launch.stream, a, packed);
     const auto go = [&](auto kernel, size_t stage) {
-      launch_grid(kernel, grid, dim3(256), kStages * stage, launch.stream, a, static_cast<const uint32_t*>(packed), strip, parts);
+      launch_grid(kernel, grid, dim3(256), kStages * stage, launch.stream, layer, static_cast<const uint32_t*>(packed), strip, parts);
     };
-    if (a.dx_in != nullptr)
-      go(project_bwd_tiles<true>, sizeof(Stage<true>));
+    if (layer.g != nullptr)
+      go(project_bwd_tiles<kLayer>, sizeof(Stage<kLayer>));
+    else if (a.dx_in != nullptr)
+      go(project_bwd_tiles<kIn>, sizeof(Stage<kIn>));
     else
-      go(project_bwd_tiles<false>, sizeof(Stage<false>));
+      go(project_bwd_tiles<kNothing>, sizeof(Stage<kNothing>));
   } else if (a.dtype == DType::kBf16) {
-    launch_grid(project_bwd<bf16>, grid, dim3(128), 0, launch.stream, a, strip, parts);
+    launch_grid(project_bwd<bf16>, grid, dim3(128), 0, launch.stream, layer, strip, parts);
   } else {
-    launch_grid(project_bwd<float>, grid, dim3(128), 0, launch.stream, a, strip, parts);
+    launch_grid(project_bwd<float>, grid, dim3(128), 0, launch.stream, layer, strip, parts);
   }
   if (a.dw != nullptr) add_column_sums(parts, strips, static_cast<int64_t>(a.num_out) * a.k, a.dw, launch.stream);
+}
+
+}  // namespace
+
+void mhc_project_bwd_sm90(const MhcProjectBwd& a, const Launch& launch) {
+  if (a.tokens == 0 || a.k == 0) return;
+  const bool tiles = a.dtype == DType::kBf16 && a.k % 8 == 0 && is_aligned(a.x, 16) && is_aligned(a.dx, 16) && is_aligned(a.dx_in, 16);
+  run({a, nullptr, nullptr, nullptr, nullptr, 1, a.k, false}, tiles, launch);
+}
+
+Support supports_mhc_layer_bwd_sm90(const MhcLayerBwd& a, const Device& d) { return supports_mhc_project_bwd_sm90(a.project, d); }
+size_t workspace_mhc_layer_bwd_sm90(const MhcLayerBwd& a) { return workspace_mhc_project_bwd_sm90(a.project); }
+
+void mhc_layer_bwd_sm90(const MhcLayerBwd& layer, const Launch& launch) {
+  if (layer.project.tokens == 0 || layer.project.k == 0) return;
+  MhcLayerBwd a = layer;
+  a.project.dx_in = nullptr;
+  bool tiles = a.project.dtype == DType::kBf16 && a.n == kStreams && a.dim % kShare == 0;
+  for (const void* p : {a.project.x, static_cast<const void*>(a.project.dx), a.g, a.du, static_cast<const void*>(a.h), static_cast<const void*>(a.pre)})
+    tiles = tiles && is_aligned(p, 16);
+  run(a, tiles, launch);
 }
 
 }  // namespace weft::kernels

@@ -3,16 +3,15 @@
 #include "kernels/common/device.cuh"
 #include "kernels/common/mma.cuh"
 #include "kernels/mhc/mhc_map.h"
+#include "kernels/mhc/packed_weights.cuh"
 
 namespace weft::kernels {
 namespace {
 
-constexpr int kOut = 24;                              // the weights are padded to it
-constexpr int kGroup = 4, kStages = 3;                // chunks of 32 columns handled at once; groups in the ring
-constexpr int kChunkUnits = 192, kGroupUnits = kGroup * kChunkUnits;  // 16 bytes each
+constexpr int kGroup = 4, kStages = 3;  // chunks of 32 columns handled at once; groups in the ring
+constexpr int kGroupUnits = kGroup * kChunkUnits;
 
 using dev::block_reduce;
-using dev::lanes_reduce;
 using dev::to_f32;
 
 // Any K and dtype: a block a token.
@@ -30,25 +29,6 @@ __global__ void __launch_bounds__(256) project_plain(MhcProjectFwd a) {
     if (threadIdx.x == 0) a.proj[blockIdx.x * static_cast<int64_t>(a.num_out) + o] = sum;
   }
   if (threadIdx.x == 0) a.norm[blockIdx.x] = norm, a.r[blockIdx.x] = 1.0f / (norm / sqrtf(static_cast<float>(a.k)) + a.eps);
-}
-
-// Weights in the order in which lanes need them: [K / 32][tile of 8 outputs][k half][addend][lane] pairs of words. Lane (q, r)
-// holds for output q the columns 8 r + 4 half + {0, 1} and {2, 3} of the chunk: the same permutation of K as the 16-byte loads of
-// x give.
-__global__ void __launch_bounds__(256) pack_weights(const float* w, int32_t k, int32_t num_out, uint2* packed) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
-  if (i >= static_cast<int64_t>(k) / 32 * 3 * 2 * 32) return;
-  const int lane = i % 32, half = i / 32 % 2, tile = i / 64 % 3, out = tile * 8 + lane / 4;
-  const int64_t chunk = i / 192, col = chunk * 32 + lane % 4 * 8 + half * 4;
-  float v[4], rest[4];
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    v[j] = out < num_out ? w[static_cast<int64_t>(out) * k + col + j] : 0.0f;
-    rest[j] = v[j] - __bfloat162float(__float2bfloat16_rn(v[j]));
-  }
-  uint2* to = packed + ((chunk * 3 + tile) * 2 + half) * 64 + lane;
-  to[0] = make_uint2(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]));
-  to[32] = make_uint2(pack_bf16(rest[0], rest[1]), pack_bf16(rest[2], rest[3]));
 }
 
 __global__ void __launch_bounds__(256, 2) project_fwd(MhcProjectFwd a, const uint4* packed) {
@@ -87,7 +67,6 @@ __global__ void __launch_bounds__(256, 2) project_fwd(MhcProjectFwd a, const uin
     read(c0 + kGroup);
 #pragma unroll
     for (int u = 0; u < kGroup; ++u) {
-      const uint2* w = reinterpret_cast<const uint2*>(ring[stage] + u * kChunkUnits) + lane;
 #pragma unroll
       for (int s = 0; s < 2; ++s) {
         const uint32_t words[4] = {v[u][s].x, v[u][s].y, v[u][s].z, v[u][s].w};
@@ -97,45 +76,22 @@ __global__ void __launch_bounds__(256, 2) project_fwd(MhcProjectFwd a, const uin
           square[s] += f.x * f.x + f.y * f.y;
         }
       }
-      const uint32_t first[4] = {v[u][0].x, v[u][1].x, v[u][0].y, v[u][1].y},
-                     second[4] = {v[u][0].z, v[u][1].z, v[u][0].w, v[u][1].w};
-#pragma unroll
-      for (int tile = 0; tile < 3; ++tile)
-#pragma unroll
-        for (int addend = 1; addend >= 0; --addend) {
-          const uint2 b0 = w[(tile * 2) * 64 + addend * 32], b1 = w[(tile * 2 + 1) * 64 + addend * 32];
-          mma_bf16(acc[tile], first, b0.x, b0.y);
-          mma_bf16(acc[tile], second, b1.x, b1.y);
-        }
+      add_chunk(acc, v[u][0], v[u][1], ring[stage] + u * kChunkUnits, lane);
     }
     stage = (stage + 1) % kStages;
   }
   cp_async_wait<0>();
-#pragma unroll
-  for (int s = 0; s < 2; ++s) {
-    square[s] = lanes_reduce(square[s], 4);
-    const int64_t t = row + 8 * s;
-    if (t >= a.tokens) continue;
-    if (r == 0) {
-      const float norm = sqrtf(square[s]);
-      a.norm[t] = norm, a.r[t] = 1.0f / (norm / sqrtf(static_cast<float>(a.k)) + a.eps);
-    }
-#pragma unroll
-    for (int tile = 0; tile < 3; ++tile)
-#pragma unroll
-      for (int e = 0; e < 2; ++e)
-        if (tile * 8 + 2 * r + e < a.num_out) a.proj[t * a.num_out + tile * 8 + 2 * r + e] = acc[tile][2 * s + e];
-  }
+  store_projection(a, row, r, acc, square);
 }
 
 }  // namespace
 
 Support supports_mhc_project_fwd_sm90(const MhcProjectFwd& a, const Device& d) {
-  if (a.num_out < 1 || a.num_out > kOut) return {"num_out is not in 1 .. 24"};
+  if (a.num_out < 1 || a.num_out > kPackedOut) return {"num_out is not in 1 .. 24"};
   return on_sm90(d, a.dtype);
 }
 
-size_t workspace_mhc_project_fwd_sm90(const MhcProjectFwd& a) { return static_cast<size_t>(a.k / 32) * 384 * sizeof(uint2); }
+size_t workspace_mhc_project_fwd_sm90(const MhcProjectFwd& a) { return packed_bytes(a.k); }
 
 void mhc_project_fwd_sm90(const MhcProjectFwd& a, const Launch& launch) {
   if (a.tokens == 0) return;
@@ -146,11 +102,7 @@ void mhc_project_fwd_sm90(const MhcProjectFwd& a, const Launch& launch) {
       launch_grid(project_plain<float>, dim3(static_cast<unsigned>(a.tokens)), dim3(256), 0, launch.stream, a);
     return;
   }
-  uint2* packed = static_cast<uint2*>(launch.workspace);
-  launch_grid(pack_weights, dim3(static_cast<unsigned>(ceil_div(static_cast<int64_t>(a.k) / 32 * 192, 256))), dim3(256), 0,
-              launch.stream, a.w, a.k, a.num_out, packed);
-  launch_grid(project_fwd, dim3(static_cast<unsigned>(ceil_div(a.tokens, 128))), dim3(256), 0, launch.stream, a,
-              reinterpret_cast<const uint4*>(packed));
+  launch_grid(project_fwd, dim3(static_cast<unsigned>(ceil_div(a.tokens, 128))), dim3(256), 0, launch.stream, a, packed_weights(a, launch));
 }
 
 }  // namespace weft::kernels

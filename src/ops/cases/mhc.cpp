@@ -1,6 +1,7 @@
 #include "ops/aten.h"
 
 #include "ops/mhc.h"
+#include "ops/mhc_layers.h"
 
 #include "ops/cases/draw.h"
 #include "ops/cases/rows.h"
@@ -14,6 +15,26 @@ Case row(const char* op, std::string name, std::function<Instance(const Build&)>
            return build(b);
          }};
   return c;
+}
+
+// Two layers and their edge; f of each is its u times a tensor.
+Instance two_layers(const Build& b, int64_t tokens, int64_t n, int64_t dim, bool transposed) {
+  Instance i;
+  i.inputs = {normal(b, {tokens, n, dim}), normal(b, {tokens, dim}), normal(b, {tokens, dim})};
+  for (int layer = 0; layer < 2; ++layer) {
+    const std::string of = " of layer " + std::to_string(layer);
+    i.weights.push_back({"w" + of, at::randn({n * n + 2 * n, n * dim}, f32_on(b)) / std::sqrt(static_cast<double>(n * dim)), {}});
+    i.weights.push_back({"alpha" + of, at::randn({3}, f32_on(b)), {}});
+    i.weights.push_back({"bias" + of, at::randn({n * n + 2 * n}, f32_on(b)), {}});
+  }
+  i.weights.push_back({"bias of f", normal(b, {dim}), {}});
+  i.op = [=](const std::vector<at::Tensor>& x, std::deque<Weight>& w, const Policy& p) {
+    MhcMapping first{&w[0], &w[1], &w[2]}, second{&w[3], &w[4], &w[5]};
+    first.transposed = second.transposed = transposed;
+    const MhcStreams begun = mhc_begin(x[0], first, p), next = mhc_next(begun, begun.u_TC() * x[1], &w[6], second, p);
+    return std::vector<at::Tensor>{mhc_end(next, next.u_TC() * x[2], nullptr, p)};
+  };
+  return i;
 }
 
 }  // namespace
@@ -66,6 +87,10 @@ std::vector<Case> mhc_cases() {
         return i;
       }));
   }
+  for (const int64_t tokens : {5, 1, 0}) all.push_back(row("mhc_layers", std::to_string(tokens) + "x4x6", [=](const Build& b) { return two_layers(b, tokens, 4, 6, false); }));
+  all.push_back(row("mhc_layers", "5x2x7 transposed", [=](const Build& b) { return two_layers(b, 5, 2, 7, true); }));
+  all.push_back(row("mhc_layers", "37x4x64", [=](const Build& b) { return two_layers(b, 37, 4, 64, false); }));
+  all.back().grad = false, all.back().grad_why_not = "the smaller rows differentiate the same nodes";  // this one is for the kernels' shape
   // The goal's shape: 32,768 tokens of four streams of 7,168.
   const int64_t T = 32768, n = 4, C = 7168;
   const double stream = 2.0 * T * n * C, one = 2.0 * T * C;  // bytes
@@ -106,6 +131,7 @@ std::vector<Case> mhc_cases() {
     i.op = [](const std::vector<at::Tensor>& x, std::deque<Weight>&, const Policy& p) { return std::vector<at::Tensor>{mhc_post(x[0], x[1], nullptr, x[2], x[3], false, p)}; };
     return i;
   });
+  large("mhc_layers", {0, 7 * stream + 4 * one, 0, 12 * stream + 8 * one}, [=](const Build& b) { return two_layers(b, T, n, C, false); });
   return all;
 }
 
