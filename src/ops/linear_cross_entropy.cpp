@@ -30,9 +30,9 @@ std::pair<at::Tensor, at::Tensor> linear_cross_entropy_bwd(const at::Tensor& dlo
   const at::Tensor lse_T = at::logsumexp(z_TV, -1), zero_T = at::zeros_like(lse_T);
   const at::Tensor g_T = at::where(kept_T, dloss_T.defined() ? dloss_T.to(t) : zero_T, zero_T);
   const at::Tensor h_T = (dlse_T.defined() ? at::where(kept_T, dlse_T.to(t), zero_T) : zero_T) + 2 * o.z_loss * g_T * lse_T;
-  at::Tensor dz_TV = (g_T + h_T).unsqueeze(1) * at::exp(z_TV - lse_T.unsqueeze(1));
+  at::Tensor dz_TV = ((g_T + h_T).unsqueeze(1) * at::exp(z_TV - lse_T.unsqueeze(1))).masked_fill(kept_T.logical_not().unsqueeze(1), 0);
   dz_TV.scatter_add_(1, at::where(kept_T, targets_T, 0).unsqueeze(1), -g_T.unsqueeze(1));
-  return {at::mm(dz_TV, w_VD.to(t)).to(x_TD.scalar_type()), at::mm(dz_TV.t(), x_TD.to(t))};
+  return {at::mm(dz_TV, w_VD.to(t)).to(x_TD.scalar_type()), at::mm(dz_TV.t(), x_TD.to(t).masked_fill(kept_T.logical_not().unsqueeze(1), 0))};
 }
 
 }  // namespace reference
@@ -92,12 +92,6 @@ void run_part(const char* op, std::span<const Candidate<Args>> all, const Args& 
   run(*c, a, like);
 }
 
-Policy inner(const Policy& policy) {
-  Policy p = policy;
-  p.only.clear(), p.trace = nullptr;
-  return p;
-}
-
 at::TensorOptions f32_like(const at::Tensor& t) { return t.options().dtype(at::kFloat).requires_grad(false); }
 
 struct Problem {  // what forward and backward share
@@ -117,6 +111,12 @@ void to_dlogits(const at::Tensor& tile, int64_t first_row, int64_t first_col, co
                    g_T.data_ptr<float>() + first_row, h_T.defined() ? h_T.data_ptr<float>() + first_row : nullptr, tile.data_ptr(), tile.size(0),
                    tile.stride(0), first_col, p.w_VD.size(0), p.options.ignore_index, static_cast<int32_t>(tile.size(1)), 0.0f, dtype_of(tile)};
   run_part<XentGrad>("xent_grad", kGrad, a, tile, policy);
+}
+
+// x for dw: zeros where the loss ignores a token, for 0 times a NaN that stands there would reach every word. On the CPU only where needed.
+at::Tensor x_that_counts(const Problem& p, int64_t first_row, int64_t rows) {
+  const at::Tensor x = p.x_TD.narrow(0, first_row, rows), ignored = p.targets_T.narrow(0, first_row, rows) == p.options.ignore_index;
+  return x.is_cpu() && !ignored.any().item<bool>() ? x : x.masked_fill(ignored.unsqueeze(1), 0);
 }
 
 // g (1 + 2 z_loss lse) + h - g: what reaches the logits through lse.
@@ -154,7 +154,7 @@ Forward forward_chunked(const Problem& p, Weight& w, const at::Tensor& cotangent
     const at::Tensor h_T = through_lse(cotangent_T, {}, max_T, p.options.z_loss);
     to_dlogits(z, r, 0, p, max_T, cotangent_T, h_T, policy);
     gemm("linear_cross_entropy_dx", z, false, p.w_VD, false, out.dx_TD.narrow(0, r, rows), false, policy);
-    if (w.wants_grad()) gemm("linear_cross_entropy_dw", z, true, x, false, w.main_grad.view({V, p.w_VD.size(1)}), true, policy);
+    if (w.wants_grad()) gemm("linear_cross_entropy_dw", z, true, x_that_counts(p, r, rows), false, w.main_grad.view({V, p.w_VD.size(1)}), true, policy);
   }
   const at::Tensor lse_T = max_T, loss_T = target_T;  // written in place by xent_loss
   out.loss = {p.options.z_loss == 0 ? loss_T : at::where(p.targets_T != p.options.ignore_index, loss_T + p.options.z_loss * lse_T.square(), loss_T), lse_T};
@@ -209,14 +209,14 @@ at::Tensor backward_chunked(const Problem& p, Weight& w, const at::Tensor& lse_T
                             const Policy& policy) {
   const int64_t T = p.x_TD.size(0), V = p.w_VD.size(0), D = p.w_VD.size(1), at_once = p.cols_at_once();
   const at::Tensor buffer = at::empty({T * std::min(at_once, V)}, p.x_TD.options().requires_grad(false));
-  const at::Tensor dx_TD = wants_dx ? at::zeros({T, D}, f32_like(p.x_TD)) : at::Tensor();
+  const at::Tensor dx_TD = wants_dx ? at::zeros({T, D}, f32_like(p.x_TD)) : at::Tensor(), x_of_dw = w.wants_grad() ? x_that_counts(p, 0, T) : at::Tensor();
   for (int64_t v = 0; v < V; v += at_once) {
     const int64_t cols = std::min(at_once, V - v);
     const at::Tensor z = buffer.narrow(0, 0, T * cols).view({T, cols}), w_tile = p.w_VD.narrow(0, v, cols);
     gemm("linear_cross_entropy_logits", p.x_TD, false, w_tile, true, z, false, policy);
     to_dlogits(z, 0, v, p, lse_T, g_T, h_T, policy);
     if (wants_dx) gemm("linear_cross_entropy_dx", z, false, w_tile, false, dx_TD, true, policy);
-    if (w.wants_grad()) gemm("linear_cross_entropy_dw", z, true, p.x_TD, false, w.main_grad.view({V, D}).narrow(0, v, cols), true, policy);
+    if (w.wants_grad()) gemm("linear_cross_entropy_dw", z, true, x_of_dw, false, w.main_grad.view({V, D}).narrow(0, v, cols), true, policy);
   }
   return wants_dx ? dx_TD.to(p.x_TD.scalar_type()) : at::Tensor();
 }
@@ -247,7 +247,7 @@ struct LossNode final : Node {  // outputs: loss, lse
     }
     g = g.defined() ? g.to(at::kFloat).contiguous() : at::zeros_like(lse);
     const at::Tensor h_T = through_lse(g, h, lse, options.z_loss);
-    const at::Tensor dx = composed(c) ? backward_chunked(p, *w, lse, g, h_T, wants_dx, inner(policy)) : backward_fused(*c, a, p, *w, lse, g, h_T);
+    const at::Tensor dx = composed(c) ? backward_chunked(p, *w, lse, g, h_T, wants_dx, of_parts(policy)) : backward_fused(*c, a, p, *w, lse, g, h_T);
     if (w->trainable) w->done();
     return {dx};
   }
@@ -286,7 +286,7 @@ TokenLoss linear_cross_entropy(const at::Tensor& x_TD, Weight& w, const at::Tens
     loss = forward_fused(*c, a, {x_TD.detach(), w.value, targets_T, options});  // its backward makes the logits again: promises are not needed
   } else {
     if (at_once && node) promised = loss_weights_T.detach().to(at::kFloat).contiguous();
-    Forward f = forward_chunked({x_TD.detach(), w.value, targets_T, options}, w, promised, inner(policy));
+    Forward f = forward_chunked({x_TD.detach(), w.value, targets_T, options}, w, promised, of_parts(policy));
     loss = f.loss, made_dx = f.dx_TD;
   }
   if (node) {

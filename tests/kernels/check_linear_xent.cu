@@ -13,6 +13,8 @@ void check(const char* label, int T, int D, int V, bool ignore_all = false) {
   for (auto& v : y) v = ignore_all || random.uniform(0, 1) < 0.15f ? -100 : static_cast<int64_t>(random.engine() % V);
   auto g = random.fill<float>(T, [](Random& r) { return r.uniform(0, 1) < 0.2f ? 0.f : r.normal(); }), gl = random.normal<float>(T, 0.1f);
   g[0] = 0;
+  for (int t = 0; t < T; t += 2)
+    if (y[t] < 0) gl[t] = 0;  // gives nothing
   const auto hx = wide(x), hw = wide(w);
   std::vector<double> loss(T), lse(T), dx(hx.size()), dw(hw.size()), z(V);
   std::vector<int> top(T);
@@ -58,6 +60,16 @@ void check(const char* label, int T, int D, int V, bool ignore_all = false) {
   compare(name + "dx", gdx.host(), dx);
   compare(name + "dw", gdw.host(), dw);
   again(name + "bwd ", [&](const kernels::Launch& l) { kernels::linear_xent_bwd_sm90(b, l); }, bw.data, {written(gdx), added(gdw)});
+  auto poisoned = x;
+  for (int t = 0; t < T; ++t)
+    if (gl[t] == 0 && (y[t] < 0 || g[t] == 0)) std::fill_n(poisoned.begin() + static_cast<int64_t>(t) * D, D, __float2bfloat16(NAN));
+  Buffer<bf16> gpoisoned(poisoned);
+  b.x = gpoisoned.data;
+  gdw.zero(), gdx.poison();
+  kernels::linear_xent_bwd_sm90(b, {nullptr, bw.data});
+  device_wait("linear_xent_bwd");
+  compare(name + "dx, NaN where nothing is given", gdx.host(), dx);
+  compare(name + "dw, NaN where nothing is given", gdw.host(), dw);
 }
 
 }  // namespace

@@ -1,5 +1,22 @@
 // Bugs of the field planted in an op (reliability.md 8.1), each told apart by the comparison of `bench ops --check`; and what holds for
 // every row of the case table: a NaN that is read shows, a saved tensor that was changed is noticed, a second run gives the same bits.
+//
+// Seeded bugs and the tests that catch them:
+//   10 attention across documents   SeededBugs, Attention.PackedDocumentsAreSeparateDocuments
+//   11 mask off by one              SeededBugs, Attention.AFutureTokenChangesNothingAndNanInAnotherDocumentStaysThere
+//   14 saved tensor changed         EveryRow.ASavedTensorChangedInPlaceIsNoticed
+//   21 ties of the router           SeededBugs, Route.TiesGoToTheLowerExpertOnEveryCandidate, Indexer.ChoosesTheHighestAndBreaksTiesDownward
+//   24 dropped tokens' gradient     SeededBugs
+//   26 loss reads one gradient      SeededBugs, LinearCrossEntropy.AnyGradientOfEachTokenAgreesWithFp64
+//   27 loss forgets ignore_index    SeededBugs, Poison.NanInPaddingChangesNothing (dw too)
+//   28 softmax without its maximum  SeededBugs, LargeLogits, Mhc.SinkhornHoldsLargeLogits, LinearCrossEntropy.LargeLogitsAndNanAreHeld
+//   29 eps 100 times too large      SeededBugs, Defaults.EpsIsWhatThePaperSays
+//   30 sums in bf16                 SeededBugs, Dense.GradientsOfManyMicroBatchesAddUpInFp32, Gemm.OwnProductIsTheSumInFp32...
+//   31 FP8 scale one step old       SeededBugs
+//   33 accumulator not promoted     SeededBugs with a 14-bit accumulator; the library's on a GPU: weft_tensor_check gemm, the sweep over k
+// Numeric traps (reliability.md 2.2) besides: bf16 D and A of a scan: Scan.RoundedDecaysAreToldApartOverTenThousandTokens. Odd lengths:
+// *.ChunkedFormIsTheRecurrence, Mamba3.LongRowsAgreeOverChunks, and the kernels' own checks. Recompute: EveryRow.ASecondRunGivesTheSameBits
+// compares a forward that keeps nothing as well. Poison: NanInPaddingChangesNothing, EveryRow.ANanThatIsReadShows.
 #include "ops/aten.h"
 
 #include <gtest/gtest.h>
@@ -9,18 +26,21 @@
 
 #include "ops/attention.h"
 #include "ops/cases/modes.h"
+#include "ops/grouped_linear.h"
 #include "ops/indexer.h"
 #include "ops/kl.h"
 #include "ops/layernorm.h"
 #include "ops/linear.h"
 #include "ops/linear_cross_entropy.h"
 #include "ops/mhc.h"
+#include "ops/mhc_layers.h"
 #include "ops/node.h"
 #include "ops/permute.h"
 #include "ops/quantize.h"
 #include "ops/rmsnorm.h"
 #include "ops/route.h"
 #include "ops/sparse_mla.h"
+#include "ops/ssd.h"
 
 namespace weft::ops::cases {
 namespace {
@@ -217,13 +237,15 @@ TEST(EveryRow, ASecondRunGivesTheSameBits) {
     if (!c.check || c.perf || c.dtypes.front() != at::kFloat) continue;
     const Instance i = c.build({at::kFloat, at::kCPU, 2});
     const Policy p = with_references();
-    const auto cotangent = cotangents(run_row(i, p, false, {}).outputs, 3);
+    const Inputs kept_nothing = run_row(i, p, false, {}).outputs;  // as the first pass of a recomputed layer
+    const auto cotangent = cotangents(kept_nothing, 3);
     const Values a = run_row(i, p, false, cotangent), b = run_row(i, p, false, cotangent);
     const auto same = [](const Inputs& x, const Inputs& y) {
       for (size_t k = 0; k < x.size(); ++k)
         if (x[k].defined() != y[k].defined() || (x[k].defined() && !at::equal(x[k].nan_to_num(), y[k].nan_to_num()))) return false;
       return x.size() == y.size();
     };
+    EXPECT_TRUE(same(kept_nothing, a.outputs)) << c.op << "/" << c.row << " without a graph";
     EXPECT_TRUE(same(a.outputs, b.outputs) && same(a.input_grads, b.input_grads) && same(a.weight_grads, b.weight_grads)) << c.op << "/" << c.row;
   }
 }
@@ -266,16 +288,63 @@ TEST(EveryRow, ASavedTensorChangedInPlaceIsNoticed) {
 TEST(Poison, NanInPaddingChangesNothing) {
   const Policy p = policy_on(at::kCPU);
   at::manual_seed(5);
-  {
-    Weight w = weight("w", {7, 5});
-    w.main_grad = at::zeros({7, 5});
-    at::Tensor clean = at::randn({6, 5}), x = clean.clone();
-    x.masked_fill_((kTargets < 0).unsqueeze(1), std::numeric_limits<double>::quiet_NaN());
+  for (const char* only : {"", "reference"})
+    for (const bool at_once : {false, true}) {
+      Policy chosen = p;
+      chosen.only = only;
+      LossOptions options;
+      options.weights_are_cotangents = at_once;
+      const at::Tensor ones = at::ones({6}), clean = at::randn({6, 5});
+      const Weight start = weight("w", {7, 5});
+      std::vector<at::Tensor> dx, dw;
+      for (const bool poisoned : {false, true}) {
+        Weight w = start;
+        w.main_grad = at::zeros({7, 5});
+        at::Tensor x = clean.clone();
+        if (poisoned) x.masked_fill_((kTargets < 0).unsqueeze(1), std::numeric_limits<double>::quiet_NaN());
+        x.requires_grad_();
+        const at::Tensor l = linear_cross_entropy(x, w, kTargets, ones, options, chosen).loss_T;
+        EXPECT_TRUE(l.isfinite().all().item<bool>());
+        torch::autograd::backward({l.sum()}, {});
+        dx.push_back(x.grad()), dw.push_back(w.main_grad);
+      }
+      EXPECT_TRUE(dx[0].equal(dx[1])) << only << at_once;
+      EXPECT_TRUE(dw[0].equal(dw[1])) << only << at_once;
+    }
+  {  // rows of k and v between two documents' keys
+    const at::Tensor q = at::randn({5, 2, 4}), k = at::randn({9, 1, 4}), v = at::randn({9, 1, 4});
+    AttentionOptions o;
+    o.key_starts = at::tensor({0, 5}, at::kInt);
+    std::vector<at::Tensor> outputs;
+    for (const bool poisoned : {false, true}) {
+      const at::Tensor keys = k.clone(), values = v.clone();
+      if (poisoned)
+        for (const int64_t row : {2, 3, 4, 8}) keys[row].fill_(std::numeric_limits<double>::quiet_NaN()), values[row].fill_(std::numeric_limits<double>::quiet_NaN());
+      const at::Tensor x = q.clone().requires_grad_();
+      const AttentionOut out = attention(x, keys, values, Packing::of({2, 3}), o, p);
+      torch::autograd::backward({out.o_THV.sum()}, {});
+      outputs.push_back(out.o_THV.detach()), outputs.push_back(x.grad());
+    }
+    EXPECT_TRUE(outputs[0].equal(outputs[2]) && outputs[1].equal(outputs[3]));
+  }
+  {  // rows of no group, forward and backward
+    Weight w = weight("experts", {2, 3, 4});
+    w.main_grad = at::zeros({2, 3, 4});
+    at::Tensor x = at::randn({7, 4});
+    x.narrow(0, 5, 2).fill_(std::numeric_limits<double>::quiet_NaN());
     x.requires_grad_();
-    const at::Tensor l = linear_cross_entropy(x, w, kTargets, {}, {}, p).loss_T;
-    EXPECT_TRUE(l.isfinite().all().item<bool>());
-    torch::autograd::backward({l.sum()}, {});
-    EXPECT_TRUE(x.grad().isfinite().all().item<bool>());
+    const at::Tensor y = grouped_linear(x, w, at::tensor({2, 5}, at::kInt), {}, nullptr, p);
+    EXPECT_EQ(y.narrow(0, 5, 2).abs().sum().item<double>(), 0);
+    at::Tensor dy = at::ones_like(y);
+    dy.narrow(0, 5, 2).fill_(std::numeric_limits<double>::quiet_NaN());
+    torch::autograd::backward({y}, {dy});
+    EXPECT_TRUE(w.main_grad.isfinite().all().item<bool>() && x.grad().isfinite().all().item<bool>());
+  }
+  {  // rows that pad an expert's share
+    const ExpertPlan plan = plan_experts(at::tensor({0, 1, 0}, at::kInt).view({3, 1}), 2, 4, p);
+    at::Tensor rows = at::full({plan.rows, 2}, std::numeric_limits<double>::quiet_NaN(), at::kFloat);
+    for (int64_t t = 0; t < 3; ++t) rows[plan.row_of_slot_Tk[t][0].item<int32_t>()].fill_(static_cast<double>(t));
+    EXPECT_TRUE(unpermute(rows, at::ones({3, 1}), plan, p).equal(at::arange(3, at::kFloat).view({3, 1}).expand({3, 2})));
   }
   {
     at::Tensor kv = at::randn({6, 4});
@@ -294,6 +363,29 @@ TEST(Poison, NanInPaddingChangesNothing) {
     EXPECT_TRUE(r.indices_Tk[3].equal(at::tensor({-1, -1}, at::kInt)));
     EXPECT_EQ(r.counts_E.sum().item<int64_t>(), 8);
   }
+}
+
+// 10,000 tokens: decays and skips that were rounded to bf16 on the way give other gradients.
+TEST(Scan, RoundedDecaysAreToldApartOverTenThousandTokens) {
+  const int64_t T = 10000;
+  const auto op = [](bool rounded) -> Op {
+    return [=](const Inputs& x, std::deque<Weight>&, const Policy& p) {
+      const auto stored = [&](const at::Tensor& t) { return rounded ? t + (t.detach().to(at::kBFloat16).to(t.scalar_type()) - t.detach()) : t; };
+      SsdInputs in;
+      in.x_THP = x[0], in.dt_TH = at::sigmoid(x[1]) * 0.01, in.A_H = stored(-(x[2].exp())), in.B_TGN = x[3], in.C_TGN = x[4], in.D_H = stored(x[5]);
+      return Inputs{ssd(in, Packing::of({static_cast<int32_t>(x[0].size(0))}), false, p).y_THP};
+    };
+  };
+  Inputs x = draw({{T, 1, 2}, {T, 1}, {1}, {T, 1, 2}, {T, 1, 2}, {1}});
+  EXPECT_TRUE(caught(x, {}, op(false), op(true), 1e-4));
+}
+
+TEST(Defaults, EpsIsWhatThePaperSays) {
+  const MhcMapping mapping{};
+  EXPECT_EQ(mapping.norm_eps, 1e-6);
+  EXPECT_EQ(mapping.pre_eps, 1e-6);
+  EXPECT_EQ(mapping.sinkhorn_eps, 1e-6);
+  EXPECT_EQ(mapping.iterations, 20);
 }
 
 TEST(LargeLogits, AreHeldByEverySoftmax) {

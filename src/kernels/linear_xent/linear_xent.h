@@ -2,7 +2,7 @@
 //   lse_i = log sum_v exp z_iv     loss_i = lse_i - z_{i,y_i}, 0 where y_i < 0 (ignored; lse is still written)
 // Backward, with g = dL/dloss and h = dL/dlse (z-loss, or null), P = exp(z - lse):
 //   dz_iv = (g_i + h_i) P_iv - g_i [v = y_i]   (g_i taken as 0 on ignored rows)     dx = dz w     dw += dz^T x
-// dz is rounded to bf16 between the products. Deterministic.
+// dz is rounded to bf16 between the products. x of a token whose g and h are 0 is not read into dw. Deterministic.
 #pragma once
 #include "kernels/launch.h"
 
