@@ -14,7 +14,7 @@ namespace {
 
 struct Options {
   std::string what = "ops", name;
-  bool grad = false, check = false, perf = false, support = false, small = false;
+  bool grad = false, check = false, perf = false, support = false, hopper = false, small = false;
   int seeds = 3;
   BenchFlags train;
   TokenizerBench tokenizer;
@@ -47,6 +47,8 @@ int run(const Options& o, const Common& common) {
   filter.device = at::Device(use_device(common));
   filter.seeds = o.seeds;
   filter.large = !o.small;
+  filter.hopper = o.hopper;
+  if (o.hopper && !o.support) throw ConfigError("bench ops: --hopper goes with --support: nothing runs on a GPU that is not there");
   using Mode = void (*)(const ops::cases::Filter&, const ops::cases::Sink&);
   const bool all = !o.grad && !o.check && !o.perf && !o.support;
   Tally tally;
@@ -73,6 +75,7 @@ Action bench(CLI::App& app, Common& common) {
   app.add_flag("--check", o->check, "Every candidate against the fp64 reference.");
   app.add_flag("--perf", o->perf, "Time, and % of the roofline measured in this run.");
   app.add_flag("--support", o->support, "Which candidate takes each row, and who refused why.");
+  app.add_flag("--hopper", o->hopper, "With --support: the answers for an H100 or H200, without one.");
   app.add_flag("--small", o->small, "Leave out the rows that are large enough to time.");
   app.add_option("--seeds", o->seeds, "Draws of each row in --check.")->check(CLI::Range(1, 1000));
   app.add_option("--preset", o->train.preset, "train: the model.");

@@ -19,4 +19,14 @@ void check_launch(const char* what) {
   if (error != cudaSuccess) throw_cuda(what, error);
 }
 
+bool cuda_present() {
+  static const bool present = [] {
+    int count = 0;
+    const bool ok = cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
+    if (!ok) cudaGetLastError();  // no launch is to blame for it
+    return ok;
+  }();
+  return present;
+}
+
 }  // namespace weft::kernels

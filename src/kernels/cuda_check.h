@@ -9,4 +9,7 @@ namespace weft::kernels {
 // After a kernel launch: throws when the launch itself was refused. Does not wait; legal while a stream is captured.
 void check_launch(const char* what);
 
+// False on a machine without a GPU, where libraries cannot be asked what they take: their documented limits have to do.
+bool cuda_present();
+
 }  // namespace weft::kernels

@@ -82,10 +82,6 @@ Act act_of(Glu kind) {
   throw InternalError("glu: unknown kind");
 }
 
-const float* prob_pointer(const at::Tensor& prob) {
-  return prob.defined() && prob.scalar_type() == at::kFloat ? prob.data_ptr<float>() : nullptr;
-}
-
 void check_prob(const char* op, const at::Tensor& prob, const at::Tensor& x, int64_t rows) {
   if (!prob.defined()) return;
   const bool dtype_ok = prob.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble;
@@ -107,7 +103,7 @@ struct ActNode final : Node {
     const int64_t cols = x.size(-1);
     const bool wants_dprob = prob.defined() && task_should_compute_output(1);
     at::Tensor dprob = wants_dprob ? at::empty_like(prob) : at::Tensor();
-    ActBwd a{dy.data_ptr(), x.data_ptr(), prob_pointer(prob), nullptr, wants_dprob && prob.scalar_type() == at::kFloat ? dprob.data_ptr<float>() : nullptr,
+    ActBwd a{dy.data_ptr(), x.data_ptr(), floats(prob), nullptr, floats(dprob),
              x.numel() / cols, static_cast<int32_t>(cols), kind, dtype_of(x)};
     const auto* c = select<ActBwd>("activation_bwd", kActBwd, a, policy);
     if (c == nullptr) {
@@ -136,8 +132,8 @@ struct GluNode final : Node {
     at::Tensor dprob = wants_dprob ? at::empty_like(prob) : at::Tensor();
     const size_t half = bytes(dtype_of(x), static_cast<size_t>(cols));
     char* gate = static_cast<char*>(x.data_ptr());
-    GluBwd a{dy.data_ptr(), gate, gate + half, prob_pointer(prob), nullptr, nullptr,
-             wants_dprob && prob.scalar_type() == at::kFloat ? dprob.data_ptr<float>() : nullptr, rows, 2 * cols, 2 * cols,
+    GluBwd a{dy.data_ptr(), gate, gate + half, floats(prob), nullptr, nullptr,
+             floats(dprob), rows, 2 * cols, 2 * cols,
              static_cast<int32_t>(cols), static_cast<float>(options.clamp), static_cast<float>(options.offset), kind, dtype_of(x)};
     const auto* c = select<GluBwd>("glu_bwd", kGluBwd, a, policy);
     if (c == nullptr) {
@@ -166,7 +162,7 @@ at::Tensor activation(const at::Tensor& x, Act kind, const Policy& policy, const
   check_prob("activation", prob, x, rows);
   auto node = make_node<ActNode>(policy, {x, prob}, false);
   at::AutoDispatchBelowADInplaceOrView below;
-  ActFwd a{x.data_ptr(), prob_pointer(prob), nullptr, rows, static_cast<int32_t>(cols), kind, dtype_of(x)};
+  ActFwd a{x.data_ptr(), floats(prob), nullptr, rows, static_cast<int32_t>(cols), kind, dtype_of(x)};
   const auto* c = select<ActFwd>("activation", kActFwd, a, policy);
   at::Tensor y;
   if (c == nullptr) {
@@ -191,7 +187,7 @@ at::Tensor glu(const at::Tensor& x, Glu kind, const GluOptions& options, const P
   std::vector<int64_t> shape = x.sizes().vec();
   shape.back() = cols;
   const char* gate = static_cast<const char*>(x.data_ptr());
-  GluFwd a{gate, gate + bytes(dtype_of(x), static_cast<size_t>(cols)), prob_pointer(prob), nullptr, rows, 2 * cols, static_cast<int32_t>(cols),
+  GluFwd a{gate, gate + bytes(dtype_of(x), static_cast<size_t>(cols)), floats(prob), nullptr, rows, 2 * cols, static_cast<int32_t>(cols),
            static_cast<float>(options.clamp), static_cast<float>(options.offset), kind, dtype_of(x)};
   const auto* c = select<GluFwd>("glu", kGluFwd, a, policy);
   at::Tensor y;

@@ -7,15 +7,15 @@
 
 namespace weft::ops {
 
-inline kernels::Support supports_aten(const at::Tensor& like) {
-  if (!like.is_cpu()) return {"runs on the CPU only"};
+inline kernels::Support supports_aten(const at::Tensor& like, const Policy& policy) {
+  if (policy.device.kind != kernels::Device::kCpu) return {"runs on the CPU only"};
   if (like.scalar_type() != at::kFloat && like.scalar_type() != at::kBFloat16) return {"dtype is not f32 or bf16"};
   return {};
 }
 
 template <class Call>
 constexpr Candidate<Call> kAten{
-    "cpu", [](const Call& a, const Policy&) { return supports_aten(a.like()); }, nullptr, [](const Call& a, const kernels::Launch&) { run_reference(a); }};
+    "cpu", [](const Call& a, const Policy& p) { return supports_aten(a.like(), p); }, nullptr, [](const Call& a, const kernels::Launch&) { run_reference(a); }};
 
 // Runs the chosen candidate, or the reference where the policy allows it.
 template <class Call>

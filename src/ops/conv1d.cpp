@@ -105,7 +105,6 @@ constexpr Candidate<Conv1dStep> kStep[] = {
     {"cpu", [](const Conv1dStep& a, const Policy& p) { return kernels::supports_conv1d_step_cpu(a, p.device); }, nullptr, kernels::conv1d_step_cpu},
 };
 
-const void* data(const at::Tensor& t) { return t.defined() ? t.data_ptr() : nullptr; }
 at::Tensor channels_contiguous(const at::Tensor& x) { return x.size(1) <= 1 || x.stride(1) == 1 ? x : x.contiguous(); }
 
 struct ConvNode final : Node {
@@ -141,7 +140,7 @@ ConvOut conv1d_fwd(const ConvInputs& in_any, const Packing& packing, bool want_f
   ConvInputs in = in_any;
   in.x_TC = channels_contiguous(in.x_TC), in.w = in.w.contiguous();
   const int64_t T = in.x_TC.size(0), C = in.x_TC.size(1), W = in.w.size(1);
-  Conv1dFwd a{in.x_TC.data_ptr(), in.w.data_ptr(), data(in.bias), packing.cu_q.data_ptr<int32_t>(), data(in.initial_state_nCW), nullptr, nullptr,
+  Conv1dFwd a{in.x_TC.data_ptr(), in.w.data_ptr(), address(in.bias), packing.cu_q.data_ptr<int32_t>(), address(in.initial_state_nCW), nullptr, nullptr,
               T, in.x_TC.stride(0), C, static_cast<int32_t>(C), static_cast<int32_t>(W), static_cast<int32_t>(packing.documents()), in.silu, dtype_of(in.x_TC)};
   const auto* c = select<Conv1dFwd>("causal_conv1d", kFwd, a, policy);
   if (c == nullptr) return reference::conv1d_fwd(in, packing, want_final_state);
@@ -159,7 +158,7 @@ ConvGrads conv1d_bwd(const at::Tensor& dy_any, const ConvInputs& in_any, const a
   in.x_TC = channels_contiguous(in.x_TC), in.w = in.w.contiguous();
   const at::Tensor dy = channels_contiguous(dy_any), dlast = d_final.defined() ? d_final.contiguous() : d_final;
   const int64_t T = in.x_TC.size(0), C = in.x_TC.size(1), W = in.w.size(1);
-  Conv1dBwd a{dy.data_ptr(), in.x_TC.data_ptr(), in.w.data_ptr(), data(in.bias), packing.cu_q.data_ptr<int32_t>(), data(in.initial_state_nCW), data(dlast),
+  Conv1dBwd a{dy.data_ptr(), in.x_TC.data_ptr(), in.w.data_ptr(), address(in.bias), packing.cu_q.data_ptr<int32_t>(), address(in.initial_state_nCW), address(dlast),
               nullptr, nullptr, nullptr, nullptr, T, dy.stride(0), in.x_TC.stride(0), C, static_cast<int32_t>(C), static_cast<int32_t>(W),
               static_cast<int32_t>(packing.documents()), in.silu, dtype_of(in.x_TC)};
   const auto* c = select<Conv1dBwd>("causal_conv1d_bwd", kBwd, a, policy);
@@ -205,7 +204,7 @@ at::Tensor causal_conv1d_step(const at::Tensor& x_any, const Weight& w, const We
   const at::NoGradGuard no_grad;
   const at::Tensor x = channels_contiguous(x_any), weight = w.value.contiguous();
   at::Tensor y = at::empty({x.size(0), x.size(1)}, x.options().requires_grad(false));
-  const Conv1dStep a{x.data_ptr(), weight.data_ptr(), data(b), slots.defined() ? slots.data_ptr<int32_t>() : nullptr, state.data_ptr(), y.data_ptr(),
+  const Conv1dStep a{x.data_ptr(), weight.data_ptr(), address(b), slots.defined() ? slots.data_ptr<int32_t>() : nullptr, state.data_ptr(), y.data_ptr(),
                      x.size(0), x.stride(0), static_cast<int32_t>(x.size(1)), static_cast<int32_t>(weight.size(1)), silu, dtype_of(x)};
   const auto* c = select<Conv1dStep>("causal_conv1d_step", kStep, a, policy);
   if (c != nullptr) {

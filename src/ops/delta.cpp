@@ -44,8 +44,6 @@ using kernels::Launch;
 using kernels::Support;
 
 int32_t i32(int64_t n) { return static_cast<int32_t>(n); }
-float* floats(const at::Tensor& t) { return t.defined() && t.scalar_type() == at::kFloat ? t.data_ptr<float>() : nullptr; }
-void* data(const at::Tensor& t) { return t.defined() ? t.data_ptr() : nullptr; }
 DeltaInputs contiguous(const DeltaInputs& in) {
   const auto one = [](const at::Tensor& t) { return t.defined() ? t.contiguous() : t; };
   return {one(in.q), one(in.k), one(in.v), one(in.g), one(in.beta), one(in.write), one(in.initial_state), in.scale};
@@ -62,7 +60,7 @@ kernels::GdnFwd chunk_args(const DeltaInputs& in, const Packing& p) {
 kernels::GdnBwd chunk_args(const Bwd& a) {
   const kernels::GdnFwd f = chunk_args(a.in, a.packing);
   kernels::GdnBwd k{};
-  k.d_o = a.d_o.data_ptr(), k.q = f.q, k.k = f.k, k.v = f.v, k.g = f.g, k.beta = f.beta, k.cu_seqlens = f.cu_seqlens, k.states = data(a.saved.states), k.inverses = data(a.saved.inverses);
+  k.d_o = a.d_o.data_ptr(), k.q = f.q, k.k = f.k, k.v = f.v, k.g = f.g, k.beta = f.beta, k.cu_seqlens = f.cu_seqlens, k.states = address(a.saved.states), k.inverses = address(a.saved.inverses);
   k.d_final_state = floats(a.d_final_state), k.tokens = f.tokens, k.documents = f.documents, k.key_heads = f.key_heads, k.value_heads = f.value_heads, k.key_dim = f.key_dim, k.value_dim = f.value_dim;
   k.scale = f.scale, k.dtype = f.dtype;
   return k;
@@ -90,13 +88,17 @@ Support supports_chunks(const Fwd& a, const Policy& p) {
 }
 Support supports_chunks(const Bwd& a, const Policy& p) {
   if (a.two) return {"gates have channels"};
-  if (!a.saved.inverses.defined()) return {"the forward ran on another candidate"};
-  return kernels::supports_gdn_bwd_sm90(chunk_args(a), p.device);
+  kernels::GdnBwd k = chunk_args(a);
+  if (asks_only(p)) k.states = k.inverses = any_address();
+  else if (!a.saved.inverses.defined()) return {"the forward ran on another candidate"};
+  return kernels::supports_gdn_bwd_sm90(k, p.device);
 }
 Support supports_steps(const Fwd& a, const Policy& p) { return kernels::supports_delta_fwd_sm90({step_args(a.in, a.packing, a.two), nullptr, nullptr, nullptr, nullptr}, p.device); }
 Support supports_steps(const Bwd& a, const Policy& p) {
-  if (a.saved.inverses.defined() || !a.saved.states.defined()) return {"the forward ran on another candidate"};
-  return kernels::supports_delta_bwd_sm90(step_args(a), p.device);
+  kernels::DeltaBwd k = step_args(a);
+  if (asks_only(p)) k.states = static_cast<float*>(any_address());
+  else if (a.saved.inverses.defined() || !a.saved.states.defined()) return {"the forward ran on another candidate"};
+  return kernels::supports_delta_bwd_sm90(k, p.device);
 }
 void run_chunks(const Fwd& a, const Launch& launch) {
   make_outputs(a);
@@ -106,7 +108,7 @@ void run_chunks(const Fwd& a, const Launch& launch) {
     const auto bf16 = in.v.options().dtype(at::kBFloat16).requires_grad(false);
     const int64_t slots = kernels::gdn_state_slots(k.tokens, k.documents);
     a.saved->states = at::empty({slots, k.value_heads, k.value_dim, k.key_dim}, bf16), a.saved->inverses = at::empty({slots, k.value_heads, kernels::kGdnChunk, kernels::kGdnChunk}, bf16);
-    k.states = data(a.saved->states), k.inverses = data(a.saved->inverses);
+    k.states = address(a.saved->states), k.inverses = address(a.saved->inverses);
   }
   k.o = a.out->o.data_ptr(), k.final_state = floats(a.out->final_state);
   kernels::gdn_fwd_sm90(k, launch);

@@ -135,7 +135,7 @@ void run_reference(const Loss& a) { *a.out = reference::indexer_loss(a.in, a.tar
 #ifdef WEFT_CUDA
 kernels::IndexerTopK args(const TopK& a) {
   const auto i32 = [](int64_t n) { return static_cast<int32_t>(n); };
-  return {a.in.q_TJD.data_ptr(), a.in.k_TD.data_ptr(), a.in.gate_TJ.scalar_type() == at::kFloat ? a.in.gate_TJ.data_ptr<float>() : nullptr, a.packing.cu_q.data_ptr<int32_t>(), nullptr,
+  return {a.in.q_TJD.data_ptr(), a.in.k_TD.data_ptr(), floats(a.in.gate_TJ), a.packing.cu_q.data_ptr<int32_t>(), nullptr,
           a.in.q_TJD.size(0), a.packing.documents(), i32(a.in.q_TJD.size(1)), i32(a.in.q_TJD.size(2)), i32(a.top_k), dtype_of(a.in.q_TJD)};
 }
 kernels::Support supports_sm90(const TopK& a, const Policy& p) {
@@ -152,10 +152,9 @@ void run_sm90(const TopK& a, const kernels::Launch& launch) {
 
 kernels::IndexerLoss args(const Loss& a) {
   const auto i32 = [](int64_t n) { return static_cast<int32_t>(n); };
-  const auto floats = [](const at::Tensor& t) { return t.defined() && t.scalar_type() == at::kFloat ? t.data_ptr<float>() : nullptr; };
   kernels::IndexerLoss k{};
   k.q = a.in.q_TJD.data_ptr(), k.k = a.in.k_TD.data_ptr(), k.gate = floats(a.in.gate_TJ), k.target_q = a.target.q_THD.data_ptr(), k.target_k = a.target.k_TGD.data_ptr();
-  k.indices = a.indices.defined() ? a.indices.data_ptr<int32_t>() : nullptr, k.weights = floats(a.weights), k.cu_seqlens = a.packing.cu_q.data_ptr<int32_t>();
+  k.indices = static_cast<int32_t*>(address(a.indices)), k.weights = floats(a.weights), k.cu_seqlens = a.packing.cu_q.data_ptr<int32_t>();
   k.tokens = a.in.q_TJD.size(0), k.documents = a.packing.documents(), k.heads = i32(a.in.q_TJD.size(1)), k.dim = i32(a.in.q_TJD.size(2));
   k.target_heads = i32(a.target.q_THD.size(1)), k.target_groups = i32(a.target.k_TGD.size(1)), k.target_dim = i32(a.target.q_THD.size(2));
   k.top_k = a.indices.defined() ? i32(a.indices.size(1)) : 0, k.longest = a.packing.max_q, k.scale = static_cast<float>(a.target.scale), k.coeff = static_cast<float>(a.coeff);

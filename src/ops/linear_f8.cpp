@@ -37,16 +37,9 @@ Scheme scheme(GemmRecipe::Kind kind) {
   }
 }
 
-// The quantizers are ops of their own: a wish for one candidate of the product is none of theirs.
-Policy of_quantizer(const Policy& policy) {
-  Policy p = policy;
-  if (p.only != "reference") p.only.clear(), p.trace = nullptr;
-  return p;
-}
-
 Quantized quantized(const at::Tensor& x, QuantizeOptions o, bool transposed, const Policy& policy) {
   o.transposed = transposed;
-  const Policy p = of_quantizer(policy);
+  const Policy p = of_parts(policy);
   return quantize(x, o.block == QuantBlock::kTensor ? amax(x, p) : at::Tensor(), o, p);
 }
 

@@ -110,7 +110,6 @@ void run_reference(const Fwd& a) { *a.out = reference::m2rnn(a.in, a.packing, a.
 void run_reference(const Bwd& a) { *a.out = reference::m2rnn_bwd(a.dy, a.in, a.d_final, a.packing); }
 
 #ifdef WEFT_CUDA
-float* floats(const at::Tensor& t) { return t.defined() && t.scalar_type() == at::kFloat ? t.data_ptr<float>() : nullptr; }
 bool rows_contiguous(const M2rnnInputs& in) {
   return in.q_TK.stride(1) == 1 && in.k_TK.stride(1) == 1 && in.v_THV.stride(2) == 1 && (in.v_THV.size(1) <= 1 || in.v_THV.stride(1) == in.v_THV.size(2)) && in.f_TH.is_contiguous() &&
          in.W_HVV.is_contiguous();
@@ -134,6 +133,12 @@ kernels::M2rnnBwd args(const Bwd& a) {
 }
 template <class Call>
 kernels::Support rows_ok(const Call& a) { return rows_contiguous(a.in) ? kernels::Support{} : kernels::Support{"heads or dims are not contiguous"}; }
+kernels::Support supports_sm90(const Bwd& a, const Policy& p) {
+  if (const kernels::Support ok = rows_ok(a); !ok) return ok;
+  kernels::M2rnnBwd k = args(a);
+  if (asks_only(p)) k.states = static_cast<float*>(any_address());
+  return kernels::supports_m2rnn_bwd_sm90(k, p.device);
+}
 void run_sm90(const Fwd& a, const kernels::Launch& launch) {
   const M2rnnInputs& in = a.in;
   const auto options = in.v_THV.options().requires_grad(false), f32 = options.dtype(at::kFloat);
@@ -165,7 +170,7 @@ constexpr Candidate<Fwd> kFwd[] = {
     kAten<Fwd>};
 constexpr Candidate<Bwd> kBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const Bwd& a, const Policy& p) { const auto ok = rows_ok(a); return ok ? kernels::supports_m2rnn_bwd_sm90(args(a), p.device) : ok; },
+    {"sm90", supports_sm90,
      [](const Bwd& a) { return kernels::workspace_m2rnn_bwd_sm90(args(a)); }, [](const Bwd& a, const kernels::Launch& l) { run_sm90(a, l); }},
 #endif
     kAten<Bwd>};

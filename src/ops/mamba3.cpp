@@ -37,7 +37,6 @@ void run_reference(const Bwd& a) { *a.out = reference::mamba3_scan_bwd(a.d_o, a.
 
 #ifdef WEFT_CUDA
 int32_t i32(int64_t n) { return static_cast<int32_t>(n); }
-float* floats(const at::Tensor& t) { return t.defined() && t.scalar_type() == at::kFloat ? t.data_ptr<float>() : nullptr; }
 kernels::Mamba3State state_args(const Mamba3State& s) { return {floats(s.h_nHPN), floats(s.theta_nHA), floats(s.k_nHRN), floats(s.x_nHP)}; }
 kernels::Mamba3Inputs input_args(const Mamba3Scan& s, const Packing& p) {
   return {s.x_THP.data_ptr(), s.z_THP.data_ptr(), s.B_TRGN.data_ptr(), s.C_TRGN.data_ptr(), floats(s.dt_TH), floats(s.a_TH), floats(s.lambda_TH), floats(s.omega_TA),
@@ -49,8 +48,13 @@ kernels::Mamba3Fwd args(const Fwd& a) { return {input_args(a.in, a.packing), sta
 kernels::Mamba3Bwd args(const Bwd& a) {
   kernels::Mamba3Bwd k{};
   k.in = input_args(a.in, a.packing), k.d_o = a.d_o.data_ptr();
-  k.states = a.saved.states.defined() ? a.saved.states.data_ptr() : nullptr, k.thetas = floats(a.saved.thetas);
+  k.states = address(a.saved.states), k.thetas = floats(a.saved.thetas);
   return k;
+}
+kernels::Support supports_sm90(const Bwd& a, const Policy& p) {
+  kernels::Mamba3Bwd k = args(a);
+  if (asks_only(p)) k.states = any_address(), k.thetas = static_cast<float*>(any_address());
+  return kernels::supports_mamba3_bwd_sm90(k, p.device);
 }
 void run_sm90(const Fwd& a, const kernels::Launch& launch) {
   const Mamba3Scan& in = a.in;
@@ -111,7 +115,7 @@ constexpr Candidate<Fwd> kFwd[] = {
     kAten<Fwd>};
 constexpr Candidate<Bwd> kBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const Bwd& a, const Policy& p) { return kernels::supports_mamba3_bwd_sm90(args(a), p.device); },
+    {"sm90", [](const Bwd& a, const Policy& p) { return supports_sm90(a, p); },
      [](const Bwd& a) { return kernels::workspace_mamba3_bwd_sm90(args(a)); }, [](const Bwd& a, const kernels::Launch& l) { run_sm90(a, l); }},
 #endif
     kAten<Bwd>};

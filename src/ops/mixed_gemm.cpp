@@ -32,17 +32,9 @@ constexpr Candidate<Mixed> kMixed[] = {
      }, nullptr, nullptr},
 };
 
-// The parts of a router are ops of their own: a wish for one candidate of the router is none of theirs.
-Policy inner(const Policy& policy) {
-  Policy p = policy;
-  if (p.only != "reference") p.only.clear();
-  p.trace = nullptr;
-  return p;
-}
-
 bool splits(const char* op, const at::Tensor& x, at::ScalarType x_type, const at::Tensor& w, const Policy& policy) {
   const Mixed m{x.size(0), w.size(1), w.size(0), dtype_of(x_type), dtype_of(w)};
-  return select<Mixed>(op, kMixed, m, inner(policy)) == &kMixed[0];
+  return select<Mixed>(op, kMixed, m, of_parts(policy)) == &kMixed[0];
 }
 
 constexpr Candidate<SplitBf16> kSplit[] = {
@@ -77,7 +69,7 @@ at::Tensor mixed_forward(const char* op, const at::Tensor& x, const at::Tensor& 
   if (!splits(op, x, x.scalar_type(), w, policy)) return at::mm(x.to(w.scalar_type()), w.t());
   const int64_t tokens = x.size(0), outputs = w.size(0);
   const at::Tensor three = at::empty({tokens, 3 * outputs}, w.options());
-  gemm(op, x, false, parts(w, true, kAllParts, inner(policy)), true, three, false, inner(policy));
+  gemm(op, x, false, parts(w, true, kAllParts, of_parts(policy)), true, three, false, of_parts(policy));
   return three.view({tokens, 3, outputs}).sum(1);
 }
 
@@ -85,7 +77,7 @@ at::Tensor mixed_forward(const char* op, const at::Tensor& x, const at::Tensor& 
 at::Tensor mixed_dx(const char* op, const at::Tensor& d, const at::Tensor& w, at::ScalarType x_type, const Policy& policy) {
   if (!splits(op, d, x_type, w, policy)) return at::mm(d, w.to(d.scalar_type())).to(x_type);
   const at::Tensor dx = at::empty({d.size(0), w.size(1)}, w.options().dtype(x_type));
-  gemm(op, parts(d, false, {0, 1, 0}, inner(policy)), false, parts(w, true, {0, 0, 1}, inner(policy)), false, dx, false, inner(policy));
+  gemm(op, parts(d, false, {0, 1, 0}, of_parts(policy)), false, parts(w, true, {0, 0, 1}, of_parts(policy)), false, dx, false, of_parts(policy));
   return dx;
 }
 
@@ -95,7 +87,7 @@ void mixed_dw(const char* op, const at::Tensor& d, const at::Tensor& x, at::Tens
     return;
   }
   const at::Tensor three = at::empty({3 * dw.size(0), dw.size(1)}, dw.options());
-  gemm(op, parts(d, false, kAllParts, inner(policy)), true, x, false, three, false, inner(policy));
+  gemm(op, parts(d, false, kAllParts, of_parts(policy)), true, x, false, three, false, of_parts(policy));
   dw.add_(three.view({3, dw.size(0), dw.size(1)}).sum(0));
 }
 

@@ -33,14 +33,6 @@ constexpr Candidate<Mlp> kMlp[] = {
     {"parts", [](const Mlp&, const Policy&) -> kernels::Support { return {}; }, nullptr, nullptr},
 };
 
-// A wish for one candidate of the layer is none of the products'.
-Policy of_product(const Policy& policy) {
-  Policy p = policy;
-  if (p.only != "reference") p.only.clear();
-  p.trace = nullptr;
-  return p;
-}
-
 void add_dw(const Policy& policy, Weight& w, Weight* b, const at::Tensor& dy, const at::Tensor& x) {
   at::AutoDispatchBelowADInplaceOrView below;
   GemmOptions o;
@@ -65,14 +57,14 @@ struct MlpNode final : Node {
   void put(Weight& w, Weight* b, const at::Tensor& dy, const at::Tensor& x) {
     if (!w.trainable && (b == nullptr || !b->trainable)) return;
     if (wgrad != nullptr)
-      wgrad->put([policy = of_product(policy), w = &w, b, dy, x] { add_dw(policy, *w, b, dy, x); });
+      wgrad->put([policy = of_parts(policy), w = &w, b, dy, x] { add_dw(policy, *w, b, dy, x); });
     else
-      add_dw(of_product(policy), w, b, dy, x);
+      add_dw(of_parts(policy), w, b, dy, x);
   }
 
   variable_list apply(variable_list&& grads) override {
     at::AutoDispatchBelowADInplaceOrView below;
-    const Policy product = of_product(policy);
+    const Policy product = of_parts(policy);
     const at::Tensor dy = grads[0].reshape({-1, w2->value.size(0)}).contiguous(), h = unpack(hidden);
     put(*w2, b2, dy, h);
     GemmOptions through;
@@ -97,13 +89,13 @@ at::Tensor mlp(const at::Tensor& x, Weight& w1, Weight* b1, Weight& w2, Weight* 
   const Mlp m{x.numel() / x.size(-1), x.size(-1), w1.value.size(0), w2.value.size(0), act, dtype_of(x)};
   const auto* c = select<Mlp>("mlp", kMlp, m, policy);
   if (c == nullptr || std::string_view(c->name) == "parts") {
-    const Policy product = of_product(policy);
+    const Policy product = of_parts(policy);
     return linear(activation(linear(x, w1, {}, wgrad, product, b1), act, product), w2, {}, wgrad, product, b2);
   }
   const auto wants = [](const Weight* w) { return w != nullptr && w->wants_grad(); };
   auto node = make_node<MlpNode>(policy, {x}, wants(&w1) || wants(b1) || wants(&w2) || wants(b2));
   at::AutoDispatchBelowADInplaceOrView below;
-  const Policy product = of_product(policy);
+  const Policy product = of_parts(policy);
   const at::Tensor x2 = x.detach().view({m.tokens, m.dim});
   at::Tensor before = at::empty({m.tokens, m.width}, x2.options()), hidden = at::empty_like(before), y = at::empty({m.tokens, m.out}, x2.options());
   GemmOptions first, second;

@@ -92,7 +92,7 @@ int32_t slots(const ExpertPlan& p) { return static_cast<int32_t>(p.row_of_slot_T
 
 // sum_j w * x[row of (t, j)], with or without weights: the forward of unpermute and the backward of permute.
 at::Tensor gather_rows(const char* op, const at::Tensor& x, const at::Tensor& weights, const ExpertPlan& plan, const Policy& policy) {
-  UnpermuteFwd a{x.data_ptr(), weights.defined() && weights.scalar_type() == at::kFloat ? weights.data_ptr<float>() : nullptr,
+  UnpermuteFwd a{x.data_ptr(), floats(weights),
                  plan.row_of_slot_Tk.data_ptr<int32_t>(), nullptr, plan.row_of_slot_Tk.size(0), slots(plan), static_cast<int32_t>(x.size(1)), dtype_of(x)};
   const auto* c = select<UnpermuteFwd>(op, kUnpermute, a, policy);
   if (c == nullptr) return weights.defined() ? reference::unpermute(x, weights, plan) : reference::permute_bwd(x, plan);
@@ -110,9 +110,8 @@ ExpertPlan by_slot(const ExpertPlan& plan) {
 }
 
 at::Tensor rows_to_experts(const char* op, const at::Tensor& x, const at::Tensor& weights, at::Tensor& row_weights, const ExpertPlan& plan, const Policy& policy) {
-  const bool f32 = weights.defined() && weights.scalar_type() == at::kFloat;
   if (weights.defined()) row_weights = at::empty({plan.rows}, weights.options().requires_grad(false));
-  PermuteFwd a{x.data_ptr(), f32 ? weights.data_ptr<float>() : nullptr, plan.slot_of_row_R.data_ptr<int32_t>(), nullptr, f32 ? row_weights.data_ptr<float>() : nullptr,
+  PermuteFwd a{x.data_ptr(), floats(weights), plan.slot_of_row_R.data_ptr<int32_t>(), nullptr, floats(row_weights),
                plan.rows, slots(plan), static_cast<int32_t>(x.size(1)), dtype_of(x), plan.row_of_slot_Tk.data_ptr<int32_t>(), plan.row_of_slot_Tk.size(0)};
   const auto* c = select<PermuteFwd>(op, kPermute, a, policy);
   if (c == nullptr) {
@@ -150,7 +149,7 @@ struct UnpermuteNode final : Node {
 
   variable_list apply(variable_list&& grads) override {
     const at::Tensor dy = grads[0].contiguous(), x = unpack(x_RD), weights = unpack(weights_Tk);
-    UnpermuteBwd a{dy.data_ptr(), x.data_ptr(), weights.scalar_type() == at::kFloat ? weights.data_ptr<float>() : nullptr,
+    UnpermuteBwd a{dy.data_ptr(), x.data_ptr(), floats(weights),
                    plan.slot_of_row_R.data_ptr<int32_t>(), nullptr, nullptr, plan.rows, slots(plan), static_cast<int32_t>(x.size(1)), dtype_of(x),
                    plan.row_of_slot_Tk.data_ptr<int32_t>(), plan.row_of_slot_Tk.size(0)};
     const auto* c = select<UnpermuteBwd>("unpermute_bwd", kUnpermuteBwd, a, policy);

@@ -59,7 +59,8 @@ Quantized quantize(const at::Tensor& x_in, const at::Tensor& amax, const Quantiz
       put(scale_blocks(x, block_amax(x, 1, cols), o, 1, cols), out.q, out.scale);
       out.scale = out.scale.view({x.size(0)});
       if (o.transposed) {
-        put(scale_blocks(x.t().contiguous(), block_amax(x.t(), 1, rows), o, 1, rows), out.q_t, out.scale_t);
+        const at::Tensor tops = x.size(0) > 0 ? block_amax(x.t(), 1, rows) : at::zeros({x.size(1), 1}, x.options());  // a row of nothing has a scale
+        put(scale_blocks(x.t().contiguous(), tops, o, 1, rows), out.q_t, out.scale_t);
         out.scale_t = out.scale_t.view({x.size(1)});
       }
       break;
@@ -134,7 +135,7 @@ Quantized quantize(const at::Tensor& x, const at::Tensor& amax, const QuantizeOp
   const bool by_tensor = o.block == QuantBlock::kTensor;
   check_shape(by_tensor == amax.defined() && (!by_tensor || amax.numel() == 1), "quantize", "amax", describe(amax), by_tensor ? "[1] f32" : "none: blocks have their own");
   const int64_t rows = x.size(0), cols = x.size(1);
-  kernels::Quantize a{x.data_ptr(), by_tensor && amax.scalar_type() == at::kFloat ? amax.data_ptr<float>() : nullptr, nullptr, nullptr, nullptr, nullptr, rows,
+  kernels::Quantize a{x.data_ptr(), by_tensor ? floats(amax) : nullptr, nullptr, nullptr, nullptr, nullptr, rows,
                       static_cast<int32_t>(cols), o.block, o.pow2, dtype_of(x), o.to};
   const auto* c = select<kernels::Quantize>("quantize", kQuantize, a, policy);
   if (composed(c)) return reference::quantize(x, amax, o);
@@ -162,7 +163,7 @@ at::Tensor cast(const at::Tensor& x, DType to, const at::Tensor& scale, const Po
   const at::NoGradGuard no_grad;
   check_shape(x.is_contiguous(), "cast", "layout of x", describe(x), "contiguous");
   check_shape(!scale.defined() || (scale.numel() == 1 && scale.scalar_type() == at::kFloat), "cast", "scale", describe(scale), "[1] f32");
-  kernels::Cast a{x.data_ptr(), nullptr, scale.defined() ? scale.data_ptr<float>() : nullptr, x.numel(), dtype_of(x), to};
+  kernels::Cast a{x.data_ptr(), nullptr, floats(scale), x.numel(), dtype_of(x), to};
   const auto* c = select<kernels::Cast>("cast", kCast, a, policy);
   if (composed(c)) {
     at::Tensor v = x.to(at::kFloat);

@@ -53,12 +53,11 @@ constexpr Candidate<RouterBwd> kBwd[] = {
 #endif
 };
 
-const float* f32(const at::Tensor& t) { return t.defined() && t.scalar_type() == at::kFloat ? t.data_ptr<float>() : nullptr; }
 const uint8_t* mask(const at::Tensor& t) { return t.defined() ? static_cast<const uint8_t*>(t.data_ptr()) : nullptr; }
 
 reference::Scores run_router(const at::Tensor& logits, const RouteOptions& o, at::Tensor& counts, const Policy& policy) {
   const int64_t tokens = logits.size(0), experts = logits.size(1);
-  RouterFwd a{f32(logits), nullptr, mask(o.valid_T), nullptr, nullptr, nullptr, nullptr, nullptr, tokens, static_cast<int32_t>(experts),
+  RouterFwd a{floats(logits), nullptr, mask(o.valid_T), nullptr, nullptr, nullptr, nullptr, nullptr, tokens, static_cast<int32_t>(experts),
               static_cast<int32_t>(o.k), static_cast<int32_t>(o.groups), static_cast<int32_t>(o.top_groups), static_cast<float>(o.scaling),
               kernel_score(o.score)};
   counts = at::zeros({experts}, logits.options().dtype(at::kInt));
@@ -72,8 +71,8 @@ reference::Scores run_router(const at::Tensor& logits, const RouteOptions& o, at
   const at::Tensor bias = o.bias_E.defined() ? o.bias_E.to(at::kFloat).contiguous() : at::Tensor();
   reference::Scores s{at::empty({tokens, o.k}, logits.options()), at::empty({tokens, o.k}, logits.options().dtype(at::kInt)),
                       o.aux_loss > 0 ? at::empty_like(logits) : at::Tensor(), o.z_loss > 0 ? at::empty({tokens}, logits.options()) : at::Tensor()};
-  a.bias = f32(bias), a.indices = s.indices.data_ptr<int32_t>(), a.weights = s.weights.data_ptr<float>(), a.counts = counts.data_ptr<int32_t>();
-  a.scores = s.scores.defined() ? s.scores.data_ptr<float>() : nullptr, a.lse = s.lse.defined() ? s.lse.data_ptr<float>() : nullptr;
+  a.bias = floats(bias), a.indices = s.indices.data_ptr<int32_t>(), a.weights = s.weights.data_ptr<float>(), a.counts = counts.data_ptr<int32_t>();
+  a.scores = floats(s.scores), a.lse = floats(s.lse);
   run(*c, a, logits);
   return s;
 }
@@ -118,7 +117,7 @@ struct RouteNode final : Node {
       if (z_T.defined()) dlse = (z_T * grads[1]).contiguous();
     }
     at::Tensor dlogits;
-    RouterBwd a{f32(logits), indices.data_ptr<int32_t>(), f32(dweights), f32(dscores), f32(dlse), nullptr, logits.size(0),
+    RouterBwd a{floats(logits), indices.data_ptr<int32_t>(), floats(dweights), floats(dscores), floats(dlse), nullptr, logits.size(0),
                 static_cast<int32_t>(logits.size(1)), static_cast<int32_t>(options.k), static_cast<float>(options.scaling), kernel_score(options.score)};
     if (const auto* c = select<RouterBwd>("route_bwd", kBwd, a, policy)) {
       dlogits = at::empty_like(logits);

@@ -111,7 +111,7 @@ kernels::SparseMlaFwd args(const Fwd& a) {
 }
 kernels::SparseMlaBwd args(const Bwd& a, bool deterministic) {
   return {a.q.data_ptr(), a.kv.kv_TD.data_ptr(), a.indices.data_ptr<int32_t>(), a.packing.cu_q.data_ptr<int32_t>(), a.o.data_ptr(), a.d_o.data_ptr(),
-          a.lse.scalar_type() == at::kFloat ? a.lse.data_ptr<float>() : nullptr, nullptr, nullptr, a.q.size(0), a.packing.documents(), i32(a.q.size(1)), i32(a.q.size(2)), i32(a.kv.dim_v),
+          floats(a.lse), nullptr, nullptr, a.q.size(0), a.packing.documents(), i32(a.q.size(1)), i32(a.q.size(2)), i32(a.kv.dim_v),
           i32(a.indices.size(1)), static_cast<float>(a.scale), dtype_of(a.q), deterministic};
 }
 kernels::Support contiguous(bool yes) { return yes ? kernels::Support{} : kernels::Support{"q, kv or indices are not contiguous"}; }

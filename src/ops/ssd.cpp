@@ -36,8 +36,6 @@ constexpr Candidate<SsdStep> kStep[] = {
     {"cpu", [](const SsdStep& a, const Policy& p) { return kernels::supports_ssd_step_cpu(a, p.device); }, nullptr, kernels::ssd_step_cpu},
 };
 
-const float* floats(const at::Tensor& t) { return t.defined() && t.scalar_type() == at::kFloat ? t.data_ptr<float>() : nullptr; }
-float* floats_out(const at::Tensor& t) { return t.defined() ? t.data_ptr<float>() : nullptr; }
 int32_t i32(int64_t n) { return static_cast<int32_t>(n); }
 
 at::Tensor rows(const at::Tensor& x) {  // inner dims contiguous, tokens maybe apart
@@ -97,7 +95,7 @@ SsdOut ssd_fwd(const SsdInputs& any, const Packing& packing, bool want_final_sta
     saved->states = at::empty({kernels::ssd_state_slots(T, packing.documents()), H, P, N}, options.dtype(at::kBFloat16));
     a.states = saved->states.data_ptr();
   }
-  a.y = out.y_THP.data_ptr(), a.final_state = floats_out(out.final_state_nHPN);
+  a.y = out.y_THP.data_ptr(), a.final_state = floats(out.final_state_nHPN);
   run(*c, a, in.x_THP);
   return out;
 }
@@ -107,7 +105,7 @@ SsdGrads ssd_bwd(const at::Tensor& dy_any, const SsdInputs& any, const SsdSaved&
   const at::Tensor dy = dy_any.contiguous(), dlast = d_final.defined() ? d_final.contiguous() : d_final;
   const int64_t T = in.x_THP.size(0), H = in.x_THP.size(1), P = in.x_THP.size(2), G = in.B_TGN.size(1), N = in.B_TGN.size(2);
   SsdBwd a{dy.data_ptr(), in.x_THP.data_ptr(), floats(in.dt_TH), floats(in.A_H), in.B_TGN.data_ptr(), in.C_TGN.data_ptr(), floats(in.D_H), packing.cu_q.data_ptr<int32_t>(),
-           saved.states.defined() ? saved.states.data_ptr() : nullptr, floats(dlast), nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+           asks_only(policy) ? any_address() : address(saved.states), floats(dlast), nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
            T, packing.documents(), in.x_THP.stride(0), in.B_TGN.stride(0), in.C_TGN.stride(0), i32(H), i32(G), i32(P), i32(N), dtype_of(in.x_THP), floats(in.initial_state_nHPN)};
   const auto* c = select<SsdBwd>("ssd_bwd", kBwd, a, policy);
   if (c == nullptr) return reference::ssd_bwd(dy, in, dlast, packing);
@@ -115,8 +113,8 @@ SsdGrads ssd_bwd(const at::Tensor& dy_any, const SsdInputs& any, const SsdSaved&
   SsdGrads g{at::empty({T, H, P}, options), at::empty({T, H}, f32), at::zeros({H}, f32), at::empty({T, G, N}, options), at::empty({T, G, N}, options), {}, {}};
   if (in.D_H.defined()) g.dD = at::zeros({H}, f32);
   if (in.initial_state_nHPN.defined()) g.d_initial_state = at::empty(in.initial_state_nHPN.sizes(), f32);
-  a.dx = g.dx.data_ptr(), a.d_dt = floats_out(g.d_dt), a.dA = floats_out(g.dA), a.dB = g.dB.data_ptr(), a.dC = g.dC.data_ptr();
-  a.dD = floats_out(g.dD), a.d_initial_state = floats_out(g.d_initial_state);
+  a.dx = g.dx.data_ptr(), a.d_dt = floats(g.d_dt), a.dA = floats(g.dA), a.dB = g.dB.data_ptr(), a.dC = g.dC.data_ptr();
+  a.dD = floats(g.dD), a.d_initial_state = floats(g.d_initial_state);
   run(*c, a, in.x_THP);
   return g;
 }
@@ -148,7 +146,7 @@ at::Tensor ssd_step(const SsdInputs& any, const at::Tensor& state, const at::Ten
               "ssd_step", "state", describe(state), "[slots, " + std::to_string(H) + ", " + std::to_string(P) + ", " + std::to_string(N) + "] f32 contiguous");
   at::Tensor y = at::zeros({R, H, P}, in.x_THP.options());
   SsdStep a{in.x_THP.data_ptr(), floats(in.dt_TH), floats(in.A_H), in.B_TGN.data_ptr(), in.C_TGN.data_ptr(), floats(in.D_H), slots.defined() ? slots.data_ptr<int32_t>() : nullptr,
-            state.scalar_type() == at::kFloat ? state.data_ptr<float>() : nullptr, y.data_ptr(), R, in.x_THP.stride(0), in.B_TGN.stride(0), in.C_TGN.stride(0), i32(H), i32(G), i32(P), i32(N), dtype_of(in.x_THP)};
+            floats(state), y.data_ptr(), R, in.x_THP.stride(0), in.B_TGN.stride(0), in.C_TGN.stride(0), i32(H), i32(G), i32(P), i32(N), dtype_of(in.x_THP)};
   const auto* c = select<SsdStep>("ssd_step", kStep, a, policy);
   if (c != nullptr) {
     run(*c, a, in.x_THP);

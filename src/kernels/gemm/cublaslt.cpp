@@ -89,7 +89,7 @@ Support supports_gemm_cublaslt(const Gemm& g, const Device& device) {
   if (g.dtype != DType::kF32 && g.dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
   if (g.out_dtype != g.dtype && g.out_dtype != DType::kF32) return {"the result's dtype is neither that of the factors nor f32"};
   if (g.m == 0 || g.n == 0 || g.k == 0) return g.epilogue == GemmEpilogue::kNone ? Support{} : Support{"an epilogue over a product of no elements"};
-  if (lt::find(problem(g), pointers(g)).status != CUBLAS_STATUS_SUCCESS) return {"cuBLASLt has no algorithm for this shape, alignment and epilogue"};
+  if (cuda_present() && lt::find(problem(g), pointers(g)).status != CUBLAS_STATUS_SUCCESS) return {"cuBLASLt has no algorithm for this shape, alignment and epilogue"};
   return {};
 }
 
@@ -122,7 +122,7 @@ Support supports_scaled_gemm_cublaslt(const ScaledGemm& g, const Device& device)
   if (!outer && g.fast) return {"blocks are always promoted: no fast sums"};
   if (g.k % 16 != 0) return {"k is not a multiple of 16"};
   if (g.n % 16 != 0 || g.m % 16 != 0) return {"m or n is not a multiple of 16"};
-  if (lt::find(problem(g), pointers(g)).status != CUBLAS_STATUS_SUCCESS) return {"cuBLASLt has no algorithm for this shape and scaling"};
+  if (cuda_present() && lt::find(problem(g), pointers(g)).status != CUBLAS_STATUS_SUCCESS) return {"cuBLASLt has no algorithm for this shape and scaling"};
   return {};
 }
 

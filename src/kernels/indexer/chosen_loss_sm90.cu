@@ -37,6 +37,23 @@ __device__ __forceinline__ float column_sum(float v) {
 // NaN wins, so that it shows.
 __device__ __forceinline__ float larger(float a, float b) { return a != a ? a : (b != b ? b : fmaxf(a, b)); }
 
+// acc += the products of 32 heads' rows with 32 keys' rows from key0 on.
+template <int kDim>
+__device__ __forceinline__ void add_products(float (&acc)[2][4][4], const Tile<kDim>& heads, const Tile<kDim>& keys, int key0) {
+#pragma unroll
+  for (int k = 0; k < kDim / 16; ++k) {
+    uint32_t fa[2][4];
+    load_a(fa[0], heads, 0, k * 16), load_a(fa[1], heads, 16, k * 16);
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      uint32_t fb[4];
+      load_b(fb, keys, key0 + n * 16, k * 16);
+#pragma unroll
+      for (int m = 0; m < 2; ++m) mma_bf16(acc[m][2 * n], fa[m], fb[0], fb[1]), mma_bf16(acc[m][2 * n + 1], fa[m], fb[2], fb[3]);
+    }
+  }
+}
+
 __global__ void __launch_bounds__(kThreads, 2) chosen_loss_kernel(const IndexerLoss a) {
   WEFT_DYNAMIC_SMEM(raw);
   auto& sm = *reinterpret_cast<Smem*>(raw);
@@ -86,18 +103,7 @@ __global__ void __launch_bounds__(kThreads, 2) chosen_loss_kernel(const IndexerL
 #pragma unroll
     for (int e = 0; e < 2; ++e) real[n][e] = sm.keys[key0 + n * 8 + r * 2 + e] >= 0;
   float s[2][4][4] = {};
-#pragma unroll
-  for (int k = 0; k < kE / 16; ++k) {
-    uint32_t fa[2][4];
-    load_a(fa[0], TQ, 0, k * 16), load_a(fa[1], TQ, 16, k * 16);
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      uint32_t fb[4];
-      load_b(fb, TK, key0 + n * 16, k * 16);
-#pragma unroll
-      for (int m = 0; m < 2; ++m) mma_bf16(s[m][2 * n], fa[m], fb[0], fb[1]), mma_bf16(s[m][2 * n + 1], fa[m], fb[2], fb[3]);
-    }
-  }
+  add_products(s, TQ, TK, key0);
   const float scale = a.scale * kLog2E;
 #pragma unroll
   for (int m = 0; m < 2; ++m)
@@ -121,18 +127,7 @@ __global__ void __launch_bounds__(kThreads, 2) chosen_loss_kernel(const IndexerL
       if (r == 0) sm.rows[warp][m * 16 + half * 8 + qd] = make_float2(top, sum);
     }
   float x[2][4][4] = {};
-#pragma unroll
-  for (int k = 0; k < kD / 16; ++k) {
-    uint32_t fa[2][4];
-    load_a(fa[0], QI, 0, k * 16), load_a(fa[1], QI, 16, k * 16);
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      uint32_t fb[4];
-      load_b(fb, KI, key0 + n * 16, k * 16);
-#pragma unroll
-      for (int m = 0; m < 2; ++m) mma_bf16(x[m][2 * n], fa[m], fb[0], fb[1]), mma_bf16(x[m][2 * n + 1], fa[m], fb[2], fb[3]);
-    }
-  }
+  add_products(x, QI, KI, key0);
   const float gate[2][2] = {{sm.gate[qd], sm.gate[qd + 8]}, {sm.gate[qd + 16], sm.gate[qd + 24]}};
   auto on = [&](float v) { return !a.relu || !(v <= 0.f); };
   float score[4][2], top = -INFINITY, sum = 0;

@@ -139,16 +139,12 @@ Case gemm_row(std::string name, int64_t tokens, int64_t in, int64_t out) {
 }  // namespace
 
 std::vector<Case> linear_cases() {
-  return {linear_row("37x24->65", 37, 24, 65, false),
+  std::vector<Case> all = {linear_row("37x24->65", 37, 24, 65, false),
           linear_row("1x1->1", 1, 1, 1, false),
           linear_row("0x8->3", 0, 8, 3, false),
           linear_row("130x65->33 queued dW", 130, 65, 33, false, true),
           mixed_row(),
           tf32_row(),
-          mlp_row("gelu 37x24x48 + b", 37, 24, 48, kernels::Act::kGeluTanh, true, false),
-          mlp_row("gelu 40x16x32", 40, 16, 32, kernels::Act::kGeluTanh, false, false),
-          mlp_row("gelu 37x7x9 + b", 37, 7, 9, kernels::Act::kGeluTanh, true, false),
-          mlp_row("silu 37x24x48", 37, 24, 48, kernels::Act::kSilu, false, false),
           mlp_row("gpt2 gelu 32768x768x3072 + b", 32768, 768, 3072, kernels::Act::kGeluTanh, true, true),
           bias_row("37x24->65 + b", 37, 24, 65, false),
           bias_row("0x8->3 + b", 0, 8, 3, false),
@@ -157,6 +153,12 @@ std::vector<Case> linear_cases() {
           gemm_row("dw 300x65->33 f32", 300, 65, 33),
           linear_row("1024x768->3072", 1024, 768, 3072, true),
           linear_row("1024x3072->768", 1024, 3072, 768, true)};
+  // Four roundings in a row and few elements: of 150 draws of the third row, 4 % are beyond 1.5 times the plain expression's error by luck.
+  for (const Case& c : by_dtype({mlp_row("gelu 37x24x48 + b", 37, 24, 48, kernels::Act::kGeluTanh, true, false), mlp_row("gelu 40x16x32", 40, 16, 32, kernels::Act::kGeluTanh, false, false),
+                                 mlp_row("gelu 37x7x9 + b", 37, 7, 9, kernels::Act::kGeluTanh, true, false), mlp_row("silu 37x24x48", 37, 24, 48, kernels::Act::kSilu, false, false)},
+                                kHalfUnitBf16))
+    all.push_back(c);
+  return all;
 }
 
 std::vector<Case> bias_cases() {
