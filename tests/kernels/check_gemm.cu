@@ -249,6 +249,11 @@ void check_gemm(bool small) {
         check_scaled<float>(n + " to f32, added", 208, 144, k, p.a, p.b, at, true, false, 1e-3);
         if (!blocks) check_scaled<bf16>(n + " fast", 208, 144, k, p.a, p.b, at, false, true, 5e-3);
       }
+  for (const Pair& p : pairs)  // sums that are promoted do not lose more the longer they are
+    for (const int k : {128, 2048, 16384, 65536}) {
+      if (small && k > 2048) continue;
+      check_scaled<float>(std::string(p.name) + " 64x64x" + std::to_string(k), 64, 64, k, p.a, p.b, DType::kF8E4M3, false, false, 1e-3);
+    }
 }
 
 void perf_gemm() {
