@@ -4,18 +4,18 @@
 
 namespace weft::app {
 
-Action bench(CLI::App&, Common&);
-Action completion(CLI::App&, Common&);
-Action config_verb(CLI::App&, Common&);
-Action demo(CLI::App&, Common&);
-Action doctor(CLI::App&, Common&);
-Action eval(CLI::App&, Common&);
-Action generate(CLI::App&, Common&);
-Action help(CLI::App&, Common&);
-Action init(CLI::App&, Common&);
-Action inspect(CLI::App&, Common&);
-Action prepare(CLI::App&, Common&);
-Action train_verb(CLI::App&, Common&);
-Action version(CLI::App&, Common&);
+Action bench(Flags&, Common&);
+Action completion(Flags&, Common&);
+Action config_verb(Flags&, Common&);
+Action demo(Flags&, Common&);
+Action doctor(Flags&, Common&);
+Action eval(Flags&, Common&);
+Action generate(Flags&, Common&);
+Action help(Flags&, Common&);
+Action init(Flags&, Common&);
+Action inspect(Flags&, Common&);
+Action prepare(Flags&, Common&);
+Action train_verb(Flags&, Common&);
+Action version(Flags&, Common&);
 
 }  // namespace weft::app

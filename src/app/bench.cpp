@@ -1,10 +1,10 @@
-// weft bench ops [--grad | --check | --perf | --support] [NAME]: the case table. bench train, bench data: bench_train.cpp.
+// weft bench ops [--grad | --check | --perf | --support] [NAME]: the case table; bench train, bench data: bench_train.cpp.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 
 #include "app/all_verbs.h"
 #include "app/bench.h"
+#include "app/flags.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "ops/cases/case.h"
@@ -16,8 +16,6 @@ struct Options {
   std::string what = "ops", name;
   bool grad = false, check = false, perf = false, support = false, hopper = false, small = false;
   int seeds = 3;
-  BenchFlags train;
-  TokenizerBench tokenizer;
 };
 
 struct Tally {
@@ -39,8 +37,6 @@ void print_row(const ops::cases::Result& r, const char* mode, Tally& tally) {
 }
 
 int run(const Options& o, const Common& common) {
-  if (o.what == "train") return bench_train_verb(o.train, common);
-  if (o.what == "data") return bench_data_verb(o.tokenizer, common);
   if (o.what != "ops") throw ConfigError(fmt::format("bench: got '{}', want ops, train or data", o.what));
   ops::cases::Filter filter;
   filter.name = o.name;
@@ -65,34 +61,55 @@ int run(const Options& o, const Common& common) {
   return tally.failed == 0 ? 0 : 1;
 }
 
+Action train_part(Flags& bench, Common& common) {
+  auto f = std::make_shared<BenchFlags>();
+  Flags flags = bench.subcommand("train", "a training step beside its own matrix products");
+  flags.option("--preset", f->preset, "The model.");
+  flags.option("--precision", f->precision, "bf16 or fp32.");
+  flags.option("--seq-len", f->seq_len, "Tokens of a sample.").range(1, 1 << 20);
+  flags.option("--micro-batch", f->micro_batch, "Samples of a step.").range(1, 1 << 16);
+  flags.option("--rounds", f->rounds, "The products alone, then a step; medians count.").range(1, 1000);
+  flags.flag("--profile", f->profile, "Where the time of one more step goes, by kind of operator.");
+  flags.option("--peer", f->peer, "Another trainer, run each round; the last number it prints is its tokens/s.").value_name("COMMAND");
+  add_compute_flags(flags, common);
+  add_json_flag(flags, common);
+  flags.footer("JSON keys: tokens_per_second step_s gemm_flops_per_second flops_per_second fraction peer_ratio rounds gemms profile");
+  return [f, &common] { return bench_train_verb(*f, common); };
+}
+
+Action data_part(Flags& bench, Common& common) {
+  auto t = std::make_shared<TokenizerBench>();
+  Flags flags = bench.subcommand("data", "tokenizing, indices and batches");
+  flags.option("--text", t->text, "Text to tokenize, a file or folder; else headers found here.");
+  flags.option("--megabytes", t->megabytes, "How much of it.").range(1, 2000);
+  flags.option("--vocab-size", t->vocab_size, "Of the tokenizer that is trained on it.").range(257, 1 << 24);
+  add_compute_flags(flags, common);
+  add_json_flag(flags, common);
+  return [t, &common] { return bench_data_verb(*t, common); };
+}
+
 }  // namespace
 
-Action bench(CLI::App& app, Common& common) {
+Action bench(Flags& flags, Common& common) {
   auto o = std::make_shared<Options>();
-  app.add_option("what", o->what, "ops: the case table. train: a step beside its own matrix products. data: tokenizing, indices, batches.");
-  app.add_option("name", o->name, "Only rows of this name: a glob over OP or OP/ROW.");
-  app.add_flag("--grad", o->grad, "Backward passes against finite differences in fp64.");
-  app.add_flag("--check", o->check, "Every candidate against the fp64 reference.");
-  app.add_flag("--perf", o->perf, "Time, and % of the roofline measured in this run.");
-  app.add_flag("--support", o->support, "Which candidate takes each row, and who refused why.");
-  app.add_flag("--hopper", o->hopper, "With --support: the answers for an H100 or H200, without one.");
-  app.add_flag("--small", o->small, "Leave out the rows that are large enough to time.");
-  app.add_option("--seeds", o->seeds, "Draws of each row in --check.")->check(CLI::Range(1, 1000));
-  app.add_option("--preset", o->train.preset, "train: the model.");
-  app.add_option("--precision", o->train.precision, "train: bf16 or fp32.");
-  app.add_option("--seq-len", o->train.seq_len, "train: tokens of a sample.")->check(CLI::Range(1, 1 << 20));
-  app.add_option("--micro-batch", o->train.micro_batch, "train: samples of a step.")->check(CLI::Range(1, 1 << 16));
-  app.add_option("--rounds", o->train.rounds, "train: the products alone, then a step; medians count.")->check(CLI::Range(1, 1000));
-  app.add_flag("--profile", o->train.profile, "train: time of one step by kind of operator.");
-  app.add_option("--peer", o->train.peer, "train: another trainer, run each round; the last number it prints is its tokens/s.")->type_name("COMMAND");
-  app.add_option("--text", o->tokenizer.text, "data: text to tokenize, a file or folder; else headers found here.");
-  app.add_option("--megabytes", o->tokenizer.megabytes, "data: how much of it.")->check(CLI::Range(1, 2000));
-  app.add_option("--vocab-size", o->tokenizer.vocab_size, "data: of the tokenizer that is trained on it.")->check(CLI::Range(257, 1 << 24));
-  add_compute_flags(app, common);
-  add_json_flag(app, common);
-  app.footer("ops: without a mode all four run. JSON: a list of rows with op, row, ok, mode, detail, then the figures. Code 1: a row failed.\n"
-             "train: JSON keys tokens_per_second step_s gemm_flops_per_second flops_per_second fraction peer_ratio rounds gemms profile.");
-  return [o, &common] { return run(*o, common); };
+  flags.option("what", o->what, "ops: the table of operator cases.");
+  flags.option("name", o->name, "Only rows of this name: a glob over OP or OP/ROW.");
+  flags.flag("--grad", o->grad, "Backward passes against finite differences in fp64.");
+  flags.flag("--check", o->check, "Every candidate against the fp64 reference.");
+  flags.flag("--perf", o->perf, "Time, and % of the roofline measured in this run.");
+  flags.flag("--support", o->support, "Which candidate takes each row, and who refused why.");
+  flags.flag("--hopper", o->hopper, "With --support: the answers for an H100 or H200, without one.");
+  flags.flag("--small", o->small, "Leave out the rows that are large enough to time.").part("rows");
+  flags.option("--seeds", o->seeds, "Draws of each row in --check.").range(1, 1000).part("rows");
+  add_compute_flags(flags, common);
+  add_json_flag(flags, common);
+  flags.footer("Without a mode all four run. JSON: a list of rows with op, row, ok, mode, detail, then the figures. Code 1: a row failed.");
+  const std::pair<std::string, Action> parts[] = {{"train", train_part(flags, common)}, {"data", data_part(flags, common)}};
+  return [o, &flags, &common, parts = std::to_array(parts)] {
+    for (const auto& [name, action] : parts)
+      if (flags.has(name.c_str())) return action();
+    return run(*o, common);
+  };
 }
 
 }  // namespace weft::app

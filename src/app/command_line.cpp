@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "app/exit_codes.h"
+#include "app/flags.h"
 #include "app/verb.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -24,7 +25,17 @@ const Verb& find_verb(const std::string& name) {
   throw ConfigError(fmt::format("unknown verb '{}'{}\n  try: weft help", name, near.empty() ? "" : ": did you mean " + near + "?"));
 }
 
+constexpr const char* kShown = "Options";  // the group of flags that stand in a verb's help; others are parts with a help of their own
+
 class HelpFormat final : public CLI::Formatter {  // "--threads INT (0)" and the meaning: ranges are said when they are broken
+  std::string make_group(std::string group, bool positional, std::vector<const CLI::Option*> options) const override {
+    return positional || group == kShown ? CLI::Formatter::make_group(group, positional, options) : "";
+  }
+
+ public:
+  std::string part(const std::string& group, std::vector<const CLI::Option*> options) const { return CLI::Formatter::make_group(group, false, std::move(options)).substr(1); }
+
+ private:
   std::string make_option_opts(const CLI::Option* o) const override {
     std::string out = o->get_type_size() == 0 ? "" : " " + o->get_type_name().substr(0, o->get_type_name().find(':'));
     if (!o->get_default_str().empty() && o->get_type_size() != 0) out += " (" + o->get_default_str() + ")";
@@ -41,10 +52,26 @@ std::unique_ptr<CLI::App> make_app(const Verb& verb) {
   return app;
 }
 
-std::vector<std::string> long_flags(const CLI::App& app) {
+std::vector<std::string> hidden_groups(const CLI::App& app) {
+  std::vector<std::string> out = app.get_groups();
+  std::erase_if(out, [](const std::string& g) { return g.empty() || g == kShown; });
+  return out;
+}
+
+std::string help_of(const CLI::App& app, const Verb& verb) {
+  std::string text = app.help();
+  for (size_t at = 0; (at = text.find("\n\n\n", at)) != std::string::npos;) text.erase(at, 1);
+  const std::vector<std::string> parts = hidden_groups(app);
+  return parts.empty() ? text : text + fmt::format("more flags: weft help {} {}\n", verb.name, join(parts, "|"));
+}
+
+std::vector<std::string> long_flags(const CLI::App& app) {  // of its parts too, each once
   std::vector<std::string> out;
   for (const CLI::Option* o : app.get_options())
     for (const std::string& name : o->get_lnames()) out.push_back("--" + name);
+  for (const CLI::App* part : app.get_subcommands({}))
+    for (const std::string& flag : long_flags(*part))
+      if (std::find(out.begin(), out.end(), flag) == out.end()) out.push_back(flag);
   return out;
 }
 
@@ -66,12 +93,13 @@ std::vector<std::string> long_flags(const CLI::App& app) {
 int run_verb(const Verb& verb, std::vector<std::string> arguments) {
   Common common;
   const auto app = make_app(verb);
-  const Action action = verb.declare(*app, common);
+  Flags flags(*app);
+  const Action action = verb.declare(flags, common);
   try {
     std::reverse(arguments.begin(), arguments.end());  // the parser takes them from the back
     app->parse(arguments);
   } catch (const CLI::CallForHelp&) {
-    fmt::print("{}", app->help());
+    fmt::print("{}", help_of(*app, verb));
     return 0;
   } catch (const CLI::ExtrasError&) {
     refuse_extras(*app, verb);
@@ -87,18 +115,31 @@ std::string first_line(std::string text) {  // the tensor library's messages car
 
 }  // namespace
 
-std::string help_text(const std::string& name) {
+std::string help_text(const std::string& name, const std::string& part) {
   const Verb& verb = find_verb(name);
   Common common;
   const auto app = make_app(verb);
-  verb.declare(*app, common);
-  return app->help();
+  Flags flags(*app);
+  verb.declare(flags, common);
+  if (part.empty()) return help_of(*app, verb);
+  std::vector<std::string> parts = hidden_groups(*app);
+  if (std::find(parts.begin(), parts.end(), part) != parts.end()) {
+    const auto of_part = [&](const CLI::Option* o) { return o->get_group() == part; };
+    return dynamic_cast<const HelpFormat&>(*app->get_formatter()).part(part, std::as_const(*app).get_options(of_part));
+  }
+  for (CLI::App* p : app->get_subcommands({})) {
+    if (p->get_name() == part) return p->help(app->get_name());
+    parts.push_back(p->get_name());
+  }
+  if (parts.empty()) throw ConfigError(fmt::format("help: {} has no parts: got '{}'", name, part));
+  throw ConfigError(fmt::format("help: {}: got '{}', want {}", name, part, join(parts, " or ")));
 }
 
 std::vector<std::string> flags_of(const Verb& verb) {
   Common common;
   const auto app = make_app(verb);
-  verb.declare(*app, common);
+  Flags flags(*app);
+  verb.declare(flags, common);
   return long_flags(*app);
 }
 

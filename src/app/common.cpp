@@ -2,9 +2,9 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "app/flags.h"
 #include "app/machine.h"
 #include "app/verb.h"
 #include "base/cpu.h"
@@ -13,17 +13,17 @@
 
 namespace weft::app {
 
-void add_compute_flags(CLI::App& app, Common& common) {
-  app.add_option("--threads", common.threads, "Threads; 0 is what the machine and its container allow.")->check(CLI::Range(0, 4096));
-  app.add_option("--device", common.device, "auto, cpu, cuda or cuda:N.");
+void add_compute_flags(Flags& flags, Common& common) {
+  flags.option("--threads", common.threads, "Threads; 0 is what the machine and its container allow.").range(0, 4096);
+  flags.option("--device", common.device, "auto, cpu, cuda or cuda:N.");
 }
 
-void add_json_flag(CLI::App& app, Common& common) {
-  app.add_option("--json", common.json, "Write the figures to this file; - is standard output.")->type_name("FILE");
+void add_json_flag(Flags& flags, Common& common) {
+  flags.option("--json", common.json, "Write the figures to this file; - is standard output.").value_name("FILE");
 }
 
-void add_set_flag(CLI::App& app, std::vector<std::string>& assignments) {
-  app.add_option("--set", assignments, "Change one setting; may be repeated.")->type_name("KEY=VALUE")->allow_extra_args(false)->take_all();
+void add_set_flag(Flags& flags, std::vector<std::string>& assignments) {
+  flags.option("--set", assignments, "Change one setting; may be repeated.").value_name("KEY=VALUE").one_each();
 }
 
 std::string use_device(const Common& common) {

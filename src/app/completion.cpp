@@ -1,9 +1,9 @@
 // weft completion bash|zsh|fish: a script made from the verbs' own flags.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 
 #include "app/all_verbs.h"
+#include "app/flags.h"
 #include "base/error.h"
 #include "base/text.h"
 
@@ -48,10 +48,10 @@ std::string fish() {
 
 }  // namespace
 
-Action completion(CLI::App& app, Common&) {
+Action completion(Flags& flags, Common&) {
   auto shell = std::make_shared<std::string>();
-  app.add_option("shell", *shell, "bash, zsh or fish.")->required();
-  app.footer("try: source <(weft completion bash)");
+  flags.option("shell", *shell, "bash, zsh or fish.").required();
+  flags.footer("try: source <(weft completion bash)");
   return [shell] {
     if (*shell == "bash") fmt::print("{}", bash());
     else if (*shell == "zsh") fmt::print("autoload -U +X bashcompinit && bashcompinit\n{}", bash());

@@ -1,9 +1,9 @@
 // weft config show [RECIPE] | diff A [B] | keys | docs
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 
 #include "app/all_verbs.h"
+#include "app/flags.h"
 #include "app/run_config.h"
 #include "base/error.h"
 
@@ -48,12 +48,12 @@ int run(const Options& o) {
 
 }  // namespace
 
-Action config_verb(CLI::App& app, Common&) {
+Action config_verb(Flags& flags, Common&) {
   auto o = std::make_shared<Options>();
-  app.add_option("what", o->what, "show: every value. diff: one recipe against the defaults, or two. keys. docs: Markdown.")->required();
-  app.add_option("recipes", o->files, "TOML files.");
-  add_set_flag(app, o->assignments);
-  app.add_flag("--diff", o->only_changed, "show: only what differs from the defaults.");
+  flags.option("what", o->what, "show: every value. diff: one recipe against the defaults, or two. keys. docs: Markdown.").required();
+  flags.option("recipes", o->files, "TOML files.");
+  add_set_flag(flags, o->assignments);
+  flags.flag("--diff", o->only_changed, "show: only what differs from the defaults.");
   return [o] { return run(*o); };
 }
 

@@ -3,12 +3,12 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <chrono>
 #include <filesystem>
 
 #include "app/all_verbs.h"
 #include "app/demo.h"
+#include "app/flags.h"
 #include "app/machine.h"
 #include "app/run.h"
 #include "app/sample_check.h"
@@ -26,21 +26,21 @@ namespace {
 constexpr int kSamples = 8;
 constexpr size_t kShown = 3;
 
-struct Flags {
+struct Options {
   std::string corpus, folder;
   int64_t steps = 0;
   bool no_talk = false;
 };
 
 // Corpora that differ get folders of their own, so that one does not push the other out.
-std::string data_folder(const Flags& f) {
+std::string data_folder(const Options& f) {
   std::string name = std::filesystem::weakly_canonical(f.corpus);
   for (char& c : name)
     if (c == '/' || c == ' ') c = '-';
   return f.folder + "/data" + name;
 }
 
-data::PreparedData prepare_corpus(const Flags& f) {
+data::PreparedData prepare_corpus(const Options& f) {
   data::PrepareOptions o;
   o.inputs = {f.corpus};
   o.output = data_folder(f);
@@ -62,7 +62,7 @@ data::PreparedData prepare_corpus(const Flags& f) {
   return made;
 }
 
-train::SessionResult train_model(const Flags& f, const data::PreparedData& made, const std::string& device) {
+train::SessionResult train_model(const Options& f, const data::PreparedData& made, const std::string& device) {
   train::SessionOptions o = session_options(demo_config(made.folder, static_cast<int>(made.vocab_size)), device);
   if (f.steps > 0) o.config.train.steps = f.steps;
   o.run = f.folder + "/run";
@@ -71,7 +71,7 @@ train::SessionResult train_model(const Flags& f, const data::PreparedData& made,
   return train::run_session(o);
 }
 
-int run(Flags f, const Common& common) {
+int run(Options f, const Common& common) {
   const auto begin = std::chrono::steady_clock::now();
   const auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(); };
   const std::string device = use_device(common);
@@ -118,15 +118,15 @@ int run(Flags f, const Common& common) {
 
 }  // namespace
 
-Action demo(CLI::App& app, Common& common) {
-  auto f = std::make_shared<Flags>();
-  app.add_option("--corpus", f->corpus, "A folder or file of text; the C++ standard library headers of this machine when left out.");
-  app.add_option("--folder", f->folder, "Where data and run are kept; WEFT_HOME/demo when left out.");
-  app.add_option("--steps", f->steps, "Training steps, for a shorter or longer demo.")->check(CLI::Range(1, 1 << 20));
-  app.add_flag("--no-talk", f->no_talk, "End after the samples.");
-  add_compute_flags(app, common);
-  add_json_flag(app, common);
-  app.footer("JSON keys: wall_s first_loss_s first_val_bits_per_byte last_val_bits_per_byte tokens_per_second memory_peak_bytes samples, and of the\n"
+Action demo(Flags& flags, Common& common) {
+  auto f = std::make_shared<Options>();
+  flags.option("--corpus", f->corpus, "A folder or file of text; the C++ standard library headers of this machine when left out.");
+  flags.option("--folder", f->folder, "Where data and run are kept; WEFT_HOME/demo when left out.");
+  flags.option("--steps", f->steps, "Training steps, for a shorter or longer demo.").range(1, 1 << 20);
+  flags.flag("--no-talk", f->no_talk, "End after the samples.");
+  add_compute_flags(flags, common);
+  add_json_flag(flags, common);
+  flags.footer("JSON keys: wall_s first_loss_s first_val_bits_per_byte last_val_bits_per_byte tokens_per_second memory_peak_bytes samples, and of the\n"
              "samples identifiers identifiers_known identifiers_known_fraction identifiers_unknown longest_loop_tokens");
   return [f, &common] { return run(*f, common); };
 }

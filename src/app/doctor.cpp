@@ -4,11 +4,11 @@
 #include <sys/utsname.h>
 
 #include <ATen/Parallel.h>
-#include <CLI/CLI.hpp>
 #include <filesystem>
 #include <fstream>
 
 #include "app/all_verbs.h"
+#include "app/flags.h"
 #include "app/machine.h"
 #include "base/cpu.h"
 #include "base/files.h"
@@ -86,12 +86,12 @@ void measure(Report& r) {
 
 }  // namespace
 
-Action doctor(CLI::App& app, Common& common) {
+Action doctor(Flags& flags, Common& common) {
   auto quick = std::make_shared<bool>(false);
-  add_compute_flags(app, common);
-  add_json_flag(app, common);
-  app.add_flag("--quick", *quick, "Do not measure.");
-  app.footer("JSON keys: version build isa cores threads memory_bytes gpus gemm_bf16_flops gemm_fp32_flops copy_bytes_per_s missing");
+  add_compute_flags(flags, common);
+  add_json_flag(flags, common);
+  flags.flag("--quick", *quick, "Do not measure.");
+  flags.footer("JSON keys: version build isa cores threads memory_bytes gpus gemm_bf16_flops gemm_fp32_flops copy_bytes_per_s missing");
   return [quick, &common] {
     use_device(common);
     Report r;

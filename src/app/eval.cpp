@@ -3,10 +3,10 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <filesystem>
 
 #include "app/all_verbs.h"
+#include "app/flags.h"
 #include "base/error.h"
 #include "base/text.h"
 #include "data/open.h"
@@ -59,16 +59,16 @@ int run(const Options& o, const Common& common) {
 
 }  // namespace
 
-Action eval(CLI::App& app, Common& common) {
+Action eval(Flags& flags, Common& common) {
   auto o = std::make_shared<Options>();
-  app.add_option("run", o->run, "A run's folder, or one of its checkpoints.")->required();
-  app.add_option("--data", o->data, "Folder that weft prepare made; the run's own when left out.");
-  app.add_option("--split", o->split, "val, train, or test of a megatron source.")->check(CLI::IsMember({"val", "train", "test"}));
-  app.add_option("--samples", o->samples, "Only so many samples; 0 is all.")->check(CLI::NonNegativeNumber);
-  app.add_option("--micro-batch", o->micro_batch, "Samples at once; the run's when left out.")->check(CLI::NonNegativeNumber);
-  add_compute_flags(app, common);
-  add_json_flag(app, common);
-  app.footer("JSON keys: step loss bits_per_byte perplexity tokens samples wall_s checkpoint");
+  flags.option("run", o->run, "A run's folder, or one of its checkpoints.").required();
+  flags.option("--data", o->data, "Folder that weft prepare made; the run's own when left out.");
+  flags.option("--split", o->split, "val, train, or test of a megatron source.").one_of({"val", "train", "test"});
+  flags.option("--samples", o->samples, "Only so many samples; 0 is all.").non_negative();
+  flags.option("--micro-batch", o->micro_batch, "Samples at once; the run's when left out.").non_negative();
+  add_compute_flags(flags, common);
+  add_json_flag(flags, common);
+  flags.footer("JSON keys: step loss bits_per_byte perplexity tokens samples wall_s checkpoint");
   return [o, &common] { return run(*o, common); };
 }
 

@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <cstdio>
 
 #include "app/all_verbs.h"
+#include "app/flags.h"
 #include "app/run.h"
 #include "app/talk.h"
 #include "base/error.h"
@@ -18,14 +18,14 @@
 namespace weft::app {
 namespace {
 
-struct Flags {
+struct Options {
   std::string run, prompt_file;
   std::vector<std::string> prompts;
   TalkOptions talk;
   bool interactive = false, no_echo = false;
 };
 
-void check(const Flags& f) {
+void check(const Options& f) {
   const infer::Sampling& s = f.talk.sampling;
   std::vector<Problem> problems;
   if (!(s.temperature >= 0 && s.temperature <= 100)) problems.push_back({"--temperature", fmt::format("got {}, want 0 to 100", s.temperature)});
@@ -48,7 +48,7 @@ std::vector<std::string> prompts_of(const std::string& file) {
   return out;
 }
 
-int run(Flags f, const Common& common) {
+int run(Options f, const Common& common) {
   check(f);
   if (!f.prompt_file.empty())
     for (const std::string& p : prompts_of(f.prompt_file)) f.prompts.push_back(p);
@@ -83,25 +83,25 @@ int run(Flags f, const Common& common) {
 
 }  // namespace
 
-Action generate(CLI::App& app, Common& common) {
-  auto f = std::make_shared<Flags>();
+Action generate(Flags& flags, Common& common) {
+  auto f = std::make_shared<Options>();
   infer::Sampling& s = f->talk.sampling;
   s.max_tokens = 128, s.temperature = 0.8, s.top_p = 0.95;
-  app.add_option("run", f->run, "A run's folder, or one of its checkpoints.")->required();
-  app.add_option("-p,--prompt", f->prompts, "Text to go on from; may be repeated.")->allow_extra_args(false);
-  app.add_option("--prompt-file", f->prompt_file, "A prompt a line; \\n stands for a line break.")->type_name("FILE");
-  app.add_flag("-i,--interactive", f->interactive, "Talk: a prompt a line of standard input.");
-  app.add_flag("--no-echo", f->no_echo, "Only the continuation.");
-  app.add_option("-n,--max-tokens", s.max_tokens, "Tokens of a continuation at most.");
-  app.add_option("--temperature", s.temperature, "0 takes the likeliest token.");
-  app.add_option("--top-k", s.top_k, "Only the k likeliest tokens. 0: all.");
-  app.add_option("--top-p", s.top_p, "Only the likeliest tokens that make up this mass.");
-  app.add_option("--min-p", s.min_p, "Only tokens this likely, as a part of the likeliest.");
-  app.add_option("--seed", s.seed, "The same seed gives the same text.");
-  app.add_option("--stop", f->talk.stops, "End before this text; may be repeated.")->allow_extra_args(false);
-  add_compute_flags(app, common);
-  add_json_flag(app, common);
-  app.footer("try: weft generate runs/demo -p \"template <class T>\"");
+  flags.option("run", f->run, "A run's folder, or one of its checkpoints.").required();
+  flags.option("-p,--prompt", f->prompts, "Text to go on from; may be repeated.").one_each();
+  flags.option("--prompt-file", f->prompt_file, "A prompt a line; \\n stands for a line break.").value_name("FILE");
+  flags.flag("-i,--interactive", f->interactive, "Talk: a prompt a line of standard input.");
+  flags.flag("--no-echo", f->no_echo, "Only the continuation.");
+  flags.option("-n,--max-tokens", s.max_tokens, "Tokens of a continuation at most.");
+  flags.option("--temperature", s.temperature, "0 takes the likeliest token.");
+  flags.option("--top-k", s.top_k, "Only the k likeliest tokens. 0: all.");
+  flags.option("--top-p", s.top_p, "Only the likeliest tokens that make up this mass.");
+  flags.option("--min-p", s.min_p, "Only tokens this likely, as a part of the likeliest.");
+  flags.option("--seed", s.seed, "The same seed gives the same text.");
+  flags.option("--stop", f->talk.stops, "End before this text; may be repeated.").one_each();
+  add_compute_flags(flags, common);
+  add_json_flag(flags, common);
+  flags.footer("try: weft generate runs/demo -p \"template <class T>\"");
   return [f, &common] { return run(*f, common); };
 }
 

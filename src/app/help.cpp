@@ -1,10 +1,10 @@
-// weft help [VERB | settings [PREFIX] | exit-codes]
+// weft help [VERB [PART] | settings [PREFIX] | exit-codes]
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 
 #include "app/all_verbs.h"
 #include "app/exit_codes.h"
+#include "app/flags.h"
 #include "app/run_config.h"
 
 namespace weft::app {
@@ -24,14 +24,14 @@ void print_exit_codes() {
 
 }  // namespace
 
-Action help(CLI::App& app, Common&) {
+Action help(Flags& flags, Common&) {
   auto words = std::make_shared<std::vector<std::string>>();
-  app.add_option("what", *words, "A verb; or settings [PREFIX]; or exit-codes.")->expected(0, 2);
+  flags.option("what", *words, "A verb, and a part of it; or settings [PREFIX]; or exit-codes.").words(0, 2);
   return [words] {
     if (words->empty()) print_verbs();
     else if ((*words)[0] == "exit-codes") print_exit_codes();
     else if ((*words)[0] == "settings") fmt::print("{}", settings_help(words->size() > 1 ? (*words)[1] : ""));
-    else fmt::print("{}", help_text((*words)[0]));
+    else fmt::print("{}", help_text((*words)[0], words->size() > 1 ? (*words)[1] : ""));
     return 0;
   };
 }

@@ -2,11 +2,11 @@
 // weft inspect tokens, template: inspect_tokens.cpp, inspect_template.cpp.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <array>
 #include <filesystem>
 
 #include "app/all_verbs.h"
+#include "app/flags.h"
 #include "app/inspect_parts.h"
 #include "base/error.h"
 #include "base/files.h"
@@ -74,21 +74,21 @@ int run(Options o, const Common& common) {
 
 }  // namespace
 
-Action inspect(CLI::App& app, Common& common) {
+Action inspect(Flags& flags, Common& common) {
   auto o = std::make_shared<Options>();
-  app.add_option("path", o->words, "A run, a step-* checkpoint, a prepared folder, a .bin/.idx prefix or a tokenizer.json. data PATH: token files, whatever lies there.")
-      ->expected(0, 2);
-  app.add_option("--plot", o->plot, "Draw loss, gradient norm and throughput of a run into this SVG file.");
-  app.add_flag("--statistics", o->statistics, "Checkpoints: mean, rms, least and largest value of each tensor.");
-  app.add_option("--tokenizer", o->tokenizer, "Token files: decode with this tokenizer.json.");
-  app.add_option("--vocab-size", o->vocab_size, "Token files: every id has to be below this; the tokenizer's size when left out.")->check(CLI::NonNegativeNumber);
-  app.add_option("--documents", o->documents, "Token files: documents to show.")->check(CLI::NonNegativeNumber);
-  add_json_flag(app, common);
-  app.footer("Every hash and rule is checked; what is broken is named, with code 65 (20 when no checkpoint of a run is valid).");
-  const std::pair<std::string, Action> parts[] = {{"tokens", inspect_tokens(app, common)}, {"template", inspect_template(app, common)}};
-  return [o, &app, &common, parts = std::to_array(parts)] {
+  flags.option("path", o->words, "A run, a step-* checkpoint, a prepared folder, a .bin/.idx prefix or a tokenizer.json. data PATH: token files, whatever lies there.")
+      .words(0, 2);
+  flags.option("--plot", o->plot, "Draw loss, gradient norm and throughput of a run into this SVG file.");
+  flags.flag("--statistics", o->statistics, "Checkpoints: mean, rms, least and largest value of each tensor.");
+  flags.option("--tokenizer", o->tokenizer, "Token files: decode with this tokenizer.json.");
+  flags.option("--vocab-size", o->vocab_size, "Token files: every id has to be below this; the tokenizer's size when left out.").non_negative();
+  flags.option("--documents", o->documents, "Token files: documents to show.").non_negative();
+  add_json_flag(flags, common);
+  flags.footer("Every hash and rule is checked; what is broken is named, with code 65 (20 when no checkpoint of a run is valid).");
+  const std::pair<std::string, Action> parts[] = {{"tokens", inspect_tokens(flags, common)}, {"template", inspect_template(flags, common)}};
+  return [o, &flags, &common, parts = std::to_array(parts)] {
     for (const auto& [name, action] : parts)
-      if (app.got_subcommand(name)) return action();
+      if (flags.has(name.c_str())) return action();
     return run(*o, common);
   };
 }

@@ -5,7 +5,7 @@
 namespace weft::app {
 
 // Each declares its subcommand and returns what to run when it was called.
-Action inspect_tokens(CLI::App& inspect, Common&);
-Action inspect_template(CLI::App& inspect, Common&);
+Action inspect_tokens(Flags& inspect, Common&);
+Action inspect_template(Flags& inspect, Common&);
 
 }  // namespace weft::app

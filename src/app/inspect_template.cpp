@@ -1,10 +1,10 @@
 // weft inspect template DIR --messages F: renders a model's chat template.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <iostream>
 #include <iterator>
 
+#include "app/flags.h"
 #include "app/inspect_parts.h"
 #include "base/error.h"
 #include "base/files.h"
@@ -61,16 +61,16 @@ int run(const Options& o, const Common& common) {
 
 }  // namespace
 
-Action inspect_template(CLI::App& inspect, Common& common) {
+Action inspect_template(Flags& inspect, Common& common) {
   auto o = std::make_shared<Options>();
-  CLI::App& app = *inspect.add_subcommand("template", "render a chat template");
-  app.add_option("path", o->path, "A model's folder, its tokenizer_config.json or a template file.")->required();
-  app.add_option("--messages", o->messages, "A JSON file with messages, or with an object of the template's variables; - is standard input.")->required();
-  app.add_option("--tools", o->tools, "A JSON file with tools.");
-  app.add_option("--name", o->name, "Which one, where the folder has several.");
-  app.add_flag("--prompt", o->prompt, "End with the start of the assistant's answer.");
-  add_json_flag(app, common);
-  app.footer("JSON keys: text, and generated: byte ranges of what the assistant says, where the template marks it.");
+  Flags flags = inspect.subcommand("template", "render a chat template");
+  flags.option("path", o->path, "A model's folder, its tokenizer_config.json or a template file.").required();
+  flags.option("--messages", o->messages, "A JSON file with messages, or with an object of the template's variables; - is standard input.").required();
+  flags.option("--tools", o->tools, "A JSON file with tools.");
+  flags.option("--name", o->name, "Which one, where the folder has several.");
+  flags.flag("--prompt", o->prompt, "End with the start of the assistant's answer.");
+  add_json_flag(flags, common);
+  flags.footer("JSON keys: text, and generated: byte ranges of what the assistant says, where the template marks it.");
   return [o, &common] { return run(*o, common); };
 }
 

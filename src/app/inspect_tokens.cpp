@@ -3,10 +3,10 @@
 #include <fmt/ranges.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <iostream>
 
+#include "app/flags.h"
 #include "app/inspect_parts.h"
 #include "base/error.h"
 #include "base/log.h"
@@ -67,15 +67,15 @@ int run(const Options& o) {
 
 }  // namespace
 
-Action inspect_tokens(CLI::App& inspect, Common&) {
+Action inspect_tokens(Flags& inspect, Common&) {
   auto o = std::make_shared<Options>();
-  CLI::App& app = *inspect.add_subcommand("tokens", "lines of standard input to lists of token ids, and back");
-  app.add_option("--tokenizer", o->tokenizer, "A tokenizer.json, tokenizer.model, tekken.json, .tiktoken, .gguf, vocab.txt, or a folder with one.")->required();
-  app.add_flag("--decode", o->decode, "Lists of ids to text.");
-  app.add_flag("--special", o->special, "Special tokens written in the text become their ids; else they are plain text.");
-  app.add_flag("--add-special", o->add_special, "Put in what the model wants around a text, such as its first token.");
-  app.add_flag("--json-lines", o->json_lines, "Each text is a JSON string, so that it can hold line ends.");
-  app.footer("A list a line for each line. A line that is wrong ends it with code 65 and names the line.");
+  Flags flags = inspect.subcommand("tokens", "lines of standard input to lists of token ids, and back");
+  flags.option("--tokenizer", o->tokenizer, "A tokenizer.json, tokenizer.model, tekken.json, .tiktoken, .gguf, vocab.txt, or a folder with one.").required();
+  flags.flag("--decode", o->decode, "Lists of ids to text.");
+  flags.flag("--special", o->special, "Special tokens written in the text become their ids; else they are plain text.");
+  flags.flag("--add-special", o->add_special, "Put in what the model wants around a text, such as its first token.");
+  flags.flag("--json-lines", o->json_lines, "Each text is a JSON string, so that it can hold line ends.");
+  flags.footer("A list a line for each line. A line that is wrong ends it with code 65 and names the line.");
   return [o] { return run(*o); };
 }
 

@@ -1,10 +1,10 @@
 // weft prepare INPUT... -o FOLDER: text to token files.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <chrono>
 
 #include "app/all_verbs.h"
+#include "app/flags.h"
 #include "app/prepare_report.h"
 #include "app/prepare_structure.h"
 #include "base/cpu.h"
@@ -84,32 +84,31 @@ int run(Options o, const Common& common) {
 
 }  // namespace
 
-Action prepare(CLI::App& app, Common& common) {
+Action prepare(Flags& flags, Common& common) {
   auto o = std::make_shared<Options>();
   o->prepare.workers = 0;
-  app.add_option("inputs", o->prepare.inputs, "Source trees, text files, .jsonl (.gz and .zst too), .parquet.")->required();
-  app.add_option("-o,--output", o->prepare.output, "Folder for .bin/.idx, tokenizer.json and manifest.json.")->required();
-  app.add_option("--tokenizer", o->tokenizer, "Take this tokenizer instead of training one.");
-  app.add_option("--tokenizer-model", o->model, "What to train: bpe or unigram, both over bytes.");
-  app.add_option("--eod", o->eod, "Text of the end-of-document token of --tokenizer; its own when left out.");
-  app.add_option("--vocab-size", o->bpe.vocab_size, "Of the tokenizer to train.")->check(CLI::Range(257, 1 << 24));
-  app.add_option("--key", o->prepare.key, "Where the text is in a JSON line, or its column.");
-  app.add_flag("--chat", o->chat, "Lines or rows are conversations: messages, conversations, instruction and output. The assistant's turns are learned.");
-  app.add_option("--chat-template", o->chat_template, "A Jinja file, or chatml; the one beside --tokenizer when left out. Means --chat.");
-  app.add_option("--show", o->show, "Print the tokens of so many documents, and what is learned of them.")->check(CLI::NonNegativeNumber);
-  app.add_flag("--append-eod", o->prepare.append_eod, "End each document with the end-of-document token.");
-  app.add_flag("--dedup", o->prepare.dedup, "Drop documents whose text was seen before.");
-  app.add_option("--min-bytes", o->prepare.min_bytes, "Drop shorter documents.")->check(CLI::NonNegativeNumber);
-  app.add_option("--max-bytes", o->prepare.max_bytes, "Drop longer documents; 0 keeps them.")->check(CLI::NonNegativeNumber);
-  app.add_option("--hold-out", o->prepare.hold_out_every, "One file in this many is for validation; 0 for none.")->check(CLI::NonNegativeNumber);
-  app.add_option("--memory", o->memory, "The most memory to use.");
-  app.add_option("--max-line", o->max_line, "The longest JSON line; a sixteenth of --memory when left out.");
-  app.add_option("--workers", o->prepare.workers, "Threads; 0 is what the machine allows. The result is the same.")->check(CLI::Range(0, 4096));
-  app.add_flag("--overwrite", o->prepare.overwrite, "Replace other data in the folder.");
-  add_structure_flags(app, o->structure);
-  add_json_flag(app, common);
-  app.footer("JSON keys: wall_s train_documents train_tokens train_bytes val_... vocab_size replaced_utf8 skipped reused; with --structure also\n"
-             "functions calls files files_without_functions files_with_errors files_not_parsed function_tokens duplicates libclang");
+  flags.option("inputs", o->prepare.inputs, "Source trees, text files, .jsonl (.gz and .zst too), .parquet.").required();
+  flags.option("-o,--output", o->prepare.output, "Folder for .bin/.idx, tokenizer.json and manifest.json.").required();
+  flags.option("--tokenizer", o->tokenizer, "Take this tokenizer instead of training one.");
+  flags.option("--tokenizer-model", o->model, "What to train: bpe or unigram, both over bytes.").part("tokenizer");
+  flags.option("--eod", o->eod, "Text of the end-of-document token of --tokenizer; its own when left out.").part("tokenizer");
+  flags.option("--vocab-size", o->bpe.vocab_size, "Of the tokenizer to train.").range(257, 1 << 24);
+  flags.option("--key", o->prepare.key, "Where the text is in a JSON line, or its column.");
+  flags.flag("--chat", o->chat, "Lines or rows are conversations: messages, conversations, instruction and output. The assistant's turns are learned.");
+  flags.option("--chat-template", o->chat_template, "A Jinja file, or chatml; the one beside --tokenizer when left out. Means --chat.");
+  flags.option("--show", o->show, "Print the tokens of so many documents, and what is learned of them.").non_negative();
+  flags.flag("--append-eod", o->prepare.append_eod, "End each document with the end-of-document token.");
+  flags.flag("--dedup", o->prepare.dedup, "Drop documents whose text was seen before.").part("filters");
+  flags.option("--min-bytes", o->prepare.min_bytes, "Drop shorter documents.").non_negative().part("filters");
+  flags.option("--max-bytes", o->prepare.max_bytes, "Drop longer documents; 0 keeps them.").non_negative().part("filters");
+  flags.option("--hold-out", o->prepare.hold_out_every, "One file in this many is for validation; 0 for none.").non_negative();
+  flags.option("--memory", o->memory, "The most memory to use.");
+  flags.option("--max-line", o->max_line, "The longest JSON line; a sixteenth of --memory when left out.").part("filters");
+  flags.option("--workers", o->prepare.workers, "Threads; 0 is what the machine allows. The result is the same.").range(0, 4096);
+  flags.flag("--overwrite", o->prepare.overwrite, "Replace other data in the folder.");
+  add_structure_flags(flags, o->structure);
+  add_json_flag(flags, common);
+  flags.footer("JSON keys: wall_s train_documents train_tokens train_bytes val_... vocab_size replaced_utf8 skipped reused");
   return [o, &common] { return run(*o, common); };
 }
 

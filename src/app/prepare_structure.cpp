@@ -2,19 +2,19 @@
 
 #include <fmt/format.h>
 
+#include "app/flags.h"
 #include "base/log.h"
 
 namespace weft::app {
 
-void add_structure_flags(CLI::App& app, StructureFlags& flags) {
-  CLI::Option* structure = app.add_option("--structure", flags.language, "cpp: C and C++ sources to functions with their callees, and five streams beside the tokens (needs libclang).");
-  structure->check(CLI::IsMember({"cpp"}));
-  app.add_option("--compile-commands", flags.options.compile_commands, "compile_commands.json; else the one of the tree, if there is one.")->check(CLI::ExistingFile)->needs(structure);
-  app.add_option("--clang-arg", flags.options.arguments, "For the compiler, behind all others: --clang-arg=-DX=1. May be repeated.")->take_all()->needs(structure);
-  app.add_option("--document-tokens", flags.options.document_tokens, "With --structure: the longest document; 0 for no limit.")->check(CLI::NonNegativeNumber)->needs(structure);
-  app.add_option("--min-tokens", flags.options.min_tokens, "With --structure: shorter documents are dropped.")->check(CLI::NonNegativeNumber)->needs(structure);
-  for (const char* name : {"--key", "--dedup", "--min-bytes", "--max-bytes", "--max-line", "--chat", "--chat-template"})
-    if (CLI::Option* other = app.get_option_no_throw(name)) structure->excludes(other);
+void add_structure_flags(Flags& flags, StructureFlags& out) {
+  Flag structure = flags.option("--structure", out.language, "cpp: C and C++ sources to functions with their callees, and five streams beside the tokens (needs libclang). More JSON keys: functions calls files files_without_functions files_with_errors files_not_parsed function_tokens duplicates libclang.");
+  structure.one_of({"cpp"}).part("structure");
+  flags.option("--compile-commands", out.options.compile_commands, "compile_commands.json; else the one of the tree, if there is one.").existing_file().needs(structure).part("structure");
+  flags.option("--clang-arg", out.options.arguments, "For the compiler, behind all others: --clang-arg=-DX=1. May be repeated.").needs(structure).part("structure");
+  flags.option("--document-tokens", out.options.document_tokens, "The longest document; 0 for no limit.").non_negative().needs(structure).part("structure");
+  flags.option("--min-tokens", out.options.min_tokens, "Shorter documents are dropped.").non_negative().needs(structure).part("structure");
+  structure.excludes({"--key", "--dedup", "--min-bytes", "--max-bytes", "--max-line", "--chat", "--chat-template"});
 }
 
 data::PrepareReport prepare_structure(const data::PrepareOptions& options, const StructureFlags& flags, const data::TokenizerMaker& maker, Json& figures) {

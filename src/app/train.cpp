@@ -3,10 +3,10 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <filesystem>
 
 #include "app/all_verbs.h"
+#include "app/flags.h"
 #include "app/run.h"
 #include "app/run_config.h"
 #include "base/log.h"
@@ -80,21 +80,21 @@ int run(Options o, const Common& common) {
 
 }  // namespace
 
-Action train_verb(CLI::App& app, Common& common) {
+Action train_verb(Flags& flags, Common& common) {
   auto o = std::make_shared<Options>();
-  app.add_option("recipe", o->recipe, "TOML file of settings (weft init writes one).");
-  app.add_option("--run", o->run, "Folder of the run; runs/RECIPE when left out. A run that is there goes on.");
-  app.add_option("--data", o->data, "Folder that weft prepare made (data.path).");
-  app.add_option("--preset", o->preset, "Start from this model's settings.");
-  app.add_option("--steps", o->steps, "Updates in all (train.steps).")->check(CLI::PositiveNumber);
-  app.add_option("--max-minutes", o->max_minutes, "Save and end with code 75 after this time.")->check(CLI::PositiveNumber);
-  app.add_flag("--allow-inexact", o->allow_inexact, "Go on with another binary, instruction set, thread count or data.");
-  app.add_option("--allow-reference", o->references, "Operators that may run on their reference.")->type_name("OP");
-  app.add_flag("--no-peak", o->no_peak, "Do not measure the machine's GEMM rate first.");
-  add_set_flag(app, o->assignments);
-  add_compute_flags(app, common);
-  add_json_flag(app, common);
-  app.footer("JSON keys: wall_s first_loss_s steps resumed_from samples tokens first_loss last_loss tokens_per_second peak_fraction checkpoint,\n"
+  flags.option("recipe", o->recipe, "TOML file of settings (weft init writes one).");
+  flags.option("--run", o->run, "Folder of the run; runs/RECIPE when left out. A run that is there goes on.");
+  flags.option("--data", o->data, "Folder that weft prepare made (data.path).");
+  flags.option("--preset", o->preset, "Start from this model's settings.");
+  flags.option("--steps", o->steps, "Updates in all (train.steps).").positive();
+  flags.option("--max-minutes", o->max_minutes, "Save and end with code 75 after this time.").positive();
+  flags.flag("--allow-inexact", o->allow_inexact, "Go on with another binary, instruction set, thread count or data.");
+  flags.option("--allow-reference", o->references, "Operators that may run on their reference.").value_name("OP");
+  flags.flag("--no-peak", o->no_peak, "Do not measure the machine's GEMM rate first.");
+  add_set_flag(flags, o->assignments);
+  add_compute_flags(flags, common);
+  add_json_flag(flags, common);
+  flags.footer("JSON keys: wall_s first_loss_s steps resumed_from samples tokens first_loss last_loss tokens_per_second peak_fraction checkpoint,\n"
              "first_val_bits_per_byte last_val_bits_per_byte first_val_loss last_val_loss. Codes: 75 stopped and saved, 20 no valid checkpoint, 30 not finite.");
   return [o, &common] { return run(*o, common); };
 }

@@ -8,11 +8,9 @@
 
 #include "base/json.h"
 
-namespace CLI {
-class App;
-}
-
 namespace weft::app {
+
+class Flags;  // app/flags.h
 
 struct Common {  // flags that several verbs share, filled when the command line is parsed
   int threads = 0;              // 0: as many as the affinity mask and the cgroup allow
@@ -23,13 +21,13 @@ struct Common {  // flags that several verbs share, filled when the command line
 using Action = std::function<int()>;
 struct Verb {
   const char *name, *line;
-  Action (*declare)(CLI::App&, Common&);
+  Action (*declare)(Flags&, Common&);
 };
 std::span<const Verb> verbs();  // verbs.cpp: the table, in the order of `weft help`
 
-void add_compute_flags(CLI::App&, Common&);  // --threads, --device
-void add_json_flag(CLI::App&, Common&);      // --json FILE
-void add_set_flag(CLI::App&, std::vector<std::string>& assignments);  // --set KEY=VALUE, several times
+void add_compute_flags(Flags&, Common&);  // --threads, --device
+void add_json_flag(Flags&, Common&);      // --json FILE
+void add_set_flag(Flags&, std::vector<std::string>& assignments);  // --set KEY=VALUE, several times
 
 // To be called by an action of a verb with compute flags, before the first tensor. Returns "cpu" or "cuda:N".
 // UnavailableError when the device that was asked for is not there.
@@ -37,7 +35,7 @@ std::string use_device(const Common&);
 void write_figures(const Common&, const Json& figures);  // does nothing without --json
 
 int run_command_line(std::vector<std::string> arguments);  // without argv[0]; the exit code, for any input
-std::string help_text(const std::string& verb);            // ConfigError for an unknown one
+std::string help_text(const std::string& verb, const std::string& part = "");  // `weft help bench train`; ConfigError for an unknown one
 std::vector<std::string> flags_of(const Verb&);            // "--threads", for completion
 
 }  // namespace weft::app

@@ -5,7 +5,7 @@
 
 namespace weft::app {
 
-Action version(CLI::App&, Common&) {
+Action version(Flags&, Common&) {
   return [] {
     fmt::print("weft {} ({}; {}; torch {})\n", weft_version(), build_id(), build_text(), torch_version());
     return 0;

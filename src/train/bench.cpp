@@ -107,7 +107,9 @@ BenchReport bench_train(const BenchOptions& o) {
   }
   if (o.profile) {
     const OpTimes times;
+    const double cpu = process_cpu_seconds();
     r.profile_step_seconds = trainer.step(stream).seconds;
+    r.profile_step_cpu_seconds = process_cpu_seconds() - cpu;
     r.profile = times.rows();
   }
   const auto middle = [&](auto of) {
@@ -134,7 +136,7 @@ Json to_json(const BenchReport& r) {
   Json gemms = Json::array(), rounds = Json::array(), profile = Json::array();
   for (const GemmRate& g : r.gemms) gemms.push_back({{"n", g.n}, {"k", g.k}, {"count", g.count}, {"seconds", g.seconds}, {"flops_per_second", g.flops_per_second}});
   for (const Round& x : r.rounds) rounds.push_back({{"gemm_s", x.gemm_seconds}, {"step_s", x.step_seconds}, {"peer_tokens_per_second", x.peer_tokens_per_second}});
-  for (const OpTimes::Row& p : r.profile) profile.push_back({{"op", p.name}, {"calls", p.calls}, {"seconds", p.seconds}});
+  for (const OpTimes::Row& p : r.profile) profile.push_back({{"op", p.name}, {"calls", p.calls}, {"seconds", p.seconds}, {"cpu_seconds", p.cpu_seconds}});
   return {{"parameters", r.parameters}, {"tokens_per_second", r.tokens_per_second}, {"step_s", r.step_seconds}, {"model_gemm_flops", r.model_gemm_flops},
           {"flops_per_second", r.flops_per_second}, {"gemm_flops_per_second", r.gemm_flops_per_second}, {"fraction", r.fraction},
           {"peer_tokens_per_second", r.peer_tokens_per_second}, {"peer_ratio", r.peer_ratio}, {"first_loss", r.loss_first},
@@ -142,19 +144,19 @@ Json to_json(const BenchReport& r) {
 }
 
 static std::string profile_text(const BenchReport& r) {
-  std::string s = fmt::format("one step of {}, by operator:\n", human_seconds(r.profile_step_seconds));
-  double inside = 0, small = 0;
-  int64_t calls = 0;
-  for (const OpTimes::Row& p : r.profile) {
-    inside += p.seconds;
-    if (p.seconds < 0.002 * r.profile_step_seconds) small += p.seconds, calls += p.calls;
-    else s += fmt::format("  {:<32} {:>6} calls {:>10.1f} ms {:5.1f} %\n", p.name, p.calls, 1e3 * p.seconds, 100 * p.seconds / r.profile_step_seconds);
-  }
-  const auto rest = [&](const char* what, int64_t n, double seconds) {
-    s += fmt::format("  {:<32} {:>6}       {:>10.1f} ms {:5.1f} %\n", what, n == 0 ? "" : std::to_string(n), 1e3 * seconds, 100 * seconds / r.profile_step_seconds);
+  std::string s = fmt::format("one step of {} and {} of CPU time, by operator:\n", human_seconds(r.profile_step_seconds), human_seconds(r.profile_step_cpu_seconds));
+  const auto line = [&](std::string_view what, const std::string& calls, double seconds, double cpu) {
+    s += fmt::format("  {:<32} {:>12} {:>10.1f} ms {:5.1f} %  cpu {:>10.1f} ms {:5.1f} %\n", what, calls, 1e3 * seconds, 100 * seconds / r.profile_step_seconds, 1e3 * cpu,
+                     100 * cpu / r.profile_step_cpu_seconds);
   };
-  rest("all others", calls, small);
-  rest("between operators", 0, r.profile_step_seconds - inside);
+  OpTimes::Row all{}, small{};
+  for (const OpTimes::Row& p : r.profile) {
+    all.seconds += p.seconds, all.cpu_seconds += p.cpu_seconds;
+    if (p.seconds < 0.002 * r.profile_step_seconds) small.seconds += p.seconds, small.cpu_seconds += p.cpu_seconds, small.calls += p.calls;
+    else line(p.name, fmt::format("{} calls", p.calls), p.seconds, p.cpu_seconds);
+  }
+  line("all others", fmt::format("{} calls", small.calls), small.seconds, small.cpu_seconds);
+  line("between operators", "", r.profile_step_seconds - all.seconds, r.profile_step_cpu_seconds - all.cpu_seconds);
   return s;
 }
 

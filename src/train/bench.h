@@ -39,7 +39,7 @@ struct BenchReport {
   std::vector<GemmRate> gemms;  // equal shapes once
   std::vector<Round> rounds;
   std::vector<OpTimes::Row> profile;  // of one step
-  double profile_step_seconds = 0;
+  double profile_step_seconds = 0, profile_step_cpu_seconds = 0;
   double gemm_flops_per_second = 0;   // all their FLOPs over all their time
   double step_seconds = 0, tokens_per_second = 0;
   double model_gemm_flops = 0;        // of one step: 6 x n x k x count x tokens

@@ -8,6 +8,8 @@
 
 namespace weft::train {
 
+double process_cpu_seconds();  // of all threads, since the start
+
 class OpTimes {
  public:
   OpTimes();  // listens from here until it is destroyed; one at a time on a thread
@@ -18,7 +20,7 @@ class OpTimes {
   struct Row {
     std::string name;  // "linear_dw", "RmsNormBwd", "aten::add"
     int64_t calls;
-    double seconds;
+    double seconds, cpu_seconds;  // of the wall clock, and of all threads of the process: what counts on a machine that is shared
   };
   std::vector<Row> rows() const;  // the longest first
 

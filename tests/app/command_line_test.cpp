@@ -61,9 +61,18 @@ TEST(ExitCodes, EveryTypeOfErrorHasExactlyOneRow) {
 TEST(CommandLine, HelpOfEveryVerbFitsAScreen) {
   for (const Verb& v : verbs()) {
     const std::string text = help_text(v.name);
-    EXPECT_LE(std::count(text.begin(), text.end(), '\n'), 40) << v.name;
+    EXPECT_LE(std::count(text.begin(), text.end(), '\n'), 24) << v.name << "\n" << text;
     EXPECT_NE(text.find(v.line), std::string::npos) << v.name;
   }
+}
+
+TEST(CommandLine, PartsOfAVerbHaveAHelpOfTheirOwn) {
+  EXPECT_NE(help_text("bench", "train").find("--micro-batch"), std::string::npos);
+  EXPECT_EQ(help_text("bench").find("--micro-batch"), std::string::npos);
+  EXPECT_NE(help_text("prepare", "structure").find("--document-tokens"), std::string::npos);
+  EXPECT_NE(help_text("prepare").find("weft help prepare tokenizer|filters|structure"), std::string::npos);
+  EXPECT_THROW(help_text("bench", "trian"), ConfigError);
+  EXPECT_THROW(help_text("doctor", "parts"), ConfigError);
 }
 
 TEST(CommandLine, DocsOfSettingsAreFresh) {
