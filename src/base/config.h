@@ -22,6 +22,7 @@
 
 #include "base/config_bind.h"
 #include "base/config_nodes.h"
+#include "base/config_variant.h"
 
 namespace weft::config {
 

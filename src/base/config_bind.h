@@ -86,7 +86,7 @@ class TableNode final : public Node {
 
 template <class T> class ListNode;  // config_nodes.h
 template <class K, class T> class MapNode;
-template <class... T> class VariantNode;
+template <class... T> class VariantNode;  // config_variant.h
 template <class T> struct NodeOf { using type = TableNode<T>; };
 template <class T> struct NodeOf<std::vector<T>> { using type = ListNode<T>; };
 template <class K, class T> struct NodeOf<std::map<K, T>> { using type = MapNode<K, T>; };

@@ -106,23 +106,28 @@ std::string_view trim(std::string_view text) {
   return text.substr(begin, text.find_last_not_of(blank) - begin + 1);
 }
 
-bool glob_match(std::string_view pattern, std::string_view text) {
-  size_t p = 0, t = 0, star = std::string_view::npos, mark = 0;  // on a mismatch the last '*' takes one more character
-  while (t < text.size()) {
-    if (p < pattern.size() && pattern[p] == '*') {
-      star = p++;
-      mark = t;
-    } else if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == text[t])) {
+bool glob_match(std::string_view pattern, std::string_view text, char separator) {
+  struct Star {  // the last one seen: on a mismatch it takes one more character
+    size_t after = std::string_view::npos, taken = 0;
+  } star, stars;  // *, **
+  const auto separates = [&](size_t t) { return separator != 0 && text[t] == separator; };
+  size_t p = 0, t = 0;
+  while (t < text.size() || p < pattern.size()) {
+    if (pattern.substr(p).starts_with("**")) {
+      stars = {p += 2, t}, star = {};  // what came before is matched
+    } else if (p < pattern.size() && pattern[p] == '*') {
+      star = {++p, t};
+    } else if (p < pattern.size() && t < text.size() && (pattern[p] == '?' ? !separates(t) : pattern[p] == text[t])) {
       ++p, ++t;
-    } else if (star != std::string_view::npos) {
-      p = star + 1;
-      t = ++mark;
+    } else if (star.after != std::string_view::npos && star.taken < text.size() && !separates(star.taken)) {
+      p = star.after, t = ++star.taken;
+    } else if (stars.after != std::string_view::npos && stars.taken < text.size()) {
+      p = stars.after, t = ++stars.taken, star = {};
     } else {
       return false;
     }
   }
-  while (p < pattern.size() && pattern[p] == '*') ++p;
-  return p == pattern.size();
+  return true;
 }
 
 }  // namespace weft

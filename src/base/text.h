@@ -21,6 +21,7 @@ std::optional<uint64_t> parse_bytes(std::string_view text);  // "512", "64k", "1
 std::vector<std::string> split(std::string_view text, char at);
 std::string join(std::span<const std::string> parts, std::string_view between);
 std::string_view trim(std::string_view text);
-bool glob_match(std::string_view pattern, std::string_view text);  // '*' any run, '?' one character
+// '*' any run without the separator, '**' any run, '?' one character that is not the separator. 0: no separator.
+bool glob_match(std::string_view pattern, std::string_view text, char separator = 0);
 
 }  // namespace weft

@@ -71,7 +71,7 @@ std::vector<BranchConfig> branches(const ModelConfig& config) {
   for (size_t i = 0; i < layers.size(); ++i) {
     BranchConfig branch = config.symbols.at(layers[i]);
     for (const auto& [glob, settings] : config.overrides)
-      if (glob_matches(glob, "layers." + std::to_string(i))) branch = settings;
+      if (glob_match(glob, "layers." + std::to_string(i), '.')) branch = settings;
     out.push_back(std::move(branch));
   }
   return out;

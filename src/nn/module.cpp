@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "ops/tensors.h"
 
 namespace weft::nn {
@@ -45,25 +46,8 @@ void Module::add(std::unique_ptr<Wrap> wrap) {
   wraps_.insert(at, std::move(wrap));
 }
 
-bool glob_matches(std::string_view glob, std::string_view path) {
-  if (glob.empty()) return path.empty();
-  if (glob.starts_with("**")) {
-    for (size_t i = 0; i <= path.size(); ++i)
-      if (glob_matches(glob.substr(2), path.substr(i))) return true;
-    return false;
-  }
-  if (glob[0] == '*') {
-    for (size_t i = 0; i <= path.size(); ++i) {
-      if (glob_matches(glob.substr(1), path.substr(i))) return true;
-      if (i < path.size() && path[i] == '.') return false;
-    }
-    return false;
-  }
-  return !path.empty() && glob[0] == path[0] && glob_matches(glob.substr(1), path.substr(1));
-}
-
 void Module::visit(std::string_view glob, const std::function<void(Module&)>& fn) {
-  if (glob_matches(glob, path_)) fn(*this);
+  if (glob_match(glob, path_, '.')) fn(*this);
   for (auto& c : children_) c->visit(glob, fn);
 }
 

@@ -80,6 +80,4 @@ class Module {
   std::vector<std::unique_ptr<Wrap>> wraps_;
 };
 
-bool glob_matches(std::string_view glob, std::string_view path);
-
 }  // namespace weft::nn

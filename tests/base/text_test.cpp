@@ -44,6 +44,20 @@ TEST(Text, SplitJoinTrimGlob) {
   EXPECT_FALSE(glob_match("layers.?.moe", "layers.17.moe"));
 }
 
+TEST(Text, GlobsMatchWithinAndAcrossParts) {
+  const auto matches = [](std::string_view glob, std::string_view path) { return glob_match(glob, path, '.'); };
+  EXPECT_TRUE(matches("layers.*", "layers.3"));
+  EXPECT_FALSE(matches("layers.*", "layers.3.moe"));
+  EXPECT_TRUE(matches("layers.*.moe", "layers.12.moe"));
+  EXPECT_TRUE(matches("**.fc1", "layers.12.moe.fc1"));
+  EXPECT_FALSE(matches("*.fc1", "layers.12.fc1"));
+  EXPECT_TRUE(matches("**", "") && matches("**", "a.b"));
+  EXPECT_TRUE(matches("**.*b.c", "x.ab.d.bb.c"));
+  EXPECT_FALSE(matches("**.*b.c", "x.ab.d.c"));
+  EXPECT_TRUE(matches("a*c*e", "abcde") && matches("layers.?", "layers.3"));
+  EXPECT_FALSE(matches("layers?3", "layers.3"));
+}
+
 TEST(Json, RefusesWhatOthersRead) {
   EXPECT_EQ(parse_json("{\"b\": 1, \"a\": [true]}", "x").dump(), "{\"b\":1,\"a\":[true]}");
   EXPECT_THROW(parse_json("{\"a\": 1, \"a\": 2}", "x"), InputError);

@@ -69,14 +69,6 @@ TEST(Module, WrapsRunInTheirOrderHoweverAdded) {
   EXPECT_EQ(y.item<float>(), 1);
 }
 
-TEST(Module, GlobsMatchWithinAndAcrossParts) {
-  EXPECT_TRUE(glob_matches("layers.*", "layers.3"));
-  EXPECT_FALSE(glob_matches("layers.*", "layers.3.moe"));
-  EXPECT_TRUE(glob_matches("layers.*.moe", "layers.12.moe"));
-  EXPECT_TRUE(glob_matches("**.fc1", "layers.12.moe.fc1"));
-  EXPECT_FALSE(glob_matches("*.fc1", "layers.12.fc1"));
-}
-
 TEST(StepStats, AddsUpAndStartsAnew) {
   StepStats stats;
   stats.add("loss", at::ones({}), 2);

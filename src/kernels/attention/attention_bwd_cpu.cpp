@@ -6,11 +6,12 @@
 // leaves its error there, and dP - delta may cancel.)
 // Grouped heads leave fp32 parts that are added in the order of heads: the same sums for any number of threads.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <vector>
 
 #include "kernels/attention/attention.h"
-#include "kernels/tile/tile_cpu.h"
+#include "kernels/tile/pack_cpu.h"
 
 namespace weft::kernels {
 namespace {

@@ -1,11 +1,12 @@
 // Forward. Keys and values of a document are packed once a key head; a task is 64 queries of one head against blocks of 256
 // keys with a running maximum. Few queries (decoding) skip the packing and walk the keys row by row.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <vector>
 
 #include "kernels/attention/attention.h"
-#include "kernels/tile/tile_cpu.h"
+#include "kernels/tile/pack_cpu.h"
 
 namespace weft::kernels {
 namespace {

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "kernels/ssd/ssd.h"
-#include "kernels/tile/tile_cpu.h"
+#include "kernels/tile/pack_cpu.h"
 
 namespace weft::kernels {
 namespace {

@@ -2,9 +2,9 @@
 
 #include "ops/cases/modes.h"
 
-#include <fnmatch.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include "base/text.h"
 #include "ops/tensors.h"
 
 namespace weft::ops::cases {
@@ -41,7 +41,7 @@ bool selected(const Filter& filter, const Case& c) {
   if (c.perf && !filter.large) return false;
   if (filter.name.empty()) return true;
   const std::string both = c.op + "/" + c.row;
-  return fnmatch(filter.name.c_str(), c.op.c_str(), 0) == 0 || fnmatch(filter.name.c_str(), both.c_str(), 0) == 0;
+  return glob_match(filter.name, c.op) || glob_match(filter.name, both);
 }
 
 Policy policy_on(at::Device device) {
