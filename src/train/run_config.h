@@ -33,3 +33,9 @@ struct RunConfig {
 };
 
 }  // namespace weft::train
+
+namespace weft::config {  // built once, in run_config.cpp: some seconds
+
+extern template std::unique_ptr<Node> bind(train::RunConfig&);
+
+}  // namespace weft::config
