@@ -136,8 +136,9 @@ Packing Packing::of(const std::vector<int32_t>& lengths, at::Device device) {
   }
   p.max_kv = p.max_q;
   p.host_kv_lens = lengths;
-  p.cu_q = at::tensor(p.host_cu_q, at::kInt).to(device);
-  p.kv_lens = at::tensor(lengths, at::kInt).to(device);
+  const at::Device place = device.is_meta() ? at::Device(at::kCPU) : device;  // lengths are read where tensors have no data, too
+  p.cu_q = at::tensor(p.host_cu_q, at::kInt).to(place);
+  p.kv_lens = at::tensor(lengths, at::kInt).to(place);
   return p;
 }
 

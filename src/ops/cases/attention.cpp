@@ -86,7 +86,7 @@ Case attention_row(const Row& r) {
            Packing packing = Packing::of(r.queries, b.device);
            std::vector<int32_t> lens = r.queries;
            for (size_t d = 0; d < r.prefix.size(); ++d) lens[d] += r.prefix[d], packing.max_kv = std::max(packing.max_kv, lens[d]);
-           packing.kv_lens = at::tensor(lens, at::kInt).to(b.device), packing.host_kv_lens = lens;
+           packing.kv_lens = at::tensor(lens, at::kInt).to(packing.cu_q.device()), packing.host_kv_lens = lens;
            const int64_t T = packing.tokens(), S = std::accumulate(lens.begin(), lens.end(), int64_t{0});
            const auto options = at::TensorOptions().dtype(b.dtype).device(b.device);
            Instance i;
