@@ -1,9 +1,13 @@
 // A small driver for fuzz targets where the compiler brings none: it changes seeds at random, by a fixed seed, and runs the
-// target on each. Usage: fuzz_X RUNS SEED_FILE... ; a fault ends the process with a signal and leaves the input in crash.bin.
+// target on each. Usage: fuzz_X COUNT[:SECONDS[:FIRST]] SEED_FILE... ; input number N is the same on every machine, and 0 is no limit.
+// A fault, or an input that takes more than a minute, ends the process with a signal, says "fault at input N" and leaves the input
+// in crash.bin. All targets at once, with a table: run_all.py.
+#include <chrono>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 #include <unistd.h>
 #include <fcntl.h>
@@ -16,11 +20,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size);
 
 namespace {
 
+constexpr unsigned kLongestSeconds = 60;
 std::string current;
+unsigned long long number = 0;
 
 void on_fault(int signal) {
   const int fd = open("crash.bin", O_WRONLY | O_CREAT | O_TRUNC, 0644);
   if (fd >= 0 && write(fd, current.data(), current.size()) < 0) _exit(126);
+  char text[64];
+  const int n = std::snprintf(text, sizeof text, "fault at input %llu\n", number);
+  if (write(2, text, static_cast<size_t>(n)) < 0) _exit(126);
   std::signal(signal, SIG_DFL);
   std::raise(signal);
 }
@@ -56,16 +65,27 @@ std::string changed(std::string s, const std::vector<std::string>& seeds, uint64
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 3) return 2;
+  if (argc < 3 || std::strspn(argv[1], "0123456789:") != std::strlen(argv[1])) return 2;
   std::vector<std::string> seeds;
   for (int i = 2; i < argc; ++i) seeds.push_back(weft::read_file(argv[i]));
-  for (int signal : {SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL}) std::signal(signal, on_fault);
-  const uint64_t runs = std::strtoull(argv[1], nullptr, 10);
-  for (uint64_t i = 0; i < runs; ++i) {
-    const std::string& seed = seeds[i % seeds.size()];
-    current = i < seeds.size() ? seed : changed(seed, seeds, i);
+  for (int signal : {SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGALRM}) std::signal(signal, on_fault);
+  char* at = argv[1];
+  unsigned long long limits[3] = {0, 0, 0};  // count, seconds, first
+  for (auto& limit : limits) {
+    limit = std::strtoull(at, &at, 10);
+    if (*at != ':') break;
+    ++at;
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  unsigned long long done = 0;
+  for (; limits[0] == 0 || done < limits[0]; ++done) {
+    if (limits[1] > 0 && done % 64 == 0 && std::chrono::steady_clock::now() - begin >= std::chrono::seconds(limits[1])) break;
+    number = limits[2] + done;
+    const std::string& seed = seeds[number % seeds.size()];
+    current = number < seeds.size() ? seed : changed(seed, seeds, number);
+    alarm(kLongestSeconds);
     LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(current.data()), current.size());
   }
-  std::printf("%llu inputs, no fault\n", static_cast<unsigned long long>(runs));
+  std::printf("%llu inputs, no fault\n", done);
   return 0;
 }
