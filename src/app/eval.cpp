@@ -3,8 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <filesystem>
-
 #include "app/all_verbs.h"
 #include "app/flags.h"
 #include "base/error.h"
@@ -27,8 +25,8 @@ struct Options {
 
 // Ids mean the same only under the same tokenizer.
 void check_tokenizer(const std::string& run, const data::OpenedData& d) {
-  const std::string ours = run + "/tokenizer.json";
-  if (d.tokenizer_path.empty() || !std::filesystem::exists(ours)) return;
+  const std::string ours = text::Tokenizer::find_in(run);
+  if (d.tokenizer_path.empty() || ours.empty()) return;
   if (text::Tokenizer::load(ours).content_hash() != text::Tokenizer::load(d.tokenizer_path).content_hash())
     throw InputError(d.tokenizer_path + ": another tokenizer than that of " + run + "\n  try: weft prepare --tokenizer " + ours);
 }

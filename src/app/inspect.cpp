@@ -1,4 +1,4 @@
-// weft inspect PATH: a run, a checkpoint, a prepared folder, a .bin/.idx pair or a tokenizer.json. --plot draws a run's curves.
+// weft inspect PATH: a run, a checkpoint, a prepared folder, a .bin/.idx pair or a tokenizer. --plot draws a run's curves.
 // weft inspect tokens, template: inspect_tokens.cpp, inspect_template.cpp.
 #include <fmt/format.h>
 
@@ -35,6 +35,12 @@ bool is_checkpoint(const std::string& path) {
   return fs::exists(path + "/manifest.json") && fs::path(path).filename().string().starts_with("step-");
 }
 
+bool is_tokenizer(const std::string& path) {
+  for (const char* end : {".json", ".model", ".tiktoken", ".gguf", "vocab.txt"})
+    if (path.ends_with(end)) return true;
+  return false;
+}
+
 Json inspect_tokenizer(const std::string& path) {
   const text::Tokenizer t = text::Tokenizer::load(path);
   Json special = Json::object();
@@ -60,7 +66,7 @@ int run(Options o, const Common& common) {
   if (!o.data && (is_run(o.path) || is_checkpoint(o.path))) {
     figures = train::inspect_checkpoint(train::find_checkpoint(o.path), o.statistics);
     fmt::print("{}", train::checkpoint_text(figures));
-  } else if (!o.data && o.path.ends_with(".json")) {
+  } else if (!o.data && is_tokenizer(o.path)) {
     figures = inspect_tokenizer(o.path);
   } else {
     data::InspectOptions d;
@@ -76,11 +82,11 @@ int run(Options o, const Common& common) {
 
 Action inspect(Flags& flags, Common& common) {
   auto o = std::make_shared<Options>();
-  flags.option("path", o->words, "A run, a step-* checkpoint, a prepared folder, a .bin/.idx prefix or a tokenizer.json. data PATH: token files, whatever lies there.")
+  flags.option("path", o->words, "A run, a step-* checkpoint, a prepared folder, a .bin/.idx prefix or a tokenizer's file. data PATH: token files, whatever lies there.")
       .words(0, 2);
   flags.option("--plot", o->plot, "Draw loss, gradient norm and throughput of a run into this SVG file.");
   flags.flag("--statistics", o->statistics, "Checkpoints: mean, rms, least and largest value of each tensor.");
-  flags.option("--tokenizer", o->tokenizer, "Token files: decode with this tokenizer.json.");
+  flags.option("--tokenizer", o->tokenizer, "Token files: decode with this tokenizer.");
   flags.option("--vocab-size", o->vocab_size, "Token files: every id has to be below this; the tokenizer's size when left out.").non_negative();
   flags.option("--documents", o->documents, "Token files: documents to show.").non_negative();
   add_json_flag(flags, common);

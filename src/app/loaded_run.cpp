@@ -17,7 +17,7 @@ LoadedRun load_run(const std::string& path, const std::string& device) {
   const at::ScalarType dtype = config.train.precision == train::Precision::kBf16 ? at::kBFloat16 : at::kFloat;
   nn::materialize(*model, {at::Device(device), dtype, 0, /*fill=*/false});
   train::load_model(*model, Mesh::single(), found);
-  return {config, std::move(model), text::Tokenizer::load(train::run_of(found) + "/tokenizer.json"), found.path, found.manifest.step};
+  return {config, std::move(model), text::Tokenizer::load(train::run_of(found)), found.path, found.manifest.step};
 }
 
 }  // namespace weft::app

@@ -13,6 +13,7 @@
 #include "base/signals.h"
 #include "base/text.h"
 #include "data/chat_format.h"
+#include "data/inspect_streams.h"
 #include "data/show.h"
 #include "data/tokenizers.h"
 
@@ -56,7 +57,7 @@ void use_chat(Options& o) {
 void show(const Options& o, const data::PreparedData& made) {
   data::ShowPaint paint;
   if (log::colours(1)) paint = [](const std::string& text, bool learned) { return log::paint(text, learned ? log::Colour::kGreen : log::Colour::kDim, 1); };
-  fmt::print("{}", data::show_documents(made, o.show, paint));
+  fmt::print("{}", o.structure.language.empty() ? data::show_documents(made, o.show, paint) : data::show_streams(made, o.show));
 }
 
 int run(Options o, const Common& common) {
@@ -88,27 +89,32 @@ Action prepare(Flags& flags, Common& common) {
   auto o = std::make_shared<Options>();
   o->prepare.workers = 0;
   flags.option("inputs", o->prepare.inputs, "Source trees, text files, .jsonl (.gz and .zst too), .parquet.").required();
-  flags.option("-o,--output", o->prepare.output, "Folder for .bin/.idx, tokenizer.json and manifest.json.").required();
-  flags.option("--tokenizer", o->tokenizer, "Take this tokenizer instead of training one.");
+  flags.option("-o,--output", o->prepare.output, "Folder for .bin/.idx, the tokenizer and manifest.json.").required();
+  flags.option("--tokenizer", o->tokenizer, "Take this one instead of training one: any file or folder that inspect tokens reads.");
   flags.option("--tokenizer-model", o->model, "What to train: bpe or unigram, both over bytes.").part("tokenizer");
   flags.option("--eod", o->eod, "Text of the end-of-document token of --tokenizer; its own when left out.").part("tokenizer");
   flags.option("--vocab-size", o->bpe.vocab_size, "Of the tokenizer to train.").range(257, 1 << 24);
   flags.option("--key", o->prepare.key, "Where the text is in a JSON line, or its column.");
   flags.flag("--chat", o->chat, "Lines or rows are conversations: messages, conversations, instruction and output. The assistant's turns are learned.");
   flags.option("--chat-template", o->chat_template, "A Jinja file, or chatml; the one beside --tokenizer when left out. Means --chat.");
-  flags.option("--show", o->show, "Print the tokens of so many documents, and what is learned of them.").non_negative();
+  flags.option("--show", o->show, "Print the tokens of so many documents, and what is learned of them, or their streams.").non_negative();
   flags.flag("--append-eod", o->prepare.append_eod, "End each document with the end-of-document token.");
   flags.flag("--dedup", o->prepare.dedup, "Drop documents whose text was seen before.").part("filters");
   flags.option("--min-bytes", o->prepare.min_bytes, "Drop shorter documents.").non_negative().part("filters");
   flags.option("--max-bytes", o->prepare.max_bytes, "Drop longer documents; 0 keeps them.").non_negative().part("filters");
+  flags.option("--max-symbols", o->prepare.filters.max_symbols, "Drop documents with a larger share of characters that are no letter, digit or space.").range(0, 1).part("filters");
+  flags.option("--max-repeats", o->prepare.filters.max_repeated_lines, "Drop those where more of the bytes are in lines that stood there before.").range(0, 1).part("filters");
+  flags.option("--keep", o->prepare.filters.keep, "Only where [FIELD~]PATTERN is found; FIELD: of the JSON line, or path; else the text.").one_each().part("filters");
+  flags.option("--drop", o->prepare.filters.drop, "Not where [FIELD~]PATTERN is found. Both may be repeated.").one_each().part("filters");
   flags.option("--hold-out", o->prepare.hold_out_every, "One file in this many is for validation; 0 for none.").non_negative();
   flags.option("--memory", o->memory, "The most memory to use.");
   flags.option("--max-line", o->max_line, "The longest JSON line; a sixteenth of --memory when left out.").part("filters");
   flags.option("--workers", o->prepare.workers, "Threads; 0 is what the machine allows. The result is the same.").range(0, 4096);
+  flags.option("--save-every", o->prepare.save_every_s, "Seconds between the states that a killed run goes on from.").non_negative().part("filters");
   flags.flag("--overwrite", o->prepare.overwrite, "Replace other data in the folder.");
   add_structure_flags(flags, o->structure);
   add_json_flag(flags, common);
-  flags.footer("JSON keys: wall_s train_documents train_tokens train_bytes val_... vocab_size replaced_utf8 skipped reused");
+  flags.footer("JSON keys: wall_s train_documents train_tokens train_bytes val_... vocab_size replaced_utf8 filtered skipped reused");
   return [o, &common] { return run(*o, common); };
 }
 

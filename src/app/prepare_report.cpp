@@ -9,8 +9,12 @@ namespace weft::app {
 
 void show_prepare_progress(const data::PrepareProgress& p) {
   const double part = p.bytes_total > 0 ? 100.0 * static_cast<double>(p.bytes_done) / static_cast<double>(p.bytes_total) : 100;
-  log::progress(fmt::format("{} {:3.0f} %  {}  {} documents  {} tokens", p.stage, part, human_bytes(static_cast<uint64_t>(p.bytes_done)),
-                            human_count(static_cast<double>(p.documents)), human_count(static_cast<double>(p.tokens))));
+  const std::string_view stage = p.stage;
+  std::string text = fmt::format("{} {:3.0f} %", stage, part);
+  if (stage != "documents") text += "  " + human_bytes(static_cast<uint64_t>(p.bytes_done));
+  if (p.documents > 0) text += fmt::format("  {} {}", human_count(static_cast<double>(p.documents)), stage == "parse" ? "files" : "documents");
+  if (p.tokens > 0) text += fmt::format("  {} tokens", human_count(static_cast<double>(p.tokens)));
+  log::progress(text);
 }
 
 void print_prepare_report(const data::PrepareReport& r, const data::PreparedData& made) {
@@ -22,10 +26,11 @@ void print_prepare_report(const data::PrepareReport& r, const data::PreparedData
     fmt::print("{:<6} {:>12} {:>14} {:>14}\n", name, c.documents, c.tokens, c.bytes);
   fmt::print("vocabulary {}; {} files, {} lines", made.vocab_size, r.files, r.lines);
   for (const auto& [what, n] : {std::pair("empty documents", r.empty_documents), std::pair("duplicates dropped", r.duplicates),
-                                std::pair("outside the length filters", r.filtered)})
+                                std::pair("filtered", r.filtered)})
     if (n > 0) fmt::print("; {} {}", n, what);
   if (r.replaced_utf8 > 0) fmt::print("; {} bytes of invalid UTF-8 replaced in {} documents", r.replaced_utf8, r.documents_with_replacements);
   fmt::print("\n");
+  for (const auto& [filter, n] : r.filtered_by) fmt::print("dropped {} documents: {}\n", n, filter);
   for (const auto& [reason, n] : r.skipped) fmt::print("skipped {} files: {}\n", n, reason);
   fmt::print("wrote {}\n", made.folder);
 }
@@ -40,6 +45,7 @@ Json prepare_figures(const data::PrepareReport& r, const data::PreparedData& mad
   }
   out["vocab_size"] = made.vocab_size;
   out["replaced_utf8"] = r.replaced_utf8;
+  out["filtered"] = r.filtered_by;
   out["skipped"] = r.skipped;
   out["reused"] = r.reused;
   return out;

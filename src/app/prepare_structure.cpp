@@ -11,10 +11,10 @@ void add_structure_flags(Flags& flags, StructureFlags& out) {
   Flag structure = flags.option("--structure", out.language, "cpp: C and C++ sources to functions with their callees, and five streams beside the tokens (needs libclang). More JSON keys: functions calls files files_without_functions files_with_errors files_not_parsed function_tokens duplicates libclang.");
   structure.one_of({"cpp"}).part("structure");
   flags.option("--compile-commands", out.options.compile_commands, "compile_commands.json; else the one of the tree, if there is one.").existing_file().needs(structure).part("structure");
-  flags.option("--clang-arg", out.options.arguments, "For the compiler, behind all others: --clang-arg=-DX=1. May be repeated.").needs(structure).part("structure");
+  flags.option("--clang-arg", out.options.arguments, "For the compiler, behind all others: --clang-arg=-DX=1. May be repeated.").one_each().needs(structure).part("structure");
   flags.option("--document-tokens", out.options.document_tokens, "The longest document; 0 for no limit.").non_negative().needs(structure).part("structure");
   flags.option("--min-tokens", out.options.min_tokens, "Shorter documents are dropped.").non_negative().needs(structure).part("structure");
-  structure.excludes({"--key", "--dedup", "--min-bytes", "--max-bytes", "--max-line", "--chat", "--chat-template"});
+  structure.excludes({"--key", "--dedup", "--min-bytes", "--max-bytes", "--max-line", "--max-symbols", "--max-repeats", "--keep", "--drop", "--chat", "--chat-template"});
 }
 
 data::PrepareReport prepare_structure(const data::PrepareOptions& options, const StructureFlags& flags, const data::TokenizerMaker& maker, Json& figures) {

@@ -13,6 +13,7 @@ struct DataConfig {
   int64_t seq_len = 1024;
   std::string tokenizer, eod;
   SourceConfig source;
+  bool balance = false;
   FimConfig fim = [] {
     FimConfig f;
     f.rate = 0;
@@ -25,6 +26,7 @@ struct DataConfig {
     visit("tokenizer", self.tokenizer, "A tokenizer's file or folder, where the source is not a prepared folder.", Live{});
     visit("eod", self.eod, "Text of its end-of-document token. Empty: its own.");
     visit("source", self.source, "Where samples come from.");
+    visit("balance", self.balance, "Give the samples of a step to data-parallel ranks so that attention has even work on each. The step's samples stay the same.");
     visit("fim", self.fim, "Fill in the middle.");
   }
 };

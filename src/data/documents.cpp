@@ -28,7 +28,7 @@ int64_t for_each_line(const Corpus& corpus, const DocumentRules& rules, const Bl
 
 int64_t for_each_text(const Corpus& corpus, const DocumentRules& rules, const Block& block, const std::function<void(Text&)>& use) {
   if (corpus.files[static_cast<size_t>(block.file)].format == Format::kText) {
-    Text text{{}, block.begins, block.ends, block.held_out, 0};
+    Text text{{}, block.begins, block.ends, block.held_out, 0, {}, corpus.files[static_cast<size_t>(block.file)].path};
     text.bytes.reserve(block.bytes.size());
     text.replaced = append_clean_utf8(block.bytes, text.bytes);
     use(text);
@@ -37,12 +37,12 @@ int64_t for_each_text(const Corpus& corpus, const DocumentRules& rules, const Bl
   const bool nulls = corpus.files[static_cast<size_t>(block.file)].format == Format::kParquet;  // a column's way of being empty
   return for_each_line(corpus, rules, block, [&](const Line& line) {
     if (nulls && json_raw_member(line.raw, rules.key, line.where) == "null") {
-      Text empty{{}, true, true, line.held_out, 0};
+      Text empty{{}, true, true, line.held_out, 0, line.raw, line.where};
       return use(empty);
     }
     JsonText member = json_text_member(line.raw, rules.key, line.where);
     if (!member.found) throw InputError(line.where + ": no member \"" + rules.key + "\"\ntry: --key with the name of the text's member");
-    Text text{std::move(member.text), true, true, line.held_out, member.replacements};
+    Text text{std::move(member.text), true, true, line.held_out, member.replacements, line.raw, line.where};
     use(text);
   });
 }

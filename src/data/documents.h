@@ -13,6 +13,8 @@ struct Text {
   bool begins, ends;  // the first, the last part of its document
   bool held_out;      // validation
   int64_t replaced;   // ill-formed UTF-8 and lone surrogates that became U+FFFD
+  std::string_view line{};  // of JSON lines: the whole object
+  const std::string& where; // of messages
 };
 struct Line {
   std::string_view raw;  // one JSON object

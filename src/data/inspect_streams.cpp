@@ -6,10 +6,11 @@
 #include <filesystem>
 
 #include "base/error.h"
+#include "data/show.h"
 #include "data/side_streams.h"
 #include "data/source.h"
 #include "data/structure/node_types.h"
-#include "data/utf8.h"
+#include "text/tokenizer.h"
 
 namespace weft::data {
 namespace {
@@ -113,29 +114,36 @@ Json check_streams(const std::string& prefix) {
   return out;
 }
 
-std::string show_streams(const std::string& prefix, const text::Tokenizer& tokenizer, int64_t document, int64_t first, int64_t tokens) {
-  const IndexedTokens set = IndexedTokens::open(prefix, IndexCheck::kHeader);
-  const auto streams = SideStreams::open(prefix, set.tokens(), IndexCheck::kHeader);
+std::string show_streams(const PreparedData& data, int64_t documents) {
+  constexpr int64_t kMostTokens = 2000;  // of one document
+  const std::string& prefix = data.train_prefix;
+  const text::Tokenizer tokenizer = text::Tokenizer::load(data.tokenizer_path);
+  const IndexedTokens set = IndexedTokens::open(prefix, IndexCheck::kStamped);
+  const auto streams = SideStreams::open(prefix, set.tokens(), IndexCheck::kStamped);
   if (!streams) throw InputError("streams '" + prefix + "': no " + prefix + ".idx.json\n  try: weft prepare --structure cpp");
-  if (document < 0 || document >= set.documents()) throw InputError("streams '" + prefix + "': got document " + std::to_string(document) + ", want below " + std::to_string(set.documents()));
-  const int64_t begin = set.begin(set.boundary(document)) + first, end = set.begin(set.boundary(document + 1));
-  const int64_t n = std::clamp<int64_t>(end - begin, 0, tokens);
-  std::vector<int32_t> ids(static_cast<size_t>(n));
-  std::array<std::vector<int32_t>, kNumStreams> values;
-  set.read_flat(begin, n, ids.data());
-  for (int s = 0; s < kNumStreams; ++s) {
-    values[static_cast<size_t>(s)].assign(static_cast<size_t>(n), -1);
-    if (streams->has(s)) streams->read(s, begin, n, values[static_cast<size_t>(s)].data());
-  }
-  std::string out = fmt::format("{:<20} {:<18} {:>3} {:>5} {:>7} {}\n", "token", "structure", "dep", "depth", "sibling", "node type");
-  for (size_t i = 0; i < ids.size(); ++i) {
-    std::string text;
-    append_clean_utf8(tokenizer.token_bytes(ids[i]), text);
-    const std::string shown = Json(text).dump();
-    const auto number = [&](int s) { return values[static_cast<size_t>(s)][i] < 0 ? std::string("-") : std::to_string(values[static_cast<size_t>(s)][i]); };
-    const int32_t structure = values[0][i], node = values[4][i];
-    out += fmt::format("{:<20} {:<18} {:>3} {:>5} {:>7} {}\n", shown, structure >= 0 && structure < kStructures ? name_of(static_cast<Structure>(structure)) : number(0), number(1), number(2), number(3),
-                       node >= 0 && node < kNodeTypes ? node_types()[static_cast<size_t>(node)].name : number(4));
+  std::string out;
+  for (int64_t d = 0; d < std::min(documents, set.documents()); ++d) {
+    const int64_t begin = set.begin(set.boundary(d)), all = set.begin(set.boundary(d + 1)) - begin, n = std::min(all, kMostTokens);
+    std::vector<int32_t> ids(static_cast<size_t>(n));
+    std::array<std::vector<int32_t>, kNumStreams> values;
+    set.read_flat(begin, n, ids.data());
+    for (int s = 0; s < kNumStreams; ++s) {
+      values[static_cast<size_t>(s)].assign(static_cast<size_t>(n), -1);
+      if (streams->has(s)) streams->read(s, begin, n, values[static_cast<size_t>(s)].data());
+    }
+    const auto same = [&](size_t a, size_t b) { return std::all_of(values.begin(), values.end(), [&](const auto& v) { return v[a] == v[b]; }); };
+    out += fmt::format("document {}: {} tokens\n{:<18} {:>3} {:>5} {:>7} {:<17} {}\n", d, all, "structure", "dep", "depth", "sibling", "node type", "tokens");
+    for (size_t i = 0; i < ids.size();) {
+      std::string text;
+      size_t end = i;
+      for (; end < ids.size() && same(i, end); ++end) text += (end > i ? "|" : "") + shown_token(tokenizer.token_bytes(ids[end]));
+      const auto number = [&](size_t s) { return values[s][i] < 0 ? std::string("-") : std::to_string(values[s][i]); };
+      const int32_t structure = values[0][i], node = values[4][i];
+      out += fmt::format("{:<18} {:>3} {:>5} {:>7} {:<17} {}\n", structure >= 0 && structure < kStructures ? name_of(static_cast<Structure>(structure)) : number(0), number(1), number(2), number(3),
+                         node >= 0 && node < kNodeTypes ? node_types()[static_cast<size_t>(node)].name : number(4), text);
+      i = end;
+    }
+    if (n < all) out += fmt::format("  and {} tokens more\n", all - n);
   }
   return out;
 }

@@ -3,7 +3,7 @@
 #include <string>
 
 #include "base/json.h"
-#include "text/tokenizer.h"
+#include "data/prepare.h"
 
 namespace weft::data {
 
@@ -13,8 +13,8 @@ namespace weft::data {
 // absent, max}}, unused (a list of names), documents "agree" or null, hashes "all right" or "none".
 Json check_streams(const std::string& prefix);
 
-// The first `tokens` tokens of a document, one a line: the token's text and its five values, with the names of structure and node
-// type. InputError when there is no such document or no stream.
-std::string show_streams(const std::string& prefix, const text::Tokenizer& tokenizer, int64_t document, int64_t first, int64_t tokens);
+// Documents of the training set: neighbouring tokens with equal values on a line, and the five values, with the names of structure
+// and node type. InputError when there are no streams.
+std::string show_streams(const PreparedData& data, int64_t documents);
 
 }  // namespace weft::data

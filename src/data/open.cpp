@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/text.h"
+#include "data/balanced_order.h"
 #include "data/chat_format.h"
 #include "data/gpt_dataset.h"
 #include "data/prepare.h"
@@ -173,10 +174,17 @@ class Opener {
 
 OpenedData open_data(const DataConfig& config, const RunShape& shape) { return Opener(config, shape).open(); }
 
-std::string tokenizer_json(const OpenedData& d) {
-  if (d.tokenizer_path.empty()) return "";
-  if (d.tokenizer_path.ends_with("tokenizer.json")) return read_file(d.tokenizer_path);
-  return text::Tokenizer::load(d.tokenizer_path).to_json();
+std::shared_ptr<const SampleOrder> train_order(const DataConfig& config, const OpenedData& d, const RunShape& shape, int64_t consumed) {
+  if (!config.balance || shape.ranks == 1) return d.order;
+  return std::make_shared<BalancedOrder>(d.order, d.train, BalancedOrder::Shape{shape.batch, shape.micro_batch, shape.ranks}, consumed);
+}
+
+TokenizerFile tokenizer_file(const OpenedData& d) {
+  if (d.tokenizer_path.empty()) return {};
+  for (const char* name : kTokenizerNames)
+    if (d.tokenizer_path.ends_with(name)) return {name, read_file(d.tokenizer_path)};
+  auto [name, bytes] = text::Tokenizer::load(d.tokenizer_path).to_file();
+  return {std::move(name), std::move(bytes)};
 }
 
 std::shared_ptr<const Dataset> open_split(const DataConfig& config, const RunShape& shape, const std::string& split) {

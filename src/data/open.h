@@ -25,7 +25,11 @@ struct OpenedData {
 };
 // ConfigError for settings that do not fit together, InputError for files.
 OpenedData open_data(const DataConfig& config, const RunShape& shape);
-std::string tokenizer_json(const OpenedData&);  // the bytes of a tokenizer.json, "" when there is no tokenizer
+// The order in which ranks read `train` from `consumed` samples on: `order`, balanced over ranks when the config says so. Steps
+// begin at `consumed`; the position is still one integer.
+std::shared_ptr<const SampleOrder> train_order(const DataConfig& config, const OpenedData&, const RunShape& shape, int64_t consumed);
+struct TokenizerFile { std::string name, bytes; };
+TokenizerFile tokenizer_file(const OpenedData&);  // to keep beside a model; no name when there is no tokenizer
 // The set of one split alone: "train", "val", or "test" of a megatron source. InputError when there is none.
 std::shared_ptr<const Dataset> open_split(const DataConfig& config, const RunShape& shape, const std::string& split);
 

@@ -59,50 +59,22 @@ std::vector<Pack> pack_first_fit(std::span<const int64_t> lengths, int64_t capac
   return done;
 }
 
-StepPlan balance(std::vector<Pack> packs, std::span<const int64_t> lengths, int64_t ranks, const WorkModel& work) {
-  if (ranks < 1) throw ConfigError("packing: ranks: got " + std::to_string(ranks) + ", want at least 1");
-  const auto n_of = [&](int64_t member) { return lengths[static_cast<size_t>(member)]; };
-  while (packs.size() % static_cast<size_t>(ranks) != 0) {
-    // The pack with most sequences gives half of its tokens to a new one.
-    auto donor = std::max_element(packs.begin(), packs.end(), [](const Pack& a, const Pack& b) { return a.members.size() < b.members.size(); });
-    if (donor == packs.end() || donor->members.size() < 2) {
-      throw ConfigError("packing: too few sequences for " + std::to_string(ranks) + " ranks: got " + std::to_string(packs.size()) + " packs of one");
-    }
-    Pack half;
-    const int64_t total = donor->tokens;
-    while (donor->members.size() > 1 && (half.members.empty() || half.tokens + n_of(donor->members.back()) <= total / 2)) {
-      half.members.insert(half.members.begin(), donor->members.back());
-      half.tokens += n_of(donor->members.back());
-      donor->tokens -= n_of(donor->members.back());
-      donor->members.pop_back();
-    }
-    packs.push_back(std::move(half));
-  }
-  sort_by_first(packs);
-  std::vector<double> cost;
-  for (const Pack& p : packs) {
-    double sum = 0;
-    for (int64_t m : p.members) sum += work.of(n_of(m));
-    cost.push_back(sum);
-  }
-  // Heaviest first, to the rank with least work that still has room (Graham's rule with equal counts).
-  std::vector<int64_t> order(packs.size());
+std::vector<std::vector<int64_t>> spread(std::span<const double> work, int64_t ranks) {
+  const auto count = static_cast<int64_t>(work.size());
+  if (ranks < 1 || count % ranks != 0) throw ConfigError("packing: " + std::to_string(count) + " packs over ranks: got " + std::to_string(ranks) + " ranks, want a divisor");
+  std::vector<int64_t> order(work.size());
   std::iota(order.begin(), order.end(), int64_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return cost[static_cast<size_t>(a)] > cost[static_cast<size_t>(b)]; });
-  StepPlan out;
-  out.of_rank.resize(static_cast<size_t>(ranks));
-  std::vector<double> load(static_cast<size_t>(ranks), 0);
-  const size_t each = packs.size() / static_cast<size_t>(ranks);
-  for (int64_t p : order) {
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return work[static_cast<size_t>(a)] > work[static_cast<size_t>(b)]; });
+  std::vector<std::vector<int64_t>> out(static_cast<size_t>(ranks));
+  std::vector<double> load(out.size(), 0);
+  for (int64_t piece : order) {
     size_t best = load.size();
     for (size_t r = 0; r < load.size(); ++r) {
-      if (out.of_rank[r].size() < each && (best == load.size() || load[r] < load[best])) best = r;
+      if (static_cast<int64_t>(out[r].size()) < count / ranks && (best == load.size() || load[r] < load[best])) best = r;
     }
-    out.of_rank[best].push_back(p);
-    load[best] += cost[static_cast<size_t>(p)];
+    out[best].push_back(piece);
+    load[best] += work[static_cast<size_t>(piece)];
   }
-  for (auto& list : out.of_rank) std::sort(list.begin(), list.end());
-  out.packs = std::move(packs);
   return out;
 }
 

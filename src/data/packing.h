@@ -15,18 +15,10 @@ std::vector<Pack> pack_first_fit(std::span<const int64_t> lengths, int64_t capac
 // In the order given, a new pack when the next one does not fit.
 std::vector<Pack> pack_next_fit(std::span<const int64_t> lengths, int64_t capacity);
 
-// Work of one sequence in a layer stack: what is linear in its tokens and what attention adds, in the same unit.
-struct WorkModel {
-  double per_token = 1, per_token_pair = 0;
-  double of(int64_t n) const { return per_token * static_cast<double>(n) + per_token_pair * static_cast<double>(n) * static_cast<double>(n); }
-};
-// Splits the packs of one step over ranks: the same number to each (the count is filled up to a multiple of `ranks` by moving
-// sequences out of the largest packs), with the work of the busiest rank small. result[rank] lists packs.
-struct StepPlan {
-  std::vector<Pack> packs;
-  std::vector<std::vector<int64_t>> of_rank;
-};
-StepPlan balance(std::vector<Pack> packs, std::span<const int64_t> lengths, int64_t ranks, const WorkModel& work);
+// Pieces of work over ranks, the same number to each (their count is a multiple of `ranks`), with the load of the busiest small:
+// the heaviest first, to the rank with least load that still has room (Graham 1969, with equal counts). result[rank] lists pieces
+// in the order given, so heaviest first.
+std::vector<std::vector<int64_t>> spread(std::span<const double> work, int64_t ranks);
 
 // Lengths with padding: each sequence to a multiple of `align` (2 * cp, times tp under sequence parallelism, times 16 or 32 for
 // low precision), as attention over split sequences needs.

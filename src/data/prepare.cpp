@@ -1,7 +1,6 @@
 #include "data/prepare.h"
 
 #include <fmt/format.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <chrono>
@@ -12,8 +11,8 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "data/conversation.h"
-#include "data/documents.h"
 #include "data/ordered.h"
+#include "data/prepare_encode.h"
 #include "data/prepare_state.h"
 #include "data/token_weights.h"
 
@@ -24,15 +23,6 @@ namespace {
 constexpr int64_t kBytesPerTextByte = 12;
 constexpr int64_t kFixedMemory = int64_t{64} << 20;
 
-struct Hash128 {
-  uint64_t low = 0, high = 0;
-  bool operator==(const Hash128&) const = default;
-};
-struct HashOfHash { size_t operator()(const Hash128& h) const { return h.low; } };
-
-struct Piece { int64_t tokens, bytes; bool begins, ends, held_out; int64_t replaced; Hash128 hash; };
-struct Encoded { std::vector<int32_t> tokens; std::vector<float> weights; std::vector<Piece> pieces; int64_t file, lines = 0, raw_bytes; bool resumable; Position after; };
-
 class Run {
  public:
   Run(const PrepareOptions& options, const TokenizerMaker& maker) : options_(options), maker_(maker) {}
@@ -42,6 +32,9 @@ class Run {
     corpus_ = list_corpus(options_.inputs, options_.output);
     hold_out_ = hold_out_of(corpus_, options_.hold_out_every);
     rules_ = {options_.key, hold_out_, options_.hold_out_every};
+    blocks_ = std::make_unique<BlockEncoder>(options_, corpus_, rules_);
+    for (const std::string& f : blocks_->filters().fields())
+      if (std::find(reader_.columns.begin(), reader_.columns.end(), f) == reader_.columns.end()) reader_.columns.push_back(f);
     for (const CorpusFile& f : corpus_.files) {
       if (options_.rows && f.format == Format::kText) throw InputError("prepare: '" + f.path + "': plain text holds no conversations: want .jsonl or .parquet");
     }
@@ -98,7 +91,7 @@ class Run {
     }
     std::error_code ignored;
     std::filesystem::remove(in_output(kStateName), ignored);
-    std::filesystem::remove(in_output("tokenizer.json"), ignored);  // it may belong to other inputs
+    for (const char* name : kTokenizerNames) std::filesystem::remove(in_output(name), ignored);  // it may belong to other inputs
     state_ = {};
     state_.identity = identity;
     state_.report.skipped = corpus_.skipped;
@@ -110,7 +103,7 @@ class Run {
       return stamp_of(in_output(name) + ".bin.part").bytes >= m.bin_bytes && stamp_of(in_output(name) + ".lengths.part").bytes >= 4 * m.sequences &&
              stamp_of(in_output(name) + ".documents.part").bytes >= 8 * (m.boundaries - 1);
     };
-    return stamp_of(in_output("tokenizer.json")).bytes > 0 && holds(kTrainName, s.train) && holds(kValName, s.val) &&
+    return stamp_of(in_output(s.tokenizer_file)).bytes > 0 && holds(kTrainName, s.train) && holds(kValName, s.val) &&
            (!options_.dedup || stamp_of(in_output(kHashesName)).bytes >= 16 * s.dedup_hashes);
   }
 
@@ -130,10 +123,11 @@ class Run {
 
   void make_tokenizer() {
     if (state_.report.resumed) {
-      encoder_ = maker_.load(in_output("tokenizer.json"));
+      encoder_ = maker_.load(in_output(state_.tokenizer_file));
     } else {
       encoder_ = maker_.make(maker_.needs_text ? sample() : TextFeed());
-      write_file_atomic(in_output("tokenizer.json"), encoder_->file());
+      state_.tokenizer_file = encoder_->file_name();
+      write_file_atomic(in_output(state_.tokenizer_file), encoder_->file());
     }
     files_before_ = bytes_before_ = 0;
     if (options_.append_eod && encoder_->eod() < 0) throw ConfigError("prepare: --append-eod: the tokenizer has no end-of-document token");
@@ -153,60 +147,17 @@ class Run {
         feed->texts.clear();
         feed->at = 0;
         if (feed->taken >= static_cast<double>(options_.sample_bytes) || !feed->reader.next(block)) return false;
-        for_each_text(corpus_, rules_, block, [&](Text& text) {
-          if (text.held_out) return;
-          const double n = static_cast<double>(text.bytes.size());
-          if (feed->taken <= share * feed->seen) feed->taken += n, feed->texts.push_back(std::move(text.bytes));
-          feed->seen += n;
-        });
+        const auto wanted = [&](int64_t bytes) {
+          const bool take = feed->taken <= share * feed->seen;
+          feed->seen += static_cast<double>(bytes);
+          return take;
+        };
+        blocks_->for_training(block, wanted, [&](std::string text) { feed->taken += static_cast<double>(text.size()), feed->texts.push_back(std::move(text)); });
         report_progress("tokenizer", block.after.file, block.after.offset);
       }
       out = std::move(feed->texts[feed->at++]);
       return true;
     };
-  }
-
-  Encoded encode(Block& block) const {
-    Encoded out;
-    out.file = block.file;
-    out.raw_bytes = static_cast<int64_t>(block.bytes.size());
-    out.after = block.after;
-    if (options_.rows) {
-      encode_rows(block, out);
-      return out;
-    }
-    out.lines = for_each_text(corpus_, rules_, block, [&](Text& text) {
-      Piece p{0, static_cast<int64_t>(text.bytes.size()), text.begins, text.ends, text.held_out, text.replaced, {}};
-      if (options_.dedup) {
-        const XXH128_hash_t h = XXH3_128bits(text.bytes.data(), text.bytes.size());
-        p.hash = {h.low64, h.high64};
-      }
-      const size_t before = out.tokens.size();
-      if (!text.bytes.empty()) encoder_->encode(text.bytes, out.tokens);
-      p.tokens = static_cast<int64_t>(out.tokens.size() - before);
-      out.pieces.push_back(p);
-      out.resumable = text.ends;
-    });
-    block.bytes = {};
-    return out;
-  }
-
-  // Each sequence of a row is a document; nothing runs on into the next block.
-  void encode_rows(Block& block, Encoded& out) const {
-    out.resumable = true;
-    out.lines = for_each_line(corpus_, rules_, block, [&](const Line& line) {
-      for (const TokenRow& row : options_.rows(line.raw, line.where)) {
-        Piece p{static_cast<int64_t>(row.tokens.size()), row.bytes, true, true, line.held_out, 0, {}};
-        if (options_.dedup) {
-          const XXH128_hash_t h = XXH3_128bits(row.tokens.data(), row.tokens.size() * sizeof row.tokens[0]);
-          p.hash = {h.low64, h.high64};
-        }
-        out.tokens.insert(out.tokens.end(), row.tokens.begin(), row.tokens.end());
-        out.weights.insert(out.weights.end(), row.weights.begin(), row.weights.end());
-        out.pieces.push_back(p);
-      }
-    });
-    block.bytes = {};
   }
 
   void write_tokens() {
@@ -221,7 +172,7 @@ class Run {
     open_hashes();
     save();
     CorpusReader reader(corpus_, reader_, state_.position);
-    OrderedWork<Block, Encoded> work(options_.workers, [this](Block& b) { return encode(b); });
+    OrderedWork<Block, Encoded> work(options_.workers, [this](Block& b) { return blocks_->encode(b, *encoder_); });
     const int64_t budget = std::max<int64_t>(options_.memory - kFixedMemory - options_.memory / 4, kFixedMemory) / kBytesPerTextByte;
     std::deque<int64_t> sizes;
     int64_t in_flight = 0;
@@ -245,7 +196,7 @@ class Run {
         report_progress("tokens", done->after.file, done->after.offset);
         const auto now = std::chrono::steady_clock::now();
         const bool stopping = options_.stop != nullptr && options_.stop->load();
-        if (done->resumable && (stopping || now - last_save > std::chrono::seconds(20))) save(), last_save = now;
+        if (done->resumable && (stopping || now - last_save > std::chrono::duration<double>(options_.save_every_s))) save(), last_save = now;
         check_stop();
         if (full) break;
       }
@@ -255,6 +206,7 @@ class Run {
   void write(const Encoded& e) {
     PrepareReport& r = state_.report;
     r.lines += e.lines;
+    for (size_t f = 0; f < e.found.size(); ++f) state_.fields_found[blocks_->filters().fields()[f]] += e.found[f];
     size_t next = 0;
     for (const Piece& p : e.pieces) {
       const size_t at = next;
@@ -263,7 +215,7 @@ class Run {
       r.replaced_utf8 += p.replaced;
       r.documents_with_replacements += p.replaced > 0;
       if (p.begins && p.ends && !wanted(p)) continue;
-      if (p.begins && !p.ends && options_.max_bytes > 0) filtering_ = true, ++r.filtered;
+      if (p.begins && !p.ends) filtering_ = dropped(p);
       if (filtering_) {
         filtering_ = !p.ends;
         continue;
@@ -292,10 +244,20 @@ class Run {
     state_.position = e.after;
   }
 
+  bool dropped(const Piece& p) {  // counted under the first filter that drops it
+    const bool too_short = p.ends && p.bytes < options_.min_bytes, too_long = options_.max_bytes > 0 && (!p.ends || p.bytes > options_.max_bytes);
+    if (!too_short && !too_long && p.dropped_by < 0) return false;
+    ++state_.report.filtered;
+    ++state_.report.filtered_by[p.dropped_by >= 0 ? blocks_->filters().names()[static_cast<size_t>(p.dropped_by)]
+                                : too_short       ? fmt::format("--min-bytes {}", options_.min_bytes)
+                                                  : fmt::format("--max-bytes {}", options_.max_bytes)];
+    return true;
+  }
+
   bool wanted(const Piece& p) {  // of a whole document
     PrepareReport& r = state_.report;
-    if (p.tokens == 0) return ++r.empty_documents, false;
-    if (p.bytes < options_.min_bytes || (options_.max_bytes > 0 && p.bytes > options_.max_bytes)) return ++r.filtered, false;
+    if (p.tokens == 0 && p.dropped_by < 0) return ++r.empty_documents, false;
+    if (dropped(p)) return false;
     if (options_.dedup) {
       if (!seen_.insert(p.hash).second) return ++r.duplicates, false;
       if (static_cast<int64_t>(seen_.size()) * 40 > options_.memory / 4) {
@@ -342,6 +304,8 @@ class Run {
                                    r.empty_documents, r.filtered, r.duplicates, r.val.documents));
     }
     if (r.val.documents == 0 && options_.hold_out_every > 0) r.warnings.push_back("the corpus is too small for a validation set");
+    for (const auto& [field, n] : state_.fields_found)
+      if (n == 0) r.warnings.push_back("no document has a \"" + field + "\", which --keep or --drop looks at");
     if (r.replaced_utf8 > 0) r.warnings.push_back(fmt::format("{} ill-formed UTF-8 sequences in {} documents became U+FFFD", r.replaced_utf8, r.documents_with_replacements));
     const auto finish_set = [&](const char* name, IndexedWriter& set, std::unique_ptr<TokenWeightsWriter>& weights) {
       set.finish();
@@ -355,7 +319,7 @@ class Run {
     else val_->discard();
     if (r.val.documents == 0 && val_weights_) val_weights_->discard();
     if (options_.dedup) hashes_.discard();
-    const ManifestFacts facts{state_.identity, encoder_->vocab_size(), encoder_->eod(), hex_hash(encoder_->file()), name_of(type_), hold_out_};
+    const ManifestFacts facts{state_.identity, encoder_->vocab_size(), encoder_->eod(), state_.tokenizer_file, hex_hash(encoder_->file()), name_of(type_), hold_out_};
     write_json_file(in_output("manifest.json"), manifest_of(options_, corpus_, state_, facts));
     std::filesystem::remove(in_output(kStateName), ignored);
     return r;
@@ -371,6 +335,7 @@ class Run {
   HoldOut hold_out_ = HoldOut::kNone;
   DocumentRules rules_;
   PrepareState state_;
+  std::unique_ptr<BlockEncoder> blocks_;
   std::unique_ptr<TextEncoder> encoder_;
   TokenType type_ = TokenType::kI32;
   std::unique_ptr<IndexedWriter> train_, val_;

@@ -29,6 +29,7 @@ Json report_json(const PrepareReport& r) {
   j["train"] = split_json(r.train);
   j["val"] = split_json(r.val);
   visit_counts(r, [&](const char* name, const int64_t& value) { j[name] = value; });
+  j["filtered_by"] = r.filtered_by;
   j["skipped"] = r.skipped;
   j["warnings"] = r.warnings;
   return j;
@@ -38,6 +39,7 @@ PrepareReport report_from(const Json& j) {
   r.train = split_of(j.at("train"));
   r.val = split_of(j.at("val"));
   visit_counts(r, [&](const char* name, int64_t& value) { value = j.at(name).get<int64_t>(); });
+  r.filtered_by = j.value("filtered_by", std::map<std::string, int64_t>());
   r.skipped = j.at("skipped").get<std::map<std::string, int64_t>>();
   r.warnings = j.at("warnings").get<std::vector<std::string>>();
   return r;
@@ -61,6 +63,7 @@ std::string hex_hash(std::string_view bytes) {
 std::string prepare_identity(const PrepareOptions& o, const Corpus& corpus, const std::string& tokenizer_identity) {
   std::string all = fmt::format("prepare 1\nkey={}\neod={}\ndedup={}\nmin={}\nmax={}\nhold_out={}\nsample={}\ntokenizer={}\n", o.key, o.append_eod, o.dedup,
                                 o.min_bytes, o.max_bytes, o.hold_out_every, o.sample_bytes, tokenizer_identity);
+  if (!o.filters.empty()) all += o.filters.identity() + "\n";
   if (o.rows) all += "rows=" + o.rows_identity + "\n";
   for (const CorpusFile& f : corpus.files) all += fmt::format("{}\t{}\t{}\n", f.path, f.bytes, f.mtime_ns);
   return hex_hash(all);
@@ -77,6 +80,8 @@ void save_state(const std::string& path, const PrepareState& s) {
   j["report"] = report_json(s.report);
   j["held_out"] = held_out_json(s.held_out);
   j["dedup_hashes"] = s.dedup_hashes;
+  j["fields_found"] = s.fields_found;
+  j["tokenizer_file"] = s.tokenizer_file;
   write_json_file(path, j);
 }
 
@@ -96,6 +101,8 @@ std::optional<PrepareState> load_state(const std::string& path) {
       s.held_out.push_back({f.at("index").get<int64_t>(), f.at("path").get<std::string>(), f.at("documents").get<int64_t>(), f.at("tokens").get<int64_t>()});
     }
     s.dedup_hashes = j.at("dedup_hashes").get<int64_t>();
+    s.fields_found = j.at("fields_found").get<std::map<std::string, int64_t>>();
+    s.tokenizer_file = j.at("tokenizer_file").get<std::string>();
     return s;
   } catch (const std::exception&) {  // a damaged state is no state: the run starts again, nothing is lost but time
     return std::nullopt;
@@ -110,7 +117,7 @@ Json manifest_of(const PrepareOptions& o, const Corpus& corpus, const PrepareSta
   j["train"] = kTrainName;
   j["val"] = val ? Json(kValName) : Json(nullptr);
   j["token_type"] = facts.type;
-  j["tokenizer"] = {{"file", "tokenizer.json"}, {"xxh3_128", facts.tokenizer_hash}, {"vocab_size", facts.vocab_size}, {"eod", facts.eod}};
+  j["tokenizer"] = {{"file", facts.tokenizer_file}, {"xxh3_128", facts.tokenizer_hash}, {"vocab_size", facts.vocab_size}, {"eod", facts.eod}};
   j["append_eod"] = o.append_eod;
   j["chat"] = static_cast<bool>(o.rows);
   j["hold_out"] = {{"every", o.hold_out_every}, {"unit", facts.hold_out == HoldOut::kFiles ? "file" : facts.hold_out == HoldOut::kParts ? "line, or the end of a text file" : "none"}};
@@ -132,14 +139,14 @@ PreparedData open_prepared(const std::string& folder) {
     if (j.at("format") != "weft.data.1") throw InputError("data: '" + path + "': unknown format: got " + j.at("format").dump() + ", want \"weft.data.1\"");
     PreparedData d;
     d.folder = folder;
-    const auto name = [&](const char* split) {
-      const std::string n = j.at(split).get<std::string>();
+    const auto name = [&](const char* split, const Json& value) {
+      const std::string n = value.get<std::string>();
       if (n.empty() || n.find('/') != std::string::npos) throw InputError("data: '" + path + "': \"" + split + "\" names no file of the folder: got \"" + n + "\"");
       return folder + "/" + n;
     };
-    d.train_prefix = name("train");
-    if (!j.at("val").is_null()) d.val_prefix = name("val");
-    d.tokenizer_path = folder + "/tokenizer.json";
+    d.train_prefix = name("train", j.at("train"));
+    if (!j.at("val").is_null()) d.val_prefix = name("val", j.at("val"));
+    d.tokenizer_path = name("tokenizer.file", j.at("tokenizer").at("file"));
     d.vocab_size = j.at("tokenizer").at("vocab_size").get<int64_t>();
     d.eod = j.at("tokenizer").at("eod").get<int32_t>();
     d.append_eod = j.at("append_eod").get<bool>();

@@ -13,7 +13,9 @@ namespace {
 
 constexpr int64_t kMostTokens = 2000;  // of one document
 
-std::string escaped(const std::string& bytes) {
+}  // namespace
+
+std::string shown_token(const std::string& bytes) {
   std::string clean, out;
   append_clean_utf8(bytes, clean);
   for (char c : clean) {
@@ -26,8 +28,6 @@ std::string escaped(const std::string& bytes) {
   }
   return out;
 }
-
-}  // namespace
 
 std::string show_documents(const PreparedData& data, int64_t documents, const ShowPaint& paint) {
   const text::Tokenizer tokenizer = text::Tokenizer::load(data.tokenizer_path);
@@ -46,7 +46,7 @@ std::string show_documents(const PreparedData& data, int64_t documents, const Sh
       const float weight = i == 0 ? 0 : w[i];
       std::string run;
       size_t end = i;
-      for (; end < ids.size() && (end == 0 ? 0 : w[end]) == weight; ++end) run += (run.empty() ? "" : "|") + escaped(tokenizer.token_bytes(ids[end]));
+      for (; end < ids.size() && (end == 0 ? 0 : w[end]) == weight; ++end) run += (run.empty() ? "" : "|") + shown_token(tokenizer.token_bytes(ids[end]));
       out += weight > 0 ? fmt::format("  learn {:<4} ", weight) : "  skip       ";
       out += (paint ? paint(run, weight > 0) : run) + "\n";
       i = end;

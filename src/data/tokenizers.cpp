@@ -9,15 +9,17 @@ namespace {
 
 class Encoder final : public TextEncoder {
  public:
-  Encoder(text::Tokenizer tokenizer, const std::string& eod) : tokenizer_(std::move(tokenizer)), eod_(eod_id(tokenizer_, eod)) {}
+  Encoder(text::Tokenizer tokenizer, const std::string& eod) : tokenizer_(std::move(tokenizer)), eod_(eod_id(tokenizer_, eod)), file_(tokenizer_.to_file()) {}
   void encode(std::string_view text, std::vector<int32_t>& out) const override { tokenizer_.encode_append(text, {}, out); }
   int64_t vocab_size() const override { return tokenizer_.vocab_size(); }
   int32_t eod() const override { return eod_; }
-  std::string file() const override { return tokenizer_.to_json(); }
+  std::string file() const override { return file_.bytes; }
+  std::string file_name() const override { return file_.name; }
 
  private:
   text::Tokenizer tokenizer_;
   int32_t eod_;
+  text::Tokenizer::File file_;
 };
 
 }  // namespace

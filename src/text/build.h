@@ -40,7 +40,8 @@ struct SpmPieces {
   int32_t bos = -1, eos = -1, pad = -1;
   std::string unknown_surface = " \u2047 ";  // what the unknown piece decodes to
 };
-Tokenizer make_sentence_piece(SpmPieces, const std::string& path);
+// `file`: the tokenizer.model they come from; empty: one is written.
+Tokenizer make_sentence_piece(SpmPieces, const std::string& path, std::string_view file = {});
 
 // Every pair of tokens whose joined string is a token, in the order in which a vocabulary ranked by id merges them.
 std::vector<Merge> merges_from_ranks(const Vocab& bytes, int32_t first, int32_t last);

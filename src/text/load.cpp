@@ -36,16 +36,23 @@ static Tokenizer load_file(const std::string& path) {
   throw InputError(path + ": is no tokenizer file\n  try: tokenizer.json, tokenizer.model, tekken.json, *.tiktoken, *.gguf, vocab.txt, or vocab.json beside merges.txt");
 }
 
+std::string Tokenizer::find_in(const std::string& folder) {
+  for (const char* name : {"tokenizer.json", "tekken.json", "tokenizer.model", "vocab.json", "vocab.txt"}) {
+    const fs::path file = fs::path(folder) / name;
+    if (fs::exists(file)) return file.string();
+  }
+  std::error_code none;
+  for (const auto& entry : fs::directory_iterator(folder, none)) {
+    if (entry.path().extension() == ".tiktoken") return entry.path().string();
+  }
+  return "";
+}
+
 Tokenizer Tokenizer::load(const std::string& path) {
   if (!fs::is_directory(path)) return load_file(path);
-  for (const char* name : {"tokenizer.json", "tekken.json", "tokenizer.model", "vocab.json", "vocab.txt"}) {
-    const fs::path file = fs::path(path) / name;
-    if (fs::exists(file)) return load_file(file.string());
-  }
-  for (const auto& entry : fs::directory_iterator(path)) {
-    if (entry.path().extension() == ".tiktoken") return load_file(entry.path().string());
-  }
-  throw InputError(path + ": the folder holds no tokenizer.json, tekken.json, tokenizer.model, vocab.json, vocab.txt or *.tiktoken");
+  const std::string file = find_in(path);
+  if (file.empty()) throw InputError(path + ": the folder holds no tokenizer.json, tekken.json, tokenizer.model, vocab.json, vocab.txt or *.tiktoken");
+  return load_file(file);
 }
 
 }  // namespace weft::text

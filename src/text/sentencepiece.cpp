@@ -50,6 +50,39 @@ void read_piece(std::string_view message, const std::string& where, SpmPieces& p
   p.type.push_back(static_cast<uint8_t>(type));
 }
 
+// The writing side of the same fields.
+class Message {
+ public:
+  Message& number(uint32_t field, uint64_t value) { return varint(field << 3), varint(value), *this; }
+  Message& id(uint32_t field, int32_t value) { return number(field, static_cast<uint64_t>(static_cast<int64_t>(value))); }  // a negative int32 has ten bytes
+  Message& real(uint32_t field, float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    varint(field << 3 | 5);
+    for (int i = 0; i < 4; ++i) bytes_ += static_cast<char>(bits >> (8 * i));
+    return *this;
+  }
+  Message& bytes(uint32_t field, std::string_view value) { return varint(field << 3 | 2), varint(value.size()), bytes_ += value, *this; }
+  const std::string& text() const { return bytes_; }
+
+ private:
+  void varint(uint64_t v) {
+    for (; v >= 0x80; v >>= 7) bytes_ += static_cast<char>(v | 0x80);
+    bytes_ += static_cast<char>(v);
+  }
+  std::string bytes_;
+};
+
+std::string written(const SpmPieces& p) {
+  Message model, trainer, rules;
+  for (size_t i = 0; i < p.text.size(); ++i) model.bytes(1, Message().bytes(1, p.text[i]).real(2, p.score[i]).number(3, p.type[i]).text());
+  int32_t unknown = 0;
+  for (size_t i = 0; i < p.type.size(); ++i) unknown = p.type[i] == SpmPieces::kUnknown ? static_cast<int32_t>(i) : unknown;
+  trainer.number(3, p.unigram ? 1 : 2).number(24, p.space_as_suffix).number(35, p.byte_fallback).id(40, unknown).id(41, p.bos).id(42, p.eos).id(43, p.pad).bytes(44, p.unknown_surface);
+  rules.bytes(2, p.charsmap).number(3, p.add_dummy_prefix).number(4, p.remove_extra_spaces).number(5, p.escape_spaces);
+  return model.bytes(2, trainer.text()).bytes(3, rules.text()).text();
+}
+
 }  // namespace
 
 Tokenizer read_sentence_piece(std::string_view content, const std::string& path) {
@@ -84,10 +117,10 @@ Tokenizer read_sentence_piece(std::string_view content, const std::string& path)
     throw InputError(path + ": model type: got " + std::to_string(model_type) + ", want 1 (unigram) or 2 (bpe)");
   }
   p.unigram = model_type == 1;
-  return make_sentence_piece(std::move(p), path);
+  return make_sentence_piece(std::move(p), path, content);
 }
 
-Tokenizer make_sentence_piece(SpmPieces p, const std::string& path) {
+Tokenizer make_sentence_piece(SpmPieces p, const std::string& path, std::string_view file) {
   if (p.text.empty()) throw InputError(path + ": has no pieces");
   const size_t n = p.text.size();
   const Json sections = {{"decoder",
@@ -100,6 +133,7 @@ Tokenizer make_sentence_piece(SpmPieces p, const std::string& path) {
   auto state = Build::start(sections, path);
   Tokenizer::State& s = *state;
   s.sentence_piece = true;
+  s.sentence_piece_file = file.empty() ? written(p) : std::string(file);
   s.unknown_surface = p.unknown_surface;
   Normalizer rule{};
   rule.kind = Normalizer::kSentencePiece;

@@ -49,6 +49,7 @@ struct Tokenizer::State {
   std::unique_ptr<WordLevel> word_level;
   std::unique_ptr<SpmBpe> spm_bpe;
   bool sentence_piece = false;  // read from SentencePiece's own format
+  std::string sentence_piece_file;  // then: a tokenizer.model of it
   std::string unknown_surface;  // sentence_piece: what the unknown piece decodes to
   std::vector<Normalizer> normalizers;
   std::vector<PreTokenizer> pre_tokenizers;

@@ -63,8 +63,13 @@ class Tokenizer {
   int32_t unknown_id() const;
   // XXH3-128 of vocabulary, merges, scores, added tokens and rules, as 32 hexadecimal digits.
   std::string content_hash() const;
-  std::string to_json() const;  // a tokenizer.json that Hugging Face loads
+  std::string to_json() const;  // a tokenizer.json that Hugging Face loads; UnsupportedError of SentencePiece's own formats, which have no exact form there
   void save(const std::string& path) const;
+  // What to write beside data and models, so that load() gives this tokenizer again: tokenizer.json, or tokenizer.model of SentencePiece.
+  struct File { std::string name, bytes; };
+  File to_file() const;
+  // The file that load(folder) reads: "" when there is none.
+  static std::string find_in(const std::string& folder);
 
   struct State;
 

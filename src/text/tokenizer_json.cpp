@@ -181,6 +181,11 @@ void State::finish() {
   std::sort(added.begin(), added.end(), [](const AddedToken& a, const AddedToken& b) { return a.id < b.id; });
   vocab_size = vocab.size();
   for (const AddedToken& t : added) vocab_size = std::max(vocab_size, t.id + 1);
+  for (const PostRule& rule : post) {
+    for (const int32_t id : rule.ids) {
+      if (id >= vocab_size) throw InputError(where + ".post_processor: got token id " + std::to_string(id) + ", want below " + std::to_string(vocab_size));
+    }
+  }
   added_of_id.assign(static_cast<size_t>(vocab_size), -1);
   for (size_t i = 0; i < added.size(); ++i) {
     const AddedToken& t = added[i];
@@ -292,7 +297,7 @@ Tokenizer Tokenizer::from_json(std::string_view text, const std::string& where) 
 std::string Tokenizer::to_json() const {
   const State& s = *state_;
   if (s.sentence_piece) {
-    throw UnsupportedError(s.where + ": to tokenizer.json: SentencePiece's own normalizer and scores have no exact form there");
+    throw UnsupportedError(s.where + ": to tokenizer.json: SentencePiece's own normalizer and scores have no exact form there\n  try: its tokenizer.model");
   }
   const auto flag = [](bool b) { return b ? "true" : "false"; };
   std::string out = "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [";
@@ -327,6 +332,11 @@ std::string Tokenizer::to_json() const {
   }
   out += "\n  }\n}\n";
   return out;
+}
+
+Tokenizer::File Tokenizer::to_file() const {
+  if (state_->sentence_piece) return {"tokenizer.model", state_->sentence_piece_file};
+  return {"tokenizer.json", to_json()};
 }
 
 void Tokenizer::save(const std::string& path) const { write_file_atomic(path, to_json()); }

@@ -1,5 +1,5 @@
 // Where a run lives, and that only one process trains in it.
-//   RUN/checkpoints/step-*  RUN/config.toml  RUN/tokenizer.json  RUN/loss.tsv  RUN/metrics.jsonl  RUN/tensorboard/  RUN/lock
+//   RUN/checkpoints/step-*  RUN/config.toml  RUN/tokenizer.json (or .model)  RUN/loss.tsv  RUN/metrics.jsonl  RUN/tensorboard/  RUN/lock
 #pragma once
 #include <memory>
 #include <string>

@@ -13,6 +13,7 @@
 #include "base/signals.h"
 #include "base/text.h"
 #include "ckpt/hash.h"
+#include "data/balanced_order.h"
 #include "data/open.h"
 #include "data/side_streams.h"
 #include "models/build.h"
@@ -126,7 +127,7 @@ class Saver {
 
 void write_run_files(const RunFolder& folder, RunConfig& c, const data::OpenedData& text, bool tokenizer) {
   write_file_atomic(folder.file("config.toml"), config::to_toml(*config::bind(c)));
-  if (const std::string json = tokenizer ? data::tokenizer_json(text) : ""; !json.empty()) write_file_atomic(folder.file("tokenizer.json"), json);
+  if (const data::TokenizerFile file = tokenizer ? data::tokenizer_file(text) : data::TokenizerFile{}; !file.name.empty()) write_file_atomic(folder.file(file.name), file.bytes);
 }
 
 }  // namespace
@@ -143,7 +144,8 @@ SessionResult run_session(const SessionOptions& o) {
   RunConfig c = o.config;
   auto world = self_world();
   const Mesh mesh = Mesh::build(c.parallel, *world);
-  const data::OpenedData text = data::open_data(c.data, shape_of(c, mesh));
+  const data::RunShape shape = shape_of(c, mesh);
+  const data::OpenedData text = data::open_data(c.data, shape);
   log::info("data: " + text.description);
   set_vocabulary(c, text.vocab_size);
   check_streams(c, *text.train);
@@ -181,7 +183,14 @@ SessionResult run_session(const SessionOptions& o) {
 
   data::BatchConfig batches{c.train.micro_batch, mesh.coord(Axis::kDp), mesh.size(Axis::kDp)};
   batches.vocab_size = c.model.vocab_size;
-  const auto stream = data::make_stream(text.train, text.order, batches, {trainer.state().consumed_samples, c.train.seed});
+  const int64_t consumed = trainer.state().consumed_samples;
+  const auto order = data::train_order(c.data, text, shape, consumed);
+  if (order != text.order) {
+    const data::BalancedOrder::Shape b{shape.batch, shape.micro_batch, shape.ranks};
+    log::info(fmt::format("balance: attention on the busiest of {} ranks is {:.2f} of the mean in the next step, {:.2f} in the plain order", b.ranks, data::imbalance(*order, *text.train, b, consumed),
+                          data::imbalance(*text.order, *text.train, b, consumed)));
+  }
+  const auto stream = data::make_stream(text.train, order, batches, {consumed, c.train.seed});
   trainer.add(std::make_unique<LossLog>(folder.file("loss.tsv"), loaded));
   trainer.add(std::make_unique<MetricsLog>(folder.file("metrics.jsonl"), loaded));
   trainer.add(std::make_unique<TensorBoard>(folder.file("tensorboard"), loaded));

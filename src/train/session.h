@@ -19,7 +19,7 @@ struct SessionOptions {
   ops::Policy policy;
   bool allow_inexact = false;   // go on although the bits will differ
   std::string resume_command;   // printed when the run is stopped
-  bool tokenizer_in_run = true;  // copies the data's tokenizer.json
+  bool tokenizer_in_run = true;  // copies the data's tokenizer
   std::vector<Callback*> callbacks;  // of the caller; they outlive the run
 };
 

@@ -126,8 +126,8 @@ TEST(OpenData, RowsOnTheFlyAndMock) {
   EXPECT_TRUE(m.description.starts_with("mock data"));
   EXPECT_EQ(m.vocab_size, 99);
   EXPECT_NE(m.val->at(0).tokens, m.train->at(0).tokens);
-  EXPECT_EQ(tokenizer_json(m), "");
-  EXPECT_EQ(tokenizer_json(c), slurp(tokenizer));
+  EXPECT_EQ(tokenizer_file(m).name, "");
+  EXPECT_EQ(tokenizer_file(c).bytes, slurp(tokenizer));
   EXPECT_NE(error_of<ConfigError>([&] { open_data(config_of({{"source", {{"kind", "text"}, {"train", {"x"}}}}}), shape()); }).find("data.tokenizer: not set"), std::string::npos);
   EXPECT_NE(error_of<ConfigError>([&] { open_data(DataConfig{}, shape()); }).find("data.path: not set"), std::string::npos);
 }

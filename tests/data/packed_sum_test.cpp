@@ -68,8 +68,8 @@ void compare(const char* kind, const Runner& run) {
   std::printf("  %-34s %9.1e %9.1e %9.1e %9.1e\n", kind, loss, out, d_in, d_w);
   EXPECT_LE(loss, 1e-6) << kind;
   EXPECT_LE(out, 1e-6) << kind;
-  EXPECT_LE(d_in, 3e-6) << kind;
-  EXPECT_LE(d_w, 1e-5) << kind;  // sums over tokens in another order
+  EXPECT_LE(d_in, 1e-6) << kind;
+  EXPECT_LE(d_w, 1e-6) << kind;
 }
 
 int64_t total() {

@@ -321,6 +321,21 @@ TEST(Structure, SaysWhatIsMissing) {
   EXPECT_NE(error_of<InputError>([&] { prepare_structure(options_for(g), {}, bytes()); }).find("no C or C++ file"), std::string::npos);
 }
 
+// A header that a build precompiles with another compiler is read as text.
+TEST(Structure, PrecompiledHeadersOfOthersAreLeftAlone) {
+  NEEDS_LIBCLANG();
+  Folder f;
+  f.write("tree/a.cpp", "Number wanted(Number a, Number b) { return a + b * a - b + a + b; }\n");
+  f.write("tree/all.hxx", "using Number = int;\n");
+  f.write("tree/all.hxx.gch", "gpch.014 of a compiler that is not clang");
+  f.write("tree/kernel.cu", "__global__ void k() {}\n");
+  f.write("tree/compile_commands.json", R"([{"directory": ")" + f.path() + R"(/tree", "arguments": ["c++", "-Winvalid-pch", "-include", "all.hxx", "-c", "a.cpp"], "file": "a.cpp"}])");
+  const StructureReport r = prepare_structure(options_for(f), {}, bytes());
+  EXPECT_EQ(r.found.errors, 0) << (r.faults.empty() ? "" : r.faults[0]);
+  EXPECT_NO_THROW(by_root(read_documents(f / "out"), "wanted"));
+  EXPECT_EQ(r.prepare.skipped.at("CUDA (.cu, .cuh), which --structure cpp does not read"), 1);
+}
+
 TEST(Structure, CompileCommandsAreFollowed) {
   NEEDS_LIBCLANG();
   Folder f;

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "data/indexed.h"
 #include "data/inspect.h"
+#include "data/open.h"
 #include "folder.h"
 
 namespace weft::data {
@@ -57,6 +58,82 @@ TEST(Tokenizers, TrainsEncodesAndDecodesToTheSameText) {
   folder.write("again/tokenizer.json", slurp(d.tokenizer_path) + " ");
   EXPECT_NE(error_of<InputError>([&] { inspect_data(folder / "again"); }).find("is not the tokenizer that made"), std::string::npos);
   EXPECT_NE(error_of<ConfigError>([&] { given_tokenizer(d.tokenizer_path, "<nowhere>").make({}); }).find("<nowhere>"), std::string::npos);
+}
+
+std::string base64_of(uint8_t byte) {
+  static const char* const kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  return {kDigits[byte >> 2], kDigits[(byte & 3) << 4], '=', '='};
+}
+std::string base64_of(uint8_t a, uint8_t b) {
+  static const char* const kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  return {kDigits[a >> 2], kDigits[(a & 3) << 4 | b >> 4], kDigits[(b & 15) << 2], '='};
+}
+
+// Every kind of file that text/ reads: the tokens of `prepare` are its ids, and what lies beside them is that tokenizer again.
+TEST(Tokenizers, PrepareTakesEveryFormat) {
+  Folder folder;
+  for (int i = 0; i < 4; ++i) folder.write("t/" + std::to_string(i) + ".txt", prose(i, 60) + " caf\u00e9 \u6771\u4eac\n");
+  std::string ranks;
+  Json tekken{{"config", {{"pattern", "[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|\\s+|."}, {"default_num_special_tokens", 4}, {"default_vocab_size", 260}}}, {"vocab", Json::array()}};
+  for (int i = 0; i < 256; ++i) {
+    ranks += base64_of(static_cast<uint8_t>(i)) + " " + std::to_string(i) + "\n";
+    tekken["vocab"].push_back({{"rank", i}, {"token_bytes", base64_of(static_cast<uint8_t>(i))}, {"token_str", nullptr}});
+  }
+  for (int i = 256; i < 50256; ++i) ranks += base64_of(static_cast<uint8_t>((i - 256) / 256), static_cast<uint8_t>(i)) + " " + std::to_string(i) + "\n";  // as many as the real file has
+  std::string words = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\nriver\nold\nof\nstone\n";
+  for (char c = 'a'; c <= 'z'; ++c) words += std::string(1, c) + "\n##" + c + "\n";
+  const std::string seeds = std::string(WEFT_TEXT_SEEDS) + "/";
+  const struct { std::string path, kept; } formats[] = {
+      {seeds + "tokenizer_bpe.json", "tokenizer.json"},   {seeds + "tokenizer_unigram.json", "tokenizer.json"}, {seeds + "tokenizer_wordpiece.json", "tokenizer.json"},
+      {seeds + "spm_bpe", "tokenizer.model"},             {seeds + "spm_unigram", "tokenizer.model"},           {seeds + "vocab.gguf", ""},
+      {folder.write("r50k_base.tiktoken", ranks), "tokenizer.json"}, {folder.write("k/tekken.json", tekken.dump()), "tokenizer.json"}, {folder.write("w/vocab.txt", words), "tokenizer.json"},
+      {folder / "k", "tokenizer.json"},  // a folder with one
+  };
+  int number = 0;
+  for (const auto& [path, kept] : formats) {
+    PrepareOptions o;
+    o.inputs = {folder / "t"};
+    o.output = folder / ("out" + std::to_string(number++));
+    o.hold_out_every = 0;
+    prepare(o, given_tokenizer(path));
+    const PreparedData d = open_prepared(o.output);
+    if (!kept.empty()) {
+      EXPECT_EQ(d.tokenizer_path, o.output + "/" + kept) << path;
+    }
+    const text::Tokenizer given = text::Tokenizer::load(path), found = text::Tokenizer::load(d.tokenizer_path), in_folder = text::Tokenizer::load(o.output);
+    EXPECT_EQ(found.content_hash(), in_folder.content_hash()) << path;
+    const IndexedTokens set = IndexedTokens::open(d.train_prefix);
+    for (int64_t i = 0; i < 4; ++i) {
+      const std::string text = slurp(folder / ("t/" + std::to_string(i) + ".txt"));
+      std::vector<int32_t> ids(static_cast<size_t>(set.length(i)));
+      set.read(i, 0, set.length(i), ids.data());
+      EXPECT_EQ(ids, given.encode(text)) << path;
+      EXPECT_EQ(ids, found.encode(text)) << path;
+      EXPECT_EQ(given.decode(ids), found.decode(ids)) << path;
+    }
+    EXPECT_EQ(inspect_data(o.output)["manifest"], "agrees") << path;
+    DataConfig c;
+    c.path = o.output, c.seq_len = 16;
+    const TokenizerFile file = tokenizer_file(open_data(c, {}));
+    EXPECT_EQ(file.bytes, slurp(d.tokenizer_path)) << path;
+    EXPECT_TRUE(prepare(o, given_tokenizer(path)).reused) << path;
+  }
+  // Other data in the folder: no tokenizer of the old stays.
+  PrepareOptions o;
+  o.inputs = {folder / "t"}, o.output = folder / "out3", o.hold_out_every = 0, o.overwrite = true;
+  prepare(o, given_tokenizer(formats[0].path));
+  EXPECT_FALSE(std::filesystem::exists(folder / "out3/tokenizer.model"));
+  EXPECT_EQ(text::Tokenizer::load(folder / "out3").content_hash(), text::Tokenizer::load(formats[0].path).content_hash());
+}
+
+// A tokenizer.model that is written from pieces says the same as the one they were read from.
+TEST(Tokenizers, SentencePieceIsWrittenAndReadAgain) {
+  for (const char* name : {"/spm_bpe", "/spm_unigram"}) {
+    const text::Tokenizer one = text::Tokenizer::load(WEFT_TEXT_SEEDS + std::string(name));
+    EXPECT_EQ(one.to_file().name, "tokenizer.model");
+    EXPECT_EQ(one.to_file().bytes, slurp(WEFT_TEXT_SEEDS + std::string(name)));
+    EXPECT_NE(error_of<UnsupportedError>([&] { one.to_json(); }).find("try: its tokenizer.model"), std::string::npos);
+  }
 }
 
 TEST(Tokenizers, PiecesOfALongTextEncodeLikeTheWhole) {

@@ -52,6 +52,12 @@ TEST(BadInput, UnknownRulesAreNamed) {
   EXPECT_TRUE(says(refused_rule(R"("version": "9.0")"), "9.0"));
 }
 
+TEST(BadInput, APostProcessorWithIdsOutsideTheVocabularyIsRefused) {
+  EXPECT_TRUE(says(refused_rule(R"("post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                    "pair": [], "special_tokens": {"<s>": {"id": "<s>", "ids": [65800], "tokens": ["<s>"]}}})"),
+                   ".post_processor: got token id 65800, want below"));
+}
+
 TEST(BadInput, RulesThatNestWithoutEndAreRefused) {
   std::string nested = R"({"type": "NFC"})";
   for (int i = 0; i < 40; ++i) nested = R"({"type": "Sequence", "normalizers": [)" + nested + "]}";

@@ -20,12 +20,16 @@ std::string absolute(const std::string& path, const std::string& from = "") {
 
 // Of a compiler's arguments only what changes how the text is read: paths, macros, the language. Paths become absolute.
 std::vector<std::string> kept(const std::vector<std::string>& words, const std::string& folder) {
-  static constexpr const char* kWithPath[] = {"-I", "-isystem", "-iquote", "-idirafter", "-include", "-imacros", "-isysroot", "--sysroot"};
+  static constexpr const char* kWithPath[] = {"-I", "-isystem", "-iquote", "-idirafter", "-imacros", "-isysroot", "--sysroot"};
   static constexpr const char* kWithWord[] = {"-D", "-U", "-x"};
   static constexpr const char* kAlone[] = {"-std=", "-nostdinc", "-pthread", "-fno-exceptions", "-fno-rtti", "-ffreestanding", "-fopenmp"};
   std::vector<std::string> out;
   for (size_t i = 1; i < words.size(); ++i) {  // the first is the compiler
     const std::string& w = words[i];
+    if (w == "-include" && i + 1 < words.size()) {  // the driver would take FILE.gch beside it, which may be another compiler's
+      out.insert(out.end(), {"-Xclang", "-include", "-Xclang", absolute(words[++i], folder)});
+      continue;
+    }
     for (const char* flag : kWithPath) {
       const std::string f = flag;
       if (w == f && i + 1 < words.size()) out.insert(out.end(), {f, absolute(words[++i], folder)});
@@ -91,7 +95,11 @@ CompileFlags::CompileFlags(const std::vector<std::string>& inputs, const std::ve
     std::vector<std::string> candidates{input + "/compile_commands.json"};
     for (const auto& entry : fs::directory_iterator(input, none)) {
       const std::string name = entry.path().filename().string();
-      if (name.starts_with("build") && entry.is_directory(none)) candidates.push_back(entry.path().string() + "/compile_commands.json");
+      if (!name.starts_with("build") || !entry.is_directory(none)) continue;
+      candidates.push_back(entry.path().string() + "/compile_commands.json");
+      for (const auto& inner : fs::directory_iterator(entry.path(), none)) {  // build/release and the like
+        if (inner.is_directory(none)) candidates.push_back(inner.path().string() + "/compile_commands.json");
+      }
     }
     std::sort(candidates.begin() + 1, candidates.end());
     for (const std::string& c : candidates) {

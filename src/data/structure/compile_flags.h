@@ -12,7 +12,7 @@ CppLanguage cpp_language(const std::string& path);               // by its name
 class CompileFlags {
  public:
   // `files`: all of the corpus. `database`: path of a compile_commands.json; empty: the first of INPUT/compile_commands.json and
-  // INPUT/build*/compile_commands.json that exists, or none. `extra` stands behind everything else. InputError for a damaged one.
+  // INPUT/build*/compile_commands.json and INPUT/build*/*/compile_commands.json that exists, or none. `extra` stands behind everything else. InputError for a damaged one.
   CompileFlags(const std::vector<std::string>& inputs, const std::vector<std::string>& files, const std::string& database, std::vector<std::string> extra);
   // A file of the database: its own. Another one: those of the nearest file of the database, upwards; else the defaults
   // (-std=c++20 or c17, and -I for the tree's roots and its folders named include or src).

@@ -87,7 +87,8 @@ class Run {
     corpus_.skipped = std::move(all.skipped);
     for (CorpusFile& f : all.files) {
       const bool is_cpp = cpp_language(f.path) != CppLanguage::kNone && f.packed == Packed::kPlain;
-      if (!is_cpp) ++corpus_.skipped["not C or C++"];
+      if (f.path.ends_with(".cu") || f.path.ends_with(".cuh")) ++corpus_.skipped["CUDA (.cu, .cuh), which --structure cpp does not read"];
+      else if (!is_cpp) ++corpus_.skipped["not C or C++"];
       else if (f.bytes > options_.memory / 64) ++corpus_.skipped["larger than a 64th of --memory"];
       else corpus_.bytes += f.bytes, corpus_.files.push_back(std::move(f));
     }
@@ -99,7 +100,7 @@ class Run {
 
   std::string identity() const {
     PrepareOptions o = options_;  // what has no meaning here must not make a difference
-    o.dedup = true, o.key = "", o.min_bytes = o.max_bytes = 0;
+    o.dedup = true, o.key = "", o.min_bytes = o.max_bytes = 0, o.filters = {};
     std::string all = fmt::format("structure 1\n{}\n{}\n{}\n{}\n{}\n{}\n", prepare_identity(o, corpus_, maker_.identity), flags_->identity(), library_->version(), structure_.document_tokens,
                                   structure_.min_tokens, structure_.call_levels);
     for (const std::string& a : header_arguments_) all += a + "\n";
@@ -178,9 +179,9 @@ class Run {
       while (given < files && work.pending() < 2 * options_.workers) work.give(given++);
       Spool::append(spool, *work.take(true));
       bytes_done += corpus_.files[static_cast<size_t>(done++)].bytes;
-      show("parse", bytes_done, corpus_.bytes, 0, 0);
+      show("parse", bytes_done, corpus_.bytes, done, 0);
       const bool stopping = options_.stop != nullptr && options_.stop->load();
-      if (const auto now = std::chrono::steady_clock::now(); stopping || now - last_save > std::chrono::seconds(20)) save(spool, done), last_save = now;
+      if (const auto now = std::chrono::steady_clock::now(); stopping || now - last_save > std::chrono::duration<double>(options_.save_every_s)) save(spool, done), last_save = now;
       check_stop();
     }
     save(spool, done);
@@ -188,7 +189,9 @@ class Run {
 
   void make_tokenizer() {
     encoder_ = maker_.make(maker_.needs_text ? sample() : TextFeed());
-    write_file_atomic(in_output("tokenizer.json"), encoder_->file());
+    std::error_code ignored;
+    for (const char* name : kTokenizerNames) std::filesystem::remove(in_output(name), ignored);  // of other data
+    write_file_atomic(in_output(encoder_->file_name()), encoder_->file());
     if (options_.append_eod && encoder_->eod() < 0) throw ConfigError("prepare: --append-eod: the tokenizer has no end-of-document token");
   }
 
@@ -218,7 +221,7 @@ class Run {
   void encode() {
     struct Job { int64_t record; };
     struct Done { std::string bytes; std::vector<int32_t> tokens; int64_t after; };
-    const ByteAligned encoder(text::Tokenizer::from_json(encoder_->file(), in_output("tokenizer.json")));
+    const ByteAligned encoder(text::Tokenizer::load(in_output(encoder_->file_name())));
     PartFile out(in_output(kTokens), 0);
     OrderedWork<Job, Done> work(options_.workers, [&](Job& job) {
       Done done{{}, {}, job.record};
@@ -285,7 +288,7 @@ class Run {
     else val_->discard();
     PrepareState state;
     state.report = r;
-    const ManifestFacts facts{identity_, encoder_->vocab_size(), encoder_->eod(), hex_hash(encoder_->file()), name_of(type_), hold_out_};
+    const ManifestFacts facts{identity_, encoder_->vocab_size(), encoder_->eod(), encoder_->file_name(), hex_hash(encoder_->file()), name_of(type_), hold_out_};
     Json manifest = manifest_of(options_, corpus_, state, facts);
     Json s = Json::object();
     s["language"] = "cpp";

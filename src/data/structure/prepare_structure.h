@@ -23,7 +23,7 @@ struct StructureReport {
   int64_t function_tokens = 0;           // of all functions and preambles, each once
   std::string libclang, compile_commands;
 };
-// Of PrepareOptions, key, dedup (always on), max_line_bytes and the length filters have no meaning here. Errors as prepare();
+// Of PrepareOptions, key, dedup (always on), max_line_bytes and all filters have no meaning here. Errors as prepare();
 // UnavailableError without libclang, InputError when no function is found.
 StructureReport prepare_structure(const PrepareOptions& options, const StructureOptions& structure, const TokenizerMaker& maker);
 
