@@ -117,6 +117,7 @@ Json vocab_object(const std::vector<std::string>& tokens, const std::string& pat
 Json merges_array(const Keys& keys) {
   Json out = Json::array();
   for (const std::string_view m : keys.at("merges").texts) {
+    if (valid_utf8_prefix(m) != m.size()) throw InputError(keys.path() + ": merge " + std::to_string(out.size()) + " is not UTF-8");
     const size_t space = m.find(' ', 1);  // a token may start with a space, none has one inside
     if (space == std::string_view::npos) throw InputError(keys.path() + ": merge '" + std::string(m.substr(0, 60)) + "' has no space");
     out.push_back({std::string(m.substr(0, space)), std::string(m.substr(space + 1))});

@@ -167,17 +167,17 @@ SessionResult run_session(const SessionOptions& o) {
   options.flops_per_token = models::flops_per_token(c.model, c.data.seq_len);
   options.peak_flops = o.peak_flops ? o.peak_flops(c.train.precision) : 0;
   Trainer trainer(*model, mesh, options);
-  if (o.device.is_cpu()) {
-    const uint64_t available = cpu::memory_available() + cpu::memory_used();
-    const MemoryEstimate memory = estimate_memory(trainer, *text.train, c.train.micro_batch, c.data.seq_len);
-    log::info(fmt::format("memory: {} of {} available", memory_text(memory), human_bytes(available)));
-    check_memory(memory, c.train.micro_batch, available);
-  }
   SessionResult result;
   if (found) {
     load_state(trainer, mesh, *found);
     result.resumed_from = trainer.state().step;
     log::info(fmt::format("going on from step {} of {}: {}", trainer.state().step, c.train.steps, found->path));
+  }
+  if (o.device.is_cpu()) {  // after loading: it runs the model, and what is not filled yet may divide by zero
+    const uint64_t available = cpu::memory_available() + cpu::memory_used();
+    const MemoryEstimate memory = estimate_memory(trainer, *text.train, c.train.micro_batch, c.data.seq_len);
+    log::info(fmt::format("memory: {} of {} available", memory_text(memory), human_bytes(available)));
+    check_memory(memory, c.train.micro_batch, available);
   }
   const int64_t loaded = trainer.state().step;
 
