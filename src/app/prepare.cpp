@@ -102,8 +102,8 @@ Action prepare(Flags& flags, Common& common) {
   flags.flag("--dedup", o->prepare.dedup, "Drop documents whose text was seen before.").part("filters");
   flags.option("--min-bytes", o->prepare.min_bytes, "Drop shorter documents.").non_negative().part("filters");
   flags.option("--max-bytes", o->prepare.max_bytes, "Drop longer documents; 0 keeps them.").non_negative().part("filters");
-  flags.option("--max-symbols", o->prepare.filters.max_symbols, "Drop documents with a larger share of characters that are no letter, digit or space.").range(0, 1).part("filters");
-  flags.option("--max-repeats", o->prepare.filters.max_repeated_lines, "Drop those where more of the bytes are in lines that stood there before.").range(0, 1).part("filters");
+  flags.option("--max-symbols", o->prepare.filters.max_symbols, "Drop documents with a larger share of characters that are no letter, digit or space.").part("filters");
+  flags.option("--max-repeats", o->prepare.filters.max_repeated_lines, "Drop those where more of the bytes are in lines that stood there before.").part("filters");
   flags.option("--keep", o->prepare.filters.keep, "Only where [FIELD~]PATTERN is found; FIELD: of the JSON line, or path; else the text.").one_each().part("filters");
   flags.option("--drop", o->prepare.filters.drop, "Not where [FIELD~]PATTERN is found. Both may be repeated.").one_each().part("filters");
   flags.option("--hold-out", o->prepare.hold_out_every, "One file in this many is for validation; 0 for none.").non_negative();
