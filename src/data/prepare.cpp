@@ -74,6 +74,8 @@ class Run {
     if (manifest.value("identity", std::string()) == identity) {
       PrepareReport report = report_of_manifest(manifest);
       report.reused = true;
+      std::error_code ignored;  // a run that was killed behind its last step leaves this
+      std::filesystem::remove(in_output(kStateName), ignored);
       return report;
     }
     if (!options_.overwrite) {

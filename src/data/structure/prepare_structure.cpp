@@ -114,6 +114,8 @@ class Run {
     if (manifest.value("identity", std::string()) == identity_ && manifest.contains("structure")) {
       report_.prepare = report_of_manifest(manifest);
       report_.prepare.reused = true;
+      std::error_code ignored;  // a run that was killed behind its last step leaves these
+      for (const char* name : {kState, kSpool, kTokens}) std::filesystem::remove(in_output(name), ignored);
       const Json& s = manifest.at("structure");
       visit_counts(report_, [&](const char* name, int64_t& value) { value = s.at(name).get<int64_t>(); });
       report_.faults = s.at("faults").get<std::vector<std::string>>();
