@@ -52,7 +52,7 @@ struct WalkFeed {
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
         const float* from = !kReverse ? a.mimo_x : m ? a.mimo_z : a.mimo_o;
-        sm.mimo[m][0][i] = from ? from[static_cast<int64_t>(head0) * R * kP + i] : 1.f;
+        sm.mimo[m][i / (R * kP)][i % (R * kP)] = from ? from[static_cast<int64_t>(head0) * R * kP + i] : 1.f;
       }
     uint4 raw[2][4], thin[kHeads][kUnits], gate[kHeads][kUnits];
     load_small(0), load_raw(raw, thin, gate, 0);

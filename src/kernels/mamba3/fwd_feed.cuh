@@ -26,7 +26,7 @@ struct FwdFeed {
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
         const float b = (m ? a.C_bias : a.B_bias)[static_cast<int64_t>(at.head0) * R * kN + i];
-        sm.bias[m][0][i] = b, sm.round_bias[m][0][i] = __float2bfloat16(b);
+        sm.bias[m][i / (R * kN)][i % (R * kN)] = b, sm.round_bias[m][i / (R * kN)][i % (R * kN)] = __float2bfloat16(b);
       }
 #pragma unroll
     for (int h = 0; h < kHeads; ++h)
