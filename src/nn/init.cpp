@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/rng.h"
+#include "ops/parallel.h"
 
 namespace weft::nn {
 namespace {
@@ -24,7 +25,7 @@ void fill(at::Tensor& value, const Param& p, uint64_t seed) {
   const uint64_t key = rng::mix(seed, p.weight.name);
   at::Tensor numbers = at::empty(value.sizes(), at::kFloat);
   float* out = numbers.data_ptr<float>();
-  at::parallel_for(0, numbers.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
+  parallel_for(ops::parallel_on_aten, numbers.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) out[i] = static_cast<float>(draw(p.spec.init, key, i));
   });
   value.copy_(numbers);

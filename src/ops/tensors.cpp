@@ -2,6 +2,8 @@
 
 #include "ops/tensors.h"
 
+#include "ops/parallel.h"
+
 #ifdef WEFT_CUDA
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
@@ -71,10 +73,6 @@ void* address(const at::Tensor& t) {
 }
 
 float* floats(const at::Tensor& t) { return t.defined() && t.scalar_type() == at::kFloat ? static_cast<float*>(address(t)) : nullptr; }
-
-void parallel_on_aten(int64_t count, int64_t grain, RangeBody body) {
-  at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) { body.call(body.object, begin, end); });
-}
 
 kernels::Device device_of(at::Device device) {
   if (device.is_cpu()) return this_cpu();

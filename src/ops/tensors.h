@@ -13,7 +13,6 @@ at::ScalarType scalar_type(DType);            // kF8E8M0, kF4E2M1 and kU16 are b
 std::string describe(const at::Tensor&);      // "[128, 64] bf16 cpu", for messages
 kernels::Device device_of(at::Device);        // this_cpu(), or the GPU's properties, read once
 kernels::Launch launch_on(const at::Tensor&);  // the current stream of its device, or the CPU's threads
-void parallel_on_aten(int64_t count, int64_t grain, RangeBody body);  // a ParallelFor on ATen's own threads
 
 // A tensor's address for a kernel, to which null says "not there": null for an undefined tensor only. A tensor of no elements has no
 // address of its own, nor has one without data (meta); it gets one that nothing reads. `floats` is null for other dtypes too: their kernels are the reference's.
