@@ -23,7 +23,7 @@ except ImportError as error:
 import vocabularies
 from lines import every_code_point, fuzz_line, fuzz_lines
 
-CHUNK = 20000
+CHUNK = 200000  # lines at once: the tool loads a vocabulary for each
 
 
 def as_json(lines):
