@@ -1,7 +1,6 @@
 // weft bench ops [--grad | --check | --perf | --support] [NAME]: the case table; bench train, bench data: bench_train.cpp.
 #include <fmt/format.h>
 
-
 #include "app/all_verbs.h"
 #include "app/bench.h"
 #include "app/flags.h"

@@ -1,7 +1,6 @@
 // weft completion bash|zsh|fish: a script made from the verbs' own flags.
 #include <fmt/format.h>
 
-
 #include "app/all_verbs.h"
 #include "app/flags.h"
 #include "base/error.h"

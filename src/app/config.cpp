@@ -1,7 +1,6 @@
 // weft config show [RECIPE] | diff A [B] | keys | docs
 #include <fmt/format.h>
 
-
 #include "app/all_verbs.h"
 #include "app/flags.h"
 #include "app/run_config.h"

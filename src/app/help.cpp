@@ -1,7 +1,6 @@
 // weft help [VERB [PART] | settings [PREFIX] | exit-codes]
 #include <fmt/format.h>
 
-
 #include "app/all_verbs.h"
 #include "app/exit_codes.h"
 #include "app/flags.h"
