@@ -47,6 +47,14 @@ __device__ __forceinline__ void save_state(bf16* to, int stride, const uint32_t 
     }
 }
 
+// Zeros right of the 16 x 16 diagonal blocks of a 64 x 64 matrix, which triangular products read and nothing else writes. By a warpgroup.
+__device__ __forceinline__ void clear_right(const Panels<64>& matrix, int warp, int lane) {
+  const int row = warp * 16 + (lane >> 2), col = (lane & 3) * 2;
+#pragma unroll
+  for (int n = 2; n < 8; ++n)
+    if (n > 2 * warp + 1) *reinterpret_cast<uint32_t*>(matrix.at(row, n * 8 + col)) = *reinterpret_cast<uint32_t*>(matrix.at(row + 8, n * 8 + col)) = 0;
+}
+
 // Thread t of kThreads: 64 rows of kCols columns as panels; rows from `left` on become zeros. The caller commits and waits.
 template <int kCols, int kThreads>
 __device__ __forceinline__ void load_panels(bf16* to, const bf16* from, int64_t stride, int left, int t) {

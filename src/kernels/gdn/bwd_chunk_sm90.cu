@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kWide, 1) bwd_chunk_kernel(const GdnBwd a, con
     load_tile_async<kL, kD, kWide>(V, static_cast<const bf16*>(a.v) + value_at, value_row, place.count);
     load_tile_async<kL, kD, kWide>(R, d_right + value_at, value_row, place.count);
     load_tile_async<kD, kD, kWide>(S, static_cast<const bf16*>(a.states) + at * (kD * kD), kD, kD);
-    load_tile_async<kL, kL, kWide>(T, static_cast<const bf16*>(a.inverses) + at * (kL * kL), kL, kL);
+    load_inverse<kWide>(sm.T, a.inverses, at, static_cast<int>(threadIdx.x));
     cp_async_commit();
     load_tile_async<kL, kD, kWide>(G, static_cast<const bf16*>(a.d_o) + value_at, value_row, place.count);
     load_tile_async<kD, kD, kWide>(dS, d_states + at * (kD * kD), kD, kD);

@@ -70,7 +70,7 @@ struct Walk {
       load_panels<kD, kThreads>(stage.k, static_cast<const bf16*>(a.k) + key, key_row, left, thread);
       load_panels<kD, kThreads>(stage.q, static_cast<const bf16*>(a.q) + key, key_row, left, thread);
       load_tile_async<kL, kD, kThreads>(Tile<kD>{stage.d_o}, static_cast<const bf16*>(a.d_o) + first * value_row + head * kD, value_row, left < kL ? left : kL);
-      load_panels<kL, kThreads>(stage.T, static_cast<const bf16*>(a.inverses) + slot(c) * (kL * kL), kL, kL, thread);
+      load_inverse<kThreads>(stage.T, a.inverses, slot(c), thread);
     }
     cp_async_commit();
   }

@@ -19,7 +19,7 @@ struct GdnFwd {
   const float* initial_state;  // [documents, Hv, Dk, Dv] or null
   void* o;                     // [T, Hv, Dv] dtype
   void* states;                // [gdn_state_slots, Hv, Dv, Dk] bf16, S^T before each chunk; null: no backward follows
-  void* inverses;              // [gdn_state_slots, Hv, 64, 64] bf16, (I + A)^{-1} of each chunk; null with states
+  void* inverses;              // [gdn_state_slots, Hv, 64, 64] bf16, (I + A)^{-1} of each chunk, for the backward alone (units of 8 swizzled); null with states
   float* final_state;          // [documents, Hv, Dk, Dv] or null
   int64_t tokens, documents;
   int32_t key_heads, value_heads, key_dim, value_dim;

@@ -35,6 +35,14 @@ __device__ __forceinline__ void set_decays(Decays& d, float g0, float g1, float 
   *reinterpret_cast<float2*>(&d.w[i]) = {exp2_fast(all - end0), exp2_fast(all - end1)};
 }
 
+// T of a chunk as the forward left it in shared memory, rows swizzled as Tile<64> and Panels<64> have them, by all threads of the block.
+template <int kThreads>
+__device__ __forceinline__ void load_inverse(bf16* to, const void* inverses, int64_t slot, int thread) {
+  const bf16* from = static_cast<const bf16*>(inverses) + slot * (kL * kL);
+#pragma unroll
+  for (int u = thread; u < kL * kL / 8; u += kThreads) cp_async16(to + u * 8, from + u * 8, true);
+}
+
 // The passes of the backward; slots and layouts as the states of the forward.
 void bwd_state(const GdnBwd&, bf16* d_states, bf16* d_right, cudaStream_t);
 void bwd_chunk(const GdnBwd&, const bf16* d_states, const bf16* d_right, cudaStream_t);

@@ -98,10 +98,7 @@ struct FwdMultiply {
 
   __device__ __forceinline__ void run() {
     read_state(S, a.initial_state ? a.initial_state + state_row : nullptr, row);
-    const Panels<kL> M{sm.M[mine]};
-#pragma unroll
-    for (int n = 0; n < 8; ++n)  // right of the diagonal M stays zero
-      if (n > 2 * warp + 1) *reinterpret_cast<uint32_t*>(M.at(row, n * 8 + r * 2)) = *reinterpret_cast<uint32_t*>(M.at(row + 8, n * 8 + r * 2)) = 0;
+    clear_right(Panels<kL>{sm.M[mine]}, warp, lane);
     for (int c = 0; c < at.chunks; ++c) item(c);
     if (at.chunks > 0) {
       fence_async_proxy();
