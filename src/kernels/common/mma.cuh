@@ -96,13 +96,6 @@ struct Tile {
   __device__ __forceinline__ bf16* at(int row, int col) const { return unit(row, col & ~7) + (col & 7); }
 };
 
-// The same value, unknown to the compiler where it is made: what follows from it is not computed ahead of a long loop and spilled.
-__device__ __forceinline__ int fresh(int v) {
-#if !defined(WEFT_EMULATE)
-  asm volatile("" : "+r"(v));
-#endif
-  return v;
-}
 // A tile's address, fresh in the compiler's eyes where it is made: fragment addresses are then not all computed ahead of a long loop and
 // spilled, which costs more than the additions.
 template <int kCols>

@@ -9,6 +9,14 @@ namespace weft::kernels {
 constexpr int kGroup = 128;                   // threads of a warpgroup
 constexpr size_t kSmemLimit = 227 * 1024;  // of a block
 
+// The same value, unknown to the compiler where it is made: what follows from it is not computed ahead of a long loop and spilled.
+__device__ __forceinline__ int fresh(int v) {
+#if !defined(WEFT_EMULATE)
+  asm volatile("" : "+r"(v));
+#endif
+  return v;
+}
+
 // visit(element, the element right of it, row, column)
 template <class Visit>
 __device__ __forceinline__ void each_pair(float (&S)[64], int row, Visit visit) {

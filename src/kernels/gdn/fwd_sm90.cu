@@ -64,8 +64,8 @@ struct FwdAhead : Ahead<GdnFwd> {
     cp_async_wait<2>();
     fence_async_proxy();
     group_barrier(kOwn, kGroup);
-    weigh(d, Panels<kL>{stage.P}, k_major(keys.q), k_major(keys.k), Member());
-    weigh(d, k_major(keys.k), Member());
+    weigh(d, Panels<kL>{stage.P}, k_major(keys.q), k_major(keys.k), 1.f, Member());
+    put_A(d, k_major(keys.k), Member());
     {
       const Member m;
       sm.inverse.invert(Panels<kL>{stage.T}, m.warp, m.lane, kOwn);
@@ -74,27 +74,7 @@ struct FwdAhead : Ahead<GdnFwd> {
     fence_async_proxy();
     group_arrive(kFull + s, kWalkThreads);
   }
-  static __device__ __forceinline__ void dots(float (&x)[32], uint64_t rows, uint64_t columns) {
-    wgmma_fence();
-#pragma unroll
-    for (int i = 0; i < 8; ++i) Wgmma<64>::run<false, false>(x, rows + step(i), columns + step(i), i > 0);
-    wgmma_commit();
-    wgmma_wait<0>();
-    wgmma_settle(x);
-  }
-  // Of the warp's 16 rows and the block's columns: visit(column tile, row tile, i, j, e^{G_i - G_j}, of j + 1).
-  template <class Visit>
-  static __device__ __forceinline__ void each_factor(const Decays& d, int block, const Member& m, Visit visit) {
-    const float to[2] = {d.to[m.row], d.to[m.row + 8]};
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      const int j = block * 16 + n * 8 + m.r * 2;
-      const float2 from = *reinterpret_cast<const float2*>(&d.to[j]);
-#pragma unroll
-      for (int h = 0; h < 2; ++h) visit(n, h, m.row + 8 * h, j, exp2_fast(to[h] - from.x), exp2_fast(to[h] - from.y));
-    }
-  }
-  __device__ __forceinline__ void weigh(const Decays& d, uint64_t k, const Member& m) const {  // A
+  __device__ __forceinline__ void put_A(const Decays& d, uint64_t k, const Member& m) const {
     float kk[32];
     dots(kk, k, k);
     const float beta[2] = {d.beta[m.row], d.beta[m.row + 8]};
@@ -107,18 +87,6 @@ struct FwdAhead : Ahead<GdnFwd> {
         A[n][2 * h] = j < i ? beta[h] * kk[e] * f0 : 0.f, A[n][2 * h + 1] = j + 1 < i ? beta[h] * kk[e + 1] * f1 : 0.f;
       });
       sm.inverse.put_block(A, block, m.warp, m.lane);
-    }
-  }
-  __device__ __forceinline__ void weigh(const Decays& d, const Panels<kL>& P, uint64_t q, uint64_t k, const Member& m) const {
-    float qk[32];
-    dots(qk, q, k);
-#pragma unroll
-    for (int block = 0; block < 4; ++block) {
-      if (block > m.warp) break;
-      each_factor(d, block, m, [&](int n, int h, int i, int j, float f0, float f1) {
-        const int e = 8 * block + 4 * n + 2 * h;
-        *reinterpret_cast<uint32_t*>(P.at(i, j)) = pack_bf16(j <= i ? qk[e] * f0 : 0.f, j + 1 <= i ? qk[e + 1] * f1 : 0.f);
-      });
     }
   }
 };

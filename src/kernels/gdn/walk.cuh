@@ -57,6 +57,39 @@ struct Ahead {
       g[e] = ok ? a.g[gate] : 0.f, b[e] = ok ? a.beta[gate] : 0.f;
     }
   }
+  static __device__ __forceinline__ void dots(float (&x)[32], uint64_t rows, uint64_t columns) {
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < 8; ++i) Wgmma<64>::run<false, false>(x, rows + step(i), columns + step(i), i > 0);
+    wgmma_commit();
+    wgmma_wait<0>();
+    wgmma_settle(x);
+  }
+  // Of the warp's 16 rows and the block's columns: visit(column tile, row tile, i, j, e^{G_i - G_j}, of j + 1).
+  template <class Visit>
+  static __device__ __forceinline__ void each_factor(const Decays& d, int block, const Member& m, Visit visit) {
+    const float to[2] = {d.to[m.row], d.to[m.row + 8]};
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const int j = block * 16 + n * 8 + m.r * 2;
+      const float2 from = *reinterpret_cast<const float2*>(&d.to[j]);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) visit(n, h, m.row + 8 * h, j, exp2_fast(to[h] - from.x), exp2_fast(to[h] - from.y));
+    }
+  }
+  // P on and left of the diagonal blocks, the scale in it.
+  static __device__ __forceinline__ void weigh(const Decays& d, const Panels<kL>& P, uint64_t q, uint64_t k, float scale, const Member& m) {
+    float qk[32];
+    dots(qk, q, k);
+#pragma unroll
+    for (int block = 0; block < 4; ++block) {
+      if (block > m.warp) break;
+      each_factor(d, block, m, [&](int n, int h, int i, int j, float f0, float f1) {
+        const int e = 8 * block + 4 * n + 2 * h;
+        *reinterpret_cast<uint32_t*>(P.at(i, j)) = pack_bf16(j <= i ? scale * qk[e] * f0 : 0.f, j + 1 <= i ? scale * qk[e + 1] * f1 : 0.f);
+      });
+    }
+  }
 };
 
 // A warpgroup that holds half of the state. Its stores to memory follow a fence, not come before it: fence_async_proxy waits for a thread's own.

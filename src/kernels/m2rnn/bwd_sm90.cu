@@ -13,16 +13,13 @@ namespace {
 constexpr int kPiece = 16;
 
 struct Smem {
-  Rows rows;
+  Rows<kChunk, true> rows;
   uint4 h[kPiece][kThreads], c[kPiece][kThreads];  // each thread's own elements, bf16: h before the step, c of the step
   float start[3][kK * kV];                         // h before pieces 1, 2, 3
   float dv[kPiece][4][kV], df[kPiece][4];
   bf16 dq[kPiece][kK], dk[kPiece][kK];
 };
 
-__device__ __forceinline__ uint4 pack(const float (&v)[2][4]) {
-  return {pack_bf16(v[0][0], v[0][1]), pack_bf16(v[0][2], v[0][3]), pack_bf16(v[1][0], v[1][1]), pack_bf16(v[1][2], v[1][3])};
-}
 __device__ __forceinline__ void unpack(float (&v)[2][4], const uint4& p) {
   const uint32_t w[4] = {p.x, p.y, p.z, p.w};
 #pragma unroll
@@ -56,11 +53,13 @@ __global__ void __launch_bounds__(kThreads, 2) bwd_kernel(const M2rnnBwd a, cons
     read_state(h, saved);
     cp_async_wait<0>();
     __syncthreads();
-    const Rows& rows = sm.rows;
+    const auto& rows = sm.rows;
     auto forward = [&](int t) {
       float v[2][2];
-      four(v, rows.v + t * kV);
-      step(h, cc, W, __bfloat162float(rows.k[t * kK + row]), __bfloat162float(rows.k[t * kK + row + 8]), v, rows.f[t]);
+      four(v, rows.v + t * kPitchV);
+      const float k0 = __bfloat162float(rows.k[t * kPitch + row]), k1 = __bfloat162float(rows.k[t * kPitch + row + 8]);
+      for (int n = 0; n < 2; ++n) cc[n][0] = k0 * v[n][0], cc[n][1] = k0 * v[n][1], cc[n][2] = k1 * v[n][0], cc[n][3] = k1 * v[n][1];
+      step(h, cc, W, rows.f[t]);
     };
     const int pieces = (n + kPiece - 1) / kPiece;
     for (int t = 0; t < (pieces - 1) * kPiece; ++t) {
@@ -79,9 +78,9 @@ __global__ void __launch_bounds__(kThreads, 2) bwd_kernel(const M2rnnBwd a, cons
         const int at = t0 + t;
         float before[2][4], v[2][2], dy[2][2], Z[2][4];
         unpack(before, sm.h[t][threadIdx.x]), unpack(cc, sm.c[t][threadIdx.x]);
-        four(v, rows.v + at * kV), four(dy, rows.dy + at * kV);
-        const float f = rows.f[at], q0 = __bfloat162float(rows.q[at * kK + row]), q1 = __bfloat162float(rows.q[at * kK + row + 8]);
-        const float k0 = __bfloat162float(rows.k[at * kK + row]), k1 = __bfloat162float(rows.k[at * kK + row + 8]);
+        four(v, rows.v + at * kPitchV), four(dy, rows.dy + at * kPitchV);
+        const float f = rows.f[at], q0 = __bfloat162float(rows.q[at * kPitch + row]), q1 = __bfloat162float(rows.q[at * kPitch + row + 8]);
+        const float k0 = __bfloat162float(rows.k[at * kPitch + row]), k1 = __bfloat162float(rows.k[at * kPitch + row + 8]);
         float df = 0, dq0 = 0, dq1 = 0, dk0 = 0, dk1 = 0;
 #pragma unroll
         for (int i = 0; i < 2; ++i)
@@ -118,7 +117,7 @@ __global__ void __launch_bounds__(kThreads, 2) bwd_kernel(const M2rnnBwd a, cons
       __syncthreads();
       for (int i = threadIdx.x; i < count * kV; i += kThreads) {  // a thread always meets the same column
         const int t = i / kV, j = i % kV;
-        const float dy = __bfloat162float(rows.dy[(t0 + t) * kV + j]), v = __bfloat162float(rows.v[(t0 + t) * kV + j]);
+        const float dy = __bfloat162float(rows.dy[(t0 + t) * kPitchV + j]), v = __bfloat162float(rows.v[(t0 + t) * kPitchV + j]);
         float dv = (sm.dv[t][0][j] + sm.dv[t][1][j]) + (sm.dv[t][2][j] + sm.dv[t][3][j]);
         if (a.D) dv += a.D[head * kV + j] * dy, dD += dy * v;
         static_cast<bf16*>(a.dv)[((first + t0 + t) * a.heads + head) * kV + j] = __float2bfloat16(dv);

@@ -1,7 +1,7 @@
 // What the M2RNN kernels share. A block of four warps walks one document of one head; h [64, 16] lies in the registers of mma.sync sums,
-// 16 rows a warp, so that h W needs no exchange: the sums of two 8-column tiles are the A operand of the next product. Products of the
-// recurrence split both operands into two bf16 parts (error 2^-16), which has the shorter chain, or in the backward round them to tf32 (2^-10),
-// which takes fewer instructions. tanh is the hardware's (absolute error 5e-4 at most).
+// 16 rows a warp, so that h W needs no exchange: the sums of two 8-column tiles are the A operand of the next product, in tf32 (error 2^-10).
+// tanh is the hardware's (absolute error 5e-4 at most). Products with one step's inputs are mma.sync over eight steps of which seven are
+// masked off: an infinity or NaN in v reaches up to seven steps before its own, of the same document.
 #pragma once
 #include "kernels/common/mma.cuh"
 #include "kernels/m2rnn/m2rnn.h"
@@ -20,47 +20,13 @@ __device__ __forceinline__ float tanh_fast(float v) {
 #endif
 }
 
-// The two bf16 parts of a matrix [16 rows, 16 columns] held as two C fragments, as A fragments.
-struct SplitA {
-  uint32_t high[4], low[4];
-  __device__ __forceinline__ explicit SplitA(const float (&c)[2][4]) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float v0 = c[i >> 1][(i & 1) * 2], v1 = c[i >> 1][(i & 1) * 2 + 1];
-      high[i] = pack_bf16(v0, v1);
-      const float2 h = unpack_bf16(high[i]);
-      low[i] = pack_bf16(v0 - h.x, v1 - h.y);
-    }
-  }
-};
-// W [16, 16] fp32 as B fragments of two column tiles; transposed: W^T.
-struct SplitB {
-  uint32_t high[2][2], low[2][2];
-  __device__ __forceinline__ SplitB(const float* W, bool transposed) {
-    const int q = lane_id() >> 2, r = lane_id() & 3;
-#pragma unroll
-    for (int n = 0; n < 2; ++n)
-#pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        const int row = k * 8 + r * 2, col = n * 8 + q;
-        const float v0 = transposed ? W[col * kV + row] : W[row * kV + col], v1 = transposed ? W[col * kV + row + 1] : W[(row + 1) * kV + col];
-        high[n][k] = pack_bf16(v0, v1);
-        const float2 h = unpack_bf16(high[n][k]);
-        low[n][k] = pack_bf16(v0 - h.x, v1 - h.y);
-      }
-  }
-};
-__device__ __forceinline__ void add_product(float (&c)[2][4], const float (&of)[2][4], const SplitB& b) {
-  const SplitA a(of);
-#pragma unroll
-  for (int n = 0; n < 2; ++n) {
-    float small[4] = {};
-    mma_bf16(small, a.low, b.high[n][0], b.high[n][1]);
-    mma_bf16(c[n], a.high, b.high[n][0], b.high[n][1]);
-    mma_bf16(small, a.high, b.low[n][0], b.low[n][1]);
-#pragma unroll
-    for (int e = 0; e < 4; ++e) c[n][e] += small[e];
-  }
+// A 16x8 (a0 (q, 2r..) a1 (q + 8, 2r..)) times B 8x8 (k 2r.., n q), bf16.
+__device__ __forceinline__ void mma_bf16_k8(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b) {
+#if defined(WEFT_EMULATE)
+  mma_bf16(c, {a0, a1, 0, 0}, b, 0);
+#else
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};\n" : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(b));
+#endif
 }
 
 // W [16, 16] as tf32 B fragments of two column tiles (n) and two row tiles (k); transposed: W^T. The k slots r and r + 4 of a tile stand for its
@@ -87,30 +53,54 @@ __device__ __forceinline__ void add_product(float (&c)[2][4], const float (&a)[2
     for (int n = 0; n < 2; ++n) mma_tf32(c[n], a[k][0], a[k][2], a[k][1], a[k][3], b.w[n][k][0], b.w[n][k][1]);
 }
 
-// Rows of one chunk in shared memory.
+// Inputs of some steps in shared memory; the pitches keep ldmatrix free of bank conflicts.
+constexpr int kPitch = kK + 8, kPitchV = kV + 8;
+template <int kCount, bool kBackward>
 struct Rows {
-  bf16 q[kChunk * kK], k[kChunk * kK], v[kChunk * kV], dy[kChunk * kV];
-  float f[kChunk];
+  bf16 q[kCount * kPitch], k[kCount * kPitch], v[kCount * kPitchV], dy[kBackward ? kCount * kPitchV : 8];
+  float f[kCount];
 };
-template <class Args>
-__device__ __forceinline__ void load_rows(Rows& to, const Args& a, const void* dy, int64_t first, int valid, int head) {
+// The first `valid` rows; behind them zeros, and f = 1, which leaves h as it is. The caller waits.
+template <int kCount, bool kBackward, class Args>
+__device__ __forceinline__ void load_rows(Rows<kCount, kBackward>& to, const Args& a, const void* dy, int64_t first, int valid, int head) {
   const int t = threadIdx.x;
 #pragma unroll
-  for (int i = 0; i < kChunk * 8 / kThreads; ++i) {
+  for (int i = 0; i < kCount * 8 / kThreads; ++i) {
     const int u = i * kThreads + t, row = u >> 3, col = (u & 7) * 8;
     const bool ok = row < valid;
-    cp_async16(to.q + row * kK + col, static_cast<const bf16*>(a.q) + (ok ? (first + row) * a.q_stride + col : 0), ok);
-    cp_async16(to.k + row * kK + col, static_cast<const bf16*>(a.k) + (ok ? (first + row) * a.k_stride + col : 0), ok);
+    cp_async16(to.q + row * kPitch + col, static_cast<const bf16*>(a.q) + (ok ? (first + row) * a.q_stride + col : 0), ok);
+    cp_async16(to.k + row * kPitch + col, static_cast<const bf16*>(a.k) + (ok ? (first + row) * a.k_stride + col : 0), ok);
   }
-  {
+  if (t < kCount * 2) {
     const int row = t >> 1, col = (t & 1) * 8;
     const bool ok = row < valid;
-    cp_async16(to.v + row * kV + col, static_cast<const bf16*>(a.v) + (ok ? (first + row) * a.v_stride + head * kV + col : 0), ok);
-    if (dy) cp_async16(to.dy + row * kV + col, static_cast<const bf16*>(dy) + (ok ? ((first + row) * a.heads + head) * kV + col : 0), ok);
+    cp_async16(to.v + row * kPitchV + col, static_cast<const bf16*>(a.v) + (ok ? (first + row) * a.v_stride + head * kV + col : 0), ok);
+    if constexpr (kBackward) cp_async16(to.dy + row * kPitchV + col, static_cast<const bf16*>(dy) + (ok ? ((first + row) * a.heads + head) * kV + col : 0), ok);
   }
-  if (t < kChunk) cp_async4(to.f + t, a.f + (t < valid ? (first + t) * a.heads + head : 0), t < valid);
+  if (t < valid) cp_async4(to.f + t, a.f + (first + t) * a.heads + head, true);
+  else if (t < kCount) to.f[t] = 1.f;
   cp_async_commit();
 }
+
+// Of 16 steps from t0 and 16 columns of `rows` [steps][pitch]; words 2 g and 2 g + 1 are of steps 8 g.. and columns 0.., 8..
+// As operands with the steps as k: the first operand's rows, or the second's columns, are those of `rows`.
+__device__ __forceinline__ void load_slots(uint32_t (&to)[4], const bf16* rows, int pitch, int t0) {
+  const int l = lane_id();
+  ldmatrix_x4_trans(to, smem_address(rows + (t0 + (l >> 4) * 8 + (l & 7)) * pitch + (l >> 3 & 1) * 8));
+}
+// As the second operand with the steps as its columns and the columns of `rows` as k.
+__device__ __forceinline__ void load_columns(uint32_t (&to)[4], const bf16* rows, int pitch, int t0) {
+  const int l = lane_id();
+  ldmatrix_x4(to, smem_address(rows + (t0 + (l >> 4) * 8 + (l & 7)) * pitch + (l >> 3 & 1) * 8));
+}
+// Of a word of load_slots, the bits of step s of eight.
+__device__ __forceinline__ uint32_t slot_mask(int s) { return (lane_id() & 3) != s / 2 ? 0u : s & 1 ? 0xffff0000u : 0xffffu; }
+
+// h, c or a gradient in bf16: the words of the first operand; transposed: of its transpose.
+__device__ __forceinline__ uint4 pack(const float (&v)[2][4]) {
+  return {pack_bf16(v[0][0], v[0][1]), pack_bf16(v[0][2], v[0][3]), pack_bf16(v[1][0], v[1][1]), pack_bf16(v[1][2], v[1][3])};
+}
+__device__ __forceinline__ void transpose(uint32_t (&to)[4], const uint4& v) { to[0] = transpose_8x8(v.x), to[1] = transpose_8x8(v.z), to[2] = transpose_8x8(v.y), to[3] = transpose_8x8(v.w); }
 
 // Sums over the 16 rows of a warp of four columns a lane (2 r, 2 r + 1, 8 + 2 r, 9 + 2 r); lane (q, r) gets column c(q, r) = 8 (q & 1) + 2 r + (q >> 1 & 1).
 __device__ __forceinline__ float column_sums(float a0, float a1, float b0, float b1) {
@@ -127,16 +117,18 @@ __device__ __forceinline__ int column_of_lane() {
   return 8 * (q & 1) + 2 * r + (q >> 1 & 1);
 }
 
-// One step: c = tanh(h W + k v^T), h = f h + (1 - f) c. k0, k1: of rows q, q + 8; v: of the lane's four columns.
+// One step, c given as k v^T: c = tanh(c + h W), h = f h + (1 - f) c.
 template <class W16>
-__device__ __forceinline__ void step(float (&h)[2][4], float (&c)[2][4], const W16& W, float k0, float k1, const float (&v)[2][2], float f) {
-#pragma unroll
-  for (int n = 0; n < 2; ++n) c[n][0] = k0 * v[n][0], c[n][1] = k0 * v[n][1], c[n][2] = k1 * v[n][0], c[n][3] = k1 * v[n][1];
+__device__ __forceinline__ void step(float (&h)[2][4], float (&c)[2][4], const W16& W, float f) {
+  const float rest = 1 - f;
   add_product(c, h, W);
 #pragma unroll
   for (int n = 0; n < 2; ++n)
 #pragma unroll
-    for (int e = 0; e < 4; ++e) c[n][e] = tanh_fast(c[n][e]), h[n][e] = f * h[n][e] + (1 - f) * c[n][e];
+    for (int e = 0; e < 4; ++e) {
+      const float kept = f * h[n][e];
+      c[n][e] = tanh_fast(c[n][e]), h[n][e] = rest * c[n][e] + kept;
+    }
 }
 __device__ __forceinline__ void four(float (&v)[2][2], const bf16* row) {
 #pragma unroll

@@ -2,7 +2,7 @@
 // head's state [64, 128] in its registers. Per chunk of 64 tokens, all products transposed so that P is wgmma's 64 rows and the state an
 // operand in place:
 //   M_ij = (C_i . B_j) e^{cs_i - cs_j} dt_j (j <= i)    y^T = S C^T diag(e^{cs}) + X^T M^T + D X^T    S = e^{cs_63} S + (X diag(w))^T B
-// y and the saved states leave by bulk copies: the fence that wgmma asks for would wait for a thread's own stores.
+// fence_async_proxy waits for a thread's own stores: y leaves right behind one, a chunk before the next, and the saved states by bulk copies.
 // Floor for b8 s4096 H128 P64 N128 G8: x, y, B, C 1.21 GB (0.28 ms at 4.3 TB/s), saved states 1.07 GB more (0.53 ms); 512 x 128 chunks of a
 // head on 132 processors at 1.75 GHz: wgmma 896 clocks each, 0.25 ms; about 450 instructions of a multiplying warp, 0.13 ms if never waiting.
 #include "kernels/common/state_group.cuh"
@@ -101,9 +101,9 @@ struct FwdMultiply {
     clear_right(Panels<kL>{sm.M[mine]}, warp, lane);
     for (int c = 0; c < at.chunks; ++c) item(c);
     if (at.chunks > 0) {
-      fence_async_proxy();
+      bulk_wait<0>();
       group_barrier(kOwn + mine, kGroup);
-      send(at.chunks - 1), bulk_wait<0>();
+      send(at.chunks - 1);
     }
     if (a.final_state) write_state(S, a.final_state + state_row, row);
   }
@@ -114,7 +114,7 @@ struct FwdMultiply {
     const auto& stage = sm.stage[s];
     const auto& d = sm.decay[s][mine];
     const float D = a.D ? a.D[head] : 0.f;
-    bulk_wait<0>();  // what the last chunk sent has left its place before the barrier
+    bulk_wait<0>();  // the state of the last chunk has left its place before the barrier
     group_barrier(kFull + s, Sm::kThreads);
     {
       float cb[32];
@@ -208,13 +208,14 @@ struct FwdMultiply {
     }
   }
 
-  // y of chunk c to memory, 128 bytes a token, the tokens spread over the warps.
+  // y of chunk c to memory, 16 bytes a store.
   __device__ __forceinline__ void send(int c) const {
-    const int left = at.length - c * kL;
+    const int left = at.length - c * kL, t = thread & (kGroup - 1), token = t >> 3, col = (t & 7) * 8;
+    bf16* to = static_cast<bf16*>(a.y) + (static_cast<int64_t>(at.start + c * kL + token) * a.heads + head) * kP + col;
+    const bf16* from = sm.y[c & 1][mine] + token * kYStride + col;
 #pragma unroll
-    for (int i = 4 * lane + warp; i < kL; i += 128)
-      if (i < left) bulk_store(static_cast<bf16*>(a.y) + (static_cast<int64_t>(at.start + c * kL + i) * a.heads + head) * kP, sm.y[c & 1][mine] + i * kYStride, kP * 2);
-    bulk_commit();
+    for (int i = 0; i < kL; i += kGroup / 8)
+      if (token + i < left) *reinterpret_cast<uint4*>(to + static_cast<int64_t>(i) * a.heads * kP) = *reinterpret_cast<const uint4*>(from + i * kYStride);
   }
 };
 
