@@ -5,7 +5,9 @@
 
 #include "kernels/sparse_mla/sparse_mla.h"
 #include "ops/aten_candidate.h"
+#include "ops/composed.h"
 #include "ops/node.h"
+#include "ops/quantize.h"
 
 namespace weft::ops {
 namespace reference {
@@ -81,60 +83,94 @@ std::pair<at::Tensor, at::Tensor> sparse_mla_bwd(const at::Tensor& d_o, const at
 
 namespace {
 
+// q and kv as the kernels read them: tensors of `type`, or codes and their scales.
+struct Operands {
+  at::Tensor q;
+  AbsorbedKv kv;
+  at::Tensor q_scale, kv_scale;  // undefined where nothing is coded
+  bool rows = false;
+  at::ScalarType type{};  // of outputs and gradients
+  bool coded() const { return q_scale.defined(); }
+  at::Tensor value(const at::Tensor& codes, const at::Tensor& scale) const {
+    const at::Tensor flat = codes.view({codes.size(0), codes.numel() / std::max<int64_t>(codes.size(0), 1)});
+    return reference::dequantize(flat, scale, rows ? QuantBlock::kRow : QuantBlock::kTensor).view(codes.sizes()).to(type);
+  }
+  at::Tensor q_value() const { return coded() ? value(q, q_scale) : q; }
+  AbsorbedKv kv_value() const { return coded() ? AbsorbedKv{value(kv.kv_TD, kv_scale), kv.dim_v} : kv; }
+};
+Operands operands(const at::Tensor& q, const AbsorbedKv& kv, SparseMlaStorage storage, const Policy& policy) {
+  Operands out{q, kv, {}, {}, storage == SparseMlaStorage::kF8Row, q.scalar_type()};
+  if (storage == SparseMlaStorage::kSame || q.size(0) == 0) return out;
+  const Policy p = of_parts(policy);
+  const auto code = [&](const at::Tensor& x, at::Tensor& codes, at::Tensor& scale) {
+    const at::Tensor flat = x.reshape({x.size(0), x.numel() / x.size(0)}).to(x.scalar_type() == at::kDouble ? at::kFloat : x.scalar_type()).contiguous();
+    const Quantized made = quantize(flat, out.rows ? at::Tensor() : amax(flat, p), {out.rows ? QuantBlock::kRow : QuantBlock::kTensor}, p);
+    codes = made.q.view(x.sizes()), scale = made.scale;
+  };
+  code(q, out.q, out.q_scale);
+  code(kv.kv_TD, out.kv.kv_TD, out.kv_scale);
+  return out;
+}
+
 struct Fwd {
-  const at::Tensor& q;
-  const AbsorbedKv& kv;
+  const Operands& in;
   const at::Tensor& indices;
   const Packing& packing;
   double scale;
   SparseMlaOut* out;
-  const at::Tensor& like() const { return q; }
+  const at::Tensor& like() const { return in.q; }
 };
 struct Bwd {
-  const at::Tensor &d_o, &q;
-  const AbsorbedKv& kv;
+  const at::Tensor& d_o;
+  const Operands& in;
   const at::Tensor &indices, &o, &lse;
   const Packing& packing;
   double scale;
   bool deterministic;
   std::pair<at::Tensor, at::Tensor>* out;
-  const at::Tensor& like() const { return q; }
+  const at::Tensor& like() const { return in.q; }
 };
-void run_reference(const Fwd& a) { *a.out = reference::sparse_mla(a.q, a.kv, a.indices, a.packing, a.scale); }
-void run_reference(const Bwd& a) { *a.out = reference::sparse_mla_bwd(a.d_o, a.q, a.kv, a.indices, a.o, a.lse, a.packing, a.scale); }
+void run_reference(const Fwd& a) { *a.out = reference::sparse_mla(a.in.q_value(), a.in.kv_value(), a.indices, a.packing, a.scale); }
+void run_reference(const Bwd& a) { *a.out = reference::sparse_mla_bwd(a.d_o, a.in.q_value(), a.in.kv_value(), a.indices, a.o, a.lse, a.packing, a.scale); }
 
 #ifdef WEFT_CUDA
 int32_t i32(int64_t n) { return static_cast<int32_t>(n); }
+kernels::SparseMlaScales scales(const Operands& in) {
+  if (!in.coded()) return {};
+  return {in.q_scale.data_ptr<float>(), in.kv_scale.data_ptr<float>(), in.rows};
+}
 kernels::SparseMlaFwd args(const Fwd& a) {
-  return {a.q.data_ptr(), a.kv.kv_TD.data_ptr(), a.indices.data_ptr<int32_t>(), a.packing.cu_q.data_ptr<int32_t>(), nullptr, nullptr, a.q.size(0), a.packing.documents(),
-          i32(a.q.size(1)), i32(a.q.size(2)), i32(a.kv.dim_v), i32(a.indices.size(1)), static_cast<float>(a.scale), dtype_of(a.q)};
+  const at::Tensor& q = a.in.q;
+  return {q.data_ptr(), a.in.kv.kv_TD.data_ptr(), a.indices.data_ptr<int32_t>(), a.packing.cu_q.data_ptr<int32_t>(), nullptr, nullptr, q.size(0), a.packing.documents(),
+          i32(q.size(1)), i32(q.size(2)), i32(a.in.kv.dim_v), i32(a.indices.size(1)), static_cast<float>(a.scale), dtype_of(a.in.type), dtype_of(q), scales(a.in)};
 }
 kernels::SparseMlaBwd args(const Bwd& a, bool deterministic) {
-  return {a.q.data_ptr(), a.kv.kv_TD.data_ptr(), a.indices.data_ptr<int32_t>(), a.packing.cu_q.data_ptr<int32_t>(), a.o.data_ptr(), a.d_o.data_ptr(),
-          floats(a.lse), nullptr, nullptr, a.q.size(0), a.packing.documents(), i32(a.q.size(1)), i32(a.q.size(2)), i32(a.kv.dim_v),
-          i32(a.indices.size(1)), static_cast<float>(a.scale), dtype_of(a.q), deterministic};
+  const at::Tensor& q = a.in.q;
+  return {q.data_ptr(), a.in.kv.kv_TD.data_ptr(), a.indices.data_ptr<int32_t>(), a.packing.cu_q.data_ptr<int32_t>(), a.o.data_ptr(), a.d_o.data_ptr(),
+          floats(a.lse), nullptr, nullptr, q.size(0), a.packing.documents(), i32(q.size(1)), i32(q.size(2)), i32(a.in.kv.dim_v),
+          i32(a.indices.size(1)), static_cast<float>(a.scale), dtype_of(a.in.type), deterministic, dtype_of(q), scales(a.in)};
 }
 kernels::Support contiguous(bool yes) { return yes ? kernels::Support{} : kernels::Support{"q, kv or indices are not contiguous"}; }
 
 kernels::Support supports_sm90(const Fwd& a, const Policy& p) {
-  const kernels::Support plain = contiguous(a.q.is_contiguous() && a.kv.kv_TD.is_contiguous() && a.indices.is_contiguous());
+  const kernels::Support plain = contiguous(a.in.q.is_contiguous() && a.in.kv.kv_TD.is_contiguous() && a.indices.is_contiguous());
   return plain ? kernels::supports_sparse_mla_fwd_sm90(args(a), p.device) : plain;
 }
 kernels::Support supports_sm90(const Bwd& a, const Policy& p) {
-  const kernels::Support plain = contiguous(a.q.is_contiguous() && a.kv.kv_TD.is_contiguous() && a.indices.is_contiguous());
+  const kernels::Support plain = contiguous(a.in.q.is_contiguous() && a.in.kv.kv_TD.is_contiguous() && a.indices.is_contiguous());
   return plain ? kernels::supports_sparse_mla_bwd_sm90(args(a, a.deterministic), p.device) : plain;
 }
 void run_sm90(const Fwd& a, const kernels::Launch& launch) {
-  const auto options = a.q.options().requires_grad(false);
+  const auto options = a.in.q.options().dtype(a.in.type).requires_grad(false);
   kernels::SparseMlaFwd k = args(a);
-  *a.out = {at::empty({a.q.size(0), a.q.size(1), a.kv.dim_v}, options), at::empty({a.q.size(0), a.q.size(1)}, options.dtype(at::kFloat))};
+  *a.out = {at::empty({a.in.q.size(0), a.in.q.size(1), a.in.kv.dim_v}, options), at::empty({a.in.q.size(0), a.in.q.size(1)}, options.dtype(at::kFloat))};
   k.o = a.out->o_THV.data_ptr(), k.lse = a.out->lse_TH.data_ptr<float>();
   kernels::sparse_mla_fwd_sm90(k, launch);
 }
 void run_sm90(const Bwd& a, const kernels::Launch& launch) {
-  const auto options = a.q.options().requires_grad(false);
+  const auto options = a.in.q.options().dtype(a.in.type).requires_grad(false);
   kernels::SparseMlaBwd k = args(a, a.deterministic);
-  *a.out = {at::empty(a.q.sizes(), options), at::empty(a.kv.kv_TD.sizes(), options)};
+  *a.out = {at::empty(a.in.q.sizes(), options), at::empty(a.in.kv.kv_TD.sizes(), options)};
   k.dq = a.out->first.data_ptr(), k.dkv = a.out->second.data_ptr();
   kernels::sparse_mla_bwd_sm90(k, launch);
 }
@@ -153,16 +189,17 @@ constexpr Candidate<Bwd> kBwd[] = {
     kAten<Bwd>};
 
 struct SparseMlaNode final : Node {
-  SavedTensor q, kv, o;
+  SavedTensor q, kv, o;  // q and kv: of the op's inputs; undefined when codes are kept
+  Operands codes;
   at::Tensor indices, lse;
   int64_t dim_v = 0;
   double scale = 0;
   Packing packing;
   variable_list apply(variable_list&& grads) override {
-    const at::Tensor d_o = grads[0].contiguous(), q = unpack(this->q), o = unpack(this->o);
-    const AbsorbedKv kv{unpack(this->kv), dim_v};
+    const at::Tensor d_o = grads[0].contiguous(), o = unpack(this->o);
+    const Operands in = codes.coded() ? codes : Operands{unpack(this->q), {unpack(this->kv), dim_v}, {}, {}, false, o.scalar_type()};
     std::pair<at::Tensor, at::Tensor> g;
-    run_chosen<Bwd>("sparse_mla_bwd", kBwd, {d_o, q, kv, indices, o, lse, packing, scale, policy.deterministic, &g}, policy);
+    run_chosen<Bwd>("sparse_mla_bwd", kBwd, {d_o, in, indices, o, lse, packing, scale, policy.deterministic, &g}, policy);
     return {g.first, g.second};
   }
 };
@@ -229,7 +266,8 @@ at::Tensor head_linear(const char* op, const at::Tensor& x, Weight& w, const Hea
 at::Tensor absorb(const at::Tensor& x, Weight& w, const HeadRows& r, const Policy& policy) { return head_linear("absorb", x, w, r, false, policy); }
 at::Tensor expand(const at::Tensor& x, Weight& w, const HeadRows& r, const Policy& policy) { return head_linear("expand", x, w, r, true, policy); }
 
-SparseMlaOut sparse_mla(const at::Tensor& q, const AbsorbedKv& kv, const at::Tensor& indices, const Packing& packing, double scale, const Policy& policy) {
+SparseMlaOut sparse_mla(const at::Tensor& q, const AbsorbedKv& kv, const at::Tensor& indices, const Packing& packing, double scale, const Policy& policy,
+                        SparseMlaStorage storage) {
   const char* op = "sparse_mla";
   const std::string T = std::to_string(packing.tokens());
   check_shape(q.dim() == 3 && q.size(0) == packing.tokens(), op, "q", describe(q), "[" + T + ", heads, dim]");
@@ -238,12 +276,16 @@ SparseMlaOut sparse_mla(const at::Tensor& q, const AbsorbedKv& kv, const at::Ten
   check_shape(indices.dim() == 2 && indices.size(0) == q.size(0) && indices.scalar_type() == at::kInt, op, "indices", describe(indices), "[" + T + ", K] i32");
   auto node = make_node<SparseMlaNode>(policy, {q, kv.kv_TD}, false);
   SparseMlaOut out;
+  Operands in;
   {
     at::AutoDispatchBelowADInplaceOrView below;
-    run_chosen<Fwd>(op, kFwd, {q, kv, indices, packing, scale, &out}, policy);
+    in = operands(q, kv, storage, policy);
+    run_chosen<Fwd>(op, kFwd, {in, indices, packing, scale, &out}, policy);
   }
   if (node) {
-    node->q = save(q), node->kv = save(kv.kv_TD), node->indices = indices, node->lse = out.lse_TH, node->dim_v = kv.dim_v, node->scale = scale, node->packing = packing;
+    if (in.coded()) node->codes = in;
+    else node->q = save(q), node->kv = save(kv.kv_TD);
+    node->indices = indices, node->lse = out.lse_TH, node->dim_v = kv.dim_v, node->scale = scale, node->packing = packing;
     out.o_THV = attach(node, out.o_THV);
     node->o = SavedTensor(out.o_THV, /*is_output=*/true);
   }

@@ -18,9 +18,13 @@ struct SparseMlaOut {
   at::Tensor o_THV;   // q's dtype
   at::Tensor lse_TH;  // base 2, fp32 (fp64 for fp64); no gradient
 };
+// How q and kv are kept, and read by the kernels (nam56r.md 3.5): as they are, or as E4M3 codes with a scale of each tensor or of each
+// token's row. The codes stand for them in the whole op; the gradients pass the rounding by (straight through).
+enum class SparseMlaStorage { kSame, kF8Tensor, kF8Row };
 // q_THD [T, H, Dqk]; indices_TK int32: token numbers of the row, -1 for none; later tokens and other documents are masked. Indices >= 0 of a
 // row are distinct (else undefined). A token without a valid key gives 0. ShapeError.
-SparseMlaOut sparse_mla(const at::Tensor& q_THD, const AbsorbedKv&, const at::Tensor& indices_TK, const Packing&, double scale, const Policy&);
+SparseMlaOut sparse_mla(const at::Tensor& q_THD, const AbsorbedKv&, const at::Tensor& indices_TK, const Packing&, double scale, const Policy&,
+                        SparseMlaStorage = SparseMlaStorage::kSame);
 
 // With w seen as [H, rows / H, C], and its rows [first, first + n) of each head taken as W_h [n, C]:
 //   absorb: x [T, H, n] -> y_h = x_h W_h [T, H, C];   expand: x [T, H, C] -> y_h = x_h W_h^T [T, H, n]

@@ -1,4 +1,6 @@
 // Sparse MLA against fp64: indices out of order, -1, in the future, in another document, and rows with no key at all.
+#include <cuda_fp8.h>
+
 #include <algorithm>
 
 #include "harness.h"
@@ -7,14 +9,38 @@
 namespace weft::check {
 namespace {
 
-void check(const char* label, const std::vector<int>& lengths, int H, int K) {
+enum Stored { kPlain, kTensorScale, kRowScales };
+
+// Codes of x and their scales, rows of `width`; x becomes what they stand for, in bf16.
+struct Codes {
+  std::vector<uint8_t> codes;
+  std::vector<float> scales;
+};
+Codes encode(std::vector<bf16>& x, size_t width, bool rows) {
+  Codes out{std::vector<uint8_t>(x.size()), std::vector<float>(rows ? x.size() / width : 1)};
+  const size_t block = rows ? width : x.size();
+  for (size_t first = 0; first < x.size(); first += block) {
+    float most = 0;
+    for (size_t i = first; i < first + block; ++i) most = std::max(most, std::abs(__bfloat162float(x[i])));
+    const float scale = out.scales[first / block] = most / 448;
+    for (size_t i = first; i < first + block; ++i) {
+      __nv_fp8_e4m3 code(__bfloat162float(x[i]) / scale);
+      out.codes[i] = code.__x, x[i] = __float2bfloat16(static_cast<float>(code) * scale);
+    }
+  }
+  return out;
+}
+
+void check(const char* label, const std::vector<int>& lengths, int H, int K, Stored stored = kPlain) {
   const int D = 128, V = 64;
-  const std::string name = std::string("sparse_mla ") + label + " ";
+  const std::string name = std::string("sparse_mla ") + label + (stored == kPlain ? " " : stored == kTensorScale ? " f8 " : " f8 rows ");
   Random random(H + K);
   const auto cu = packed(lengths);
   const size_t T = cu.back();
   const float scale = 1 / std::sqrt(128.f);
   auto q = random.normal<bf16>(T * H * D), kv = random.normal<bf16>(T * D), d_o = random.normal<bf16>(T * H * V);
+  Codes q8, kv8;
+  if (stored != kPlain) q8 = encode(q, static_cast<size_t>(H) * D, stored == kRowScales), kv8 = encode(kv, D, stored == kRowScales);
   std::vector<int32_t> indices(T * K, -1);
   for (size_t t = 0; t < T; ++t) {
     std::vector<int32_t> all(T);
@@ -64,6 +90,9 @@ void check(const char* label, const std::vector<int>& lengths, int H, int K) {
   Buffer<float> gl(lse.size());
   const int64_t docs = static_cast<int64_t>(lengths.size());
   kernels::SparseMlaFwd f{gq.data, gk.data, gi.data, gcu.data, go.data, gl.data, static_cast<int64_t>(T), docs, H, D, V, K, scale, DType::kBf16};
+  Buffer<uint8_t> cq(q8.codes), ck(kv8.codes);
+  Buffer<float> sq(q8.scales), sk(kv8.scales);
+  if (stored != kPlain) f.q = cq.data, f.kv = ck.data, f.stored = DType::kF8E4M3, f.scales = {sq.data, sk.data, stored == kRowScales};
   const auto s = kernels::supports_sparse_mla_fwd_sm90(f, device());
   if (!s) return expect(name, false, s.refusal);
   kernels::sparse_mla_fwd_sm90(f, {});
@@ -78,7 +107,7 @@ void check(const char* label, const std::vector<int>& lengths, int H, int K) {
   expect(name + "rows without a key", same);
   compare(name + "lse", got, lse, 1e-3, 1e-3);
   again(name + "fwd ", [&](const kernels::Launch& l) { kernels::sparse_mla_fwd_sm90(f, l); }, nullptr, {written(go), written(gl)});
-  kernels::SparseMlaBwd b{gq.data, gk.data, gi.data, gcu.data, go.data, gg.data, gl.data, gdq.data, gdkv.data, f.tokens, docs, H, D, V, K, scale, DType::kBf16, false};
+  kernels::SparseMlaBwd b{f.q, f.kv, gi.data, gcu.data, go.data, gg.data, gl.data, gdq.data, gdkv.data, f.tokens, docs, H, D, V, K, scale, DType::kBf16, false, f.stored, f.scales};
   Buffer<uint8_t> workspace(kernels::workspace_sparse_mla_bwd_sm90(b));
   kernels::sparse_mla_bwd_sm90(b, {nullptr, workspace.data});
   device_wait("sparse_mla_bwd");
@@ -94,6 +123,10 @@ void check_sparse_mla(bool small) {
   check("three documents, K 256", {20, 0, 40, 9}, 32, 256);
   check("heads 20, K 320", {30, 11}, 20, 320);
   check("heads 40, K 50", {21}, 40, 50);
+  for (const Stored stored : {kTensorScale, kRowScales}) {
+    check("three documents, K 256", {20, 0, 40, 9}, 32, 256, stored);
+    check("heads 40, K 50", {21}, 40, 50, stored);
+  }
   if (!small) check("K 256 long", {300, 411}, 32, 256), check("many documents", std::vector<int>(200, 3), 32, 128);
 }
 
@@ -115,6 +148,17 @@ void perf_sparse_mla() {
   const double pair = 2.0 * T * K * H;
   report("sparse_mla fwd b8 s4096 K256 h32", time_ms([&] { kernels::sparse_mla_fwd_sm90(f, {}); }), 0.67, 2.0 * T * (H * (D + V) + D + 2 * K), pair * (D + V));
   report("sparse_mla bwd b8 s4096 K256 h32", time_ms([&] { kernels::sparse_mla_bwd_sm90(w, {nullptr, workspace.data}); }), 2.4, 2.0 * T * (H * (2 * D + 2 * V) + 2 * D + 2 * K), pair * (3 * D + 2 * V));
+  {  // codes: half the bytes of q and kv
+    Random codes(3);
+    std::vector<uint8_t> c(T * H * D), ck(T * D);
+    for (auto& x : c) x = static_cast<uint8_t>(codes.engine() & 0x3F);
+    for (auto& x : ck) x = static_cast<uint8_t>(codes.engine() & 0x3F);
+    Buffer<uint8_t> q8(c), kv8(ck);
+    Buffer<float> one(std::vector<float>{1.0f});
+    f.q = w.q = q8.data, f.kv = w.kv = kv8.data, f.stored = w.stored = DType::kF8E4M3, f.scales = w.scales = {one.data, one.data, false};
+    report("sparse_mla f8 fwd b8 s4096 K256 h32", time_ms([&] { kernels::sparse_mla_fwd_sm90(f, {}); }), 0.67, T * (H * (D + 2.0 * V) + D + 4 * K), pair * (D + V));
+    report("sparse_mla f8 bwd b8 s4096 K256 h32", time_ms([&] { kernels::sparse_mla_bwd_sm90(w, {nullptr, workspace.data}); }), 2.4, T * (H * (3.0 * D + 4 * V) + 3 * D + 4 * K), pair * (3 * D + 2 * V));
+  }
   device_wait("sparse_mla perf");
 }
 

@@ -47,6 +47,33 @@ TEST(SparseMla, AbsorbedIsTheExpandedForm) {
   EXPECT_TRUE(at::allclose(expand(o_latent, up, {H, n, v}, cpu()), full, 1e-4, 1e-5));
 }
 
+TEST(SparseMla, CodesAreCloseAndNothingElseIsKept) {  // nam56r.md F8
+  at::manual_seed(5);
+  const int64_t T = 90;
+  const Packing p = Packing::of({50, 40});
+  const at::Tensor q0 = at::randn({T, 4, 12}), kv0 = at::randn({T, 12}), d_o = at::randn({T, 4, 8}), indices = all_earlier(T);
+  const auto run = [&](SparseMlaStorage storage, bool drop) {
+    const at::Tensor leaf = q0.clone().requires_grad_(true), kv_leaf = kv0.clone().requires_grad_(true);
+    at::Tensor q = leaf + 0, kv = kv_leaf + 0;
+    const at::Tensor o = sparse_mla(q, {kv, 8}, indices, p, 0.2, cpu(), storage).o_THV;
+    const auto weak = c10::weak_intrusive_ptr<c10::TensorImpl>(q.getIntrusivePtr()), weak_kv = c10::weak_intrusive_ptr<c10::TensorImpl>(kv.getIntrusivePtr());
+    q.reset(), kv.reset();
+    EXPECT_EQ(weak.expired(), drop);
+    EXPECT_EQ(weak_kv.expired(), drop);
+    o.backward(d_o);
+    return std::vector<at::Tensor>{o.detach(), leaf.grad(), kv_leaf.grad()};
+  };
+  const auto exact = run(SparseMlaStorage::kSame, false);
+  for (const SparseMlaStorage storage : {SparseMlaStorage::kF8Tensor, SparseMlaStorage::kF8Row}) {
+    const auto coded = run(storage, true);
+    for (size_t i = 0; i < exact.size(); ++i) {
+      const double error = ((coded[i] - exact[i]).norm() / exact[i].norm()).item<double>();
+      EXPECT_LE(error, 6e-2) << i;
+      EXPECT_GT(error, 1e-4) << i << ": nothing was rounded";
+    }
+  }
+}
+
 TEST(SparseMla, ALaterTokenChangesNothing) {
   at::manual_seed(3);
   const int64_t T = 60;

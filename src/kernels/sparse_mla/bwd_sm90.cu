@@ -23,6 +23,7 @@ __device__ __forceinline__ void add_row_pair(float* p, float a, float b) {
 #endif
 }
 
+template <bool kCodes>
 __global__ void __launch_bounds__(kThreads, 2) bwd_kernel(const SparseMlaBwd a, float* dkv) {
   WEFT_DYNAMIC_SMEM(raw);
   auto& sm = *reinterpret_cast<Smem*>(raw);
@@ -32,7 +33,7 @@ __global__ void __launch_bounds__(kThreads, 2) bwd_kernel(const SparseMlaBwd a, 
   const Tile<kD> Q{sm.q}, K{sm.k[warp]};
   const Tile<kV> DO{sm.d_o};
   const Tile<kKeys> P{sm.p[warp]}, DS{sm.ds[warp]};
-  load_tile_async<kHeads, kD, kThreads>(Q, static_cast<const bf16*>(a.q) + (t * a.heads + head0) * kD, kD, heads);
+  load_queries<kCodes>(Q, a, t, head0, heads);
   load_tile_async<kHeads, kV, kThreads>(DO, static_cast<const bf16*>(a.d_o) + (t * a.heads + head0) * kV, kV, heads);
   {
     const int row = threadIdx.x >> 2, c0 = (threadIdx.x & 3) * 16;
@@ -56,7 +57,7 @@ __global__ void __launch_bounds__(kThreads, 2) bwd_kernel(const SparseMlaBwd a, 
     const int32_t* indices = a.indices + t * a.top_k + (k0 < a.top_k ? k0 : 0);
     uint32_t valid[2];
     __syncwarp();
-    gather(K, static_cast<const bf16*>(a.kv), indices, a.top_k - k0, t, start, valid);
+    gather<kCodes>(K, a, indices, a.top_k - k0, t, start, valid);
     cp_async_commit();
     cp_async_wait<0>();
     if (first) __syncthreads(); else __syncwarp();
@@ -191,7 +192,7 @@ void sparse_mla_bwd_sm90(const SparseMlaBwd& a, const Launch& l) {
   const int64_t blocks = a.tokens * ((a.heads + sparse_mla::kHeads - 1) / sparse_mla::kHeads), fours = a.tokens * (sparse_mla::kD / 4);
   float* dkv = static_cast<float*>(l.workspace);
   launch_grid(sparse_mla::zero_kernel, dim3(static_cast<unsigned>((fours + 255) / 256)), dim3(256), 0, l.stream, reinterpret_cast<float4*>(dkv), fours);
-  launch_grid(sparse_mla::bwd_kernel, dim3(static_cast<unsigned>(blocks)), dim3(sparse_mla::kThreads), sizeof(sparse_mla::Smem), l.stream, a, dkv);
+  launch_grid(a.stored == DType::kBf16 ? sparse_mla::bwd_kernel<false> : sparse_mla::bwd_kernel<true>, dim3(static_cast<unsigned>(blocks)), dim3(sparse_mla::kThreads), sizeof(sparse_mla::Smem), l.stream, a, dkv);
   launch_grid(sparse_mla::round_kernel, dim3(static_cast<unsigned>((fours + 255) / 256)), dim3(256), 0, l.stream, reinterpret_cast<const float4*>(dkv), static_cast<uint2*>(a.dkv), fours);
 }
 

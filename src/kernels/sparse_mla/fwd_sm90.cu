@@ -12,6 +12,7 @@ struct Smem {
   float top[4][kHeads], sum[4][kHeads];
 };
 
+template <bool kCodes>
 __global__ void __launch_bounds__(kThreads, 3) fwd_kernel(const SparseMlaFwd a) {
   WEFT_DYNAMIC_SMEM(raw);
   auto& sm = *reinterpret_cast<Smem*>(raw);
@@ -19,7 +20,7 @@ __global__ void __launch_bounds__(kThreads, 3) fwd_kernel(const SparseMlaFwd a) 
   const int64_t t = blockIdx.x / blocks;
   const int heads = a.heads - head0 < kHeads ? a.heads - head0 : kHeads;
   const Tile<kD> Q{sm.q}, K{sm.k[warp]};
-  load_tile_async<kHeads, kD, kThreads>(Q, static_cast<const bf16*>(a.q) + (t * a.heads + head0) * kD, kD, heads);
+  load_queries<kCodes>(Q, a, t, head0, heads);
   const int start = document_start(a.cu_seqlens, a.documents, t);
   const float scale = a.scale * kLog2E;
   float o[2][8][4] = {}, top[2][2] = {{-1e30f, -1e30f}, {-1e30f, -1e30f}}, sum[2][2] = {};
@@ -27,7 +28,7 @@ __global__ void __launch_bounds__(kThreads, 3) fwd_kernel(const SparseMlaFwd a) 
   for (int k0 = warp * kKeys; k0 < a.top_k || first; k0 += 4 * kKeys) {
     uint32_t valid[2];
     __syncwarp();
-    gather(K, static_cast<const bf16*>(a.kv), a.indices + t * a.top_k + (k0 < a.top_k ? k0 : 0), a.top_k - k0, t, start, valid);
+    gather<kCodes>(K, a, a.indices + t * a.top_k + (k0 < a.top_k ? k0 : 0), a.top_k - k0, t, start, valid);
     cp_async_commit();
     cp_async_wait<0>();
     if (first) __syncthreads(); else __syncwarp();  // the first time q has come too
@@ -125,7 +126,7 @@ Support supports_sparse_mla_fwd_sm90(const SparseMlaFwd& a, const Device& device
 
 void sparse_mla_fwd_sm90(const SparseMlaFwd& a, const Launch& l) {
   const int64_t blocks = a.tokens * ((a.heads + sparse_mla::kHeads - 1) / sparse_mla::kHeads);
-  launch_grid(sparse_mla::fwd_kernel, dim3(static_cast<unsigned>(blocks)), dim3(sparse_mla::kThreads), sizeof(sparse_mla::Smem), l.stream, a);
+  launch_grid(a.stored == DType::kBf16 ? sparse_mla::fwd_kernel<false> : sparse_mla::fwd_kernel<true>, dim3(static_cast<unsigned>(blocks)), dim3(sparse_mla::kThreads), sizeof(sparse_mla::Smem), l.stream, a);
 }
 
 }  // namespace weft::kernels

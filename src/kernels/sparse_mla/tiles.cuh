@@ -1,6 +1,9 @@
 // What sparse MLA forward and backward share. A block takes one token and 32 heads; each of four warps takes every fourth block of 64 keys
 // and meets the others only at the end.
 #pragma once
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
+
 #include "kernels/common/mma.cuh"
 #include "kernels/sparse_mla/sparse_mla.h"
 
@@ -21,8 +24,40 @@ __device__ __forceinline__ int document_start(const int32_t* cu, int64_t documen
   return cu[low];
 }
 
+// Sixteen E4M3 codes from column `col` of a row on, times their scale, into the tile.
+__device__ __forceinline__ void store_codes(const Tile<kD>& tile, int row, int col, const uint4& codes, float scale) {
+  const uint32_t word[4] = {codes.x, codes.y, codes.z, codes.w};
+  uint32_t out[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const __half2 pair(__nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(word[i / 2] >> (i % 2 * 16)), __NV_E4M3));
+    const float2 v = __half22float2(pair);
+    out[i] = pack_bf16(v.x * scale, v.y * scale);
+  }
+  *reinterpret_cast<uint4*>(tile.unit(row, col)) = {out[0], out[1], out[2], out[3]};
+  *reinterpret_cast<uint4*>(tile.unit(row, col + 8)) = {out[4], out[5], out[6], out[7]};
+}
+
+// The token's queries of `heads` heads from head0 on; zeros for the rest. Complete behind cp_async_wait and __syncthreads.
+template <bool kCodes, class Args>
+__device__ __forceinline__ void load_queries(const Tile<kD>& tile, const Args& a, int64_t t, int head0, int heads) {
+  const int64_t first = (t * a.heads + head0) * kD;
+  if constexpr (kCodes) {
+    const float scale = a.scales.q[a.scales.rows ? t : 0];
+#pragma unroll
+    for (int i = 0; i < kHeads * kD / 16 / kThreads; ++i) {
+      const int u = i * kThreads + static_cast<int>(threadIdx.x), row = u / (kD / 16), col = u % (kD / 16) * 16;
+      const uint4 codes = row < heads ? *reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(a.q) + first + row * kD + col) : uint4{};
+      store_codes(tile, row, col, codes, scale);
+    }
+  } else {
+    load_tile_async<kHeads, kD, kThreads>(tile, static_cast<const bf16*>(a.q) + first, kD, heads);
+  }
+}
+
 // A warp gathers 64 key rows; bit j of the pair of masks says that key j counts.
-__device__ __forceinline__ void gather(const Tile<kD>& tile, const bf16* kv, const int32_t* indices, int count, int64_t t, int start, uint32_t (&valid)[2]) {
+template <bool kCodes, class Args>
+__device__ __forceinline__ void gather(const Tile<kD>& tile, const Args& a, const int32_t* indices, int count, int64_t t, int start, uint32_t (&valid)[2]) {
   const int lane = lane_id();
   int index[2];
 #pragma unroll
@@ -32,13 +67,31 @@ __device__ __forceinline__ void gather(const Tile<kD>& tile, const bf16* kv, con
     if (!ok) index[e] = -1;
     valid[e] = __ballot_sync(0xffffffffu, ok);
   }
+  if constexpr (kCodes) {
+    const int part = lane >> 3, col = (lane & 7) * 16;
 #pragma unroll
-  for (int e = 0; e < 2; ++e)
-#pragma unroll 4
-    for (int j = 0; j < 32; j += 2) {
-      const int half = lane >> 4, row = __shfl_sync(0xffffffffu, index[e], j + half);
-      cp_async16(tile.unit(e * 32 + j + half, (lane & 15) * 8), kv + (row >= 0 ? static_cast<int64_t>(row) * kD + (lane & 15) * 8 : 0), row >= 0);
+    for (int j0 = 0; j0 < kKeys; j0 += 16) {  // 4 loads of a lane in flight
+      uint4 codes[4];
+      float scale[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = __shfl_sync(0xffffffffu, index[j0 / 32], j0 % 32 + i * 4 + part);
+        codes[i] = row >= 0 ? *reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(a.kv) + static_cast<int64_t>(row) * kD + col) : uint4{};
+        scale[i] = a.scales.kv[a.scales.rows && row >= 0 ? row : 0];
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) store_codes(tile, j0 + i * 4 + part, col, codes[i], scale[i]);
     }
+  } else {
+    const bf16* kv = static_cast<const bf16*>(a.kv);
+#pragma unroll
+    for (int e = 0; e < 2; ++e)
+#pragma unroll 4
+      for (int j = 0; j < 32; j += 2) {
+        const int half = lane >> 4, row = __shfl_sync(0xffffffffu, index[e], j + half);
+        cp_async16(tile.unit(e * 32 + j + half, (lane & 15) * 8), kv + (row >= 0 ? static_cast<int64_t>(row) * kD + (lane & 15) * 8 : 0), row >= 0);
+      }
+  }
 }
 __device__ __forceinline__ bool counts(const uint32_t (&valid)[2], int j) { return (valid[j >> 5] >> (j & 31)) & 1; }
 
@@ -50,6 +103,8 @@ const char* refusal(const Args& a, const Device& device) {
   if (a.heads < 1 || a.top_k < 1) return "no heads or no keys";
   auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
   if (!aligned(a.q) || !aligned(a.kv)) return "q or kv is not 16-byte aligned";
+  if (a.stored != DType::kBf16 && a.stored != DType::kF8E4M3) return "q and kv are not stored in bf16 or f8e4m3";
+  if (a.stored == DType::kF8E4M3 && (a.scales.q == nullptr || a.scales.kv == nullptr)) return "f8e4m3 without scales";
   return nullptr;
 }
 
