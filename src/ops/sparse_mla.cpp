@@ -91,6 +91,7 @@ struct Operands {
   bool rows = false;
   at::ScalarType type{};  // of outputs and gradients
   bool coded() const { return q_scale.defined(); }
+  const at::Tensor& like() const { return coded() ? q_scale : q; }  // codes have no dtype that arithmetic knows
   at::Tensor value(const at::Tensor& codes, const at::Tensor& scale) const {
     const at::Tensor flat = codes.view({codes.size(0), codes.numel() / std::max<int64_t>(codes.size(0), 1)});
     return reference::dequantize(flat, scale, rows ? QuantBlock::kRow : QuantBlock::kTensor).view(codes.sizes()).to(type);
@@ -118,7 +119,7 @@ struct Fwd {
   const Packing& packing;
   double scale;
   SparseMlaOut* out;
-  const at::Tensor& like() const { return in.q; }
+  const at::Tensor& like() const { return in.like(); }
 };
 struct Bwd {
   const at::Tensor& d_o;
@@ -128,7 +129,7 @@ struct Bwd {
   double scale;
   bool deterministic;
   std::pair<at::Tensor, at::Tensor>* out;
-  const at::Tensor& like() const { return in.q; }
+  const at::Tensor& like() const { return in.like(); }
 };
 void run_reference(const Fwd& a) { *a.out = reference::sparse_mla(a.in.q_value(), a.in.kv_value(), a.indices, a.packing, a.scale); }
 void run_reference(const Bwd& a) { *a.out = reference::sparse_mla_bwd(a.d_o, a.in.q_value(), a.in.kv_value(), a.indices, a.o, a.lse, a.packing, a.scale); }

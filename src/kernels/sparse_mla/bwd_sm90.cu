@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kThreads, 2) bwd_kernel(const SparseMlaBwd a, 
   const Tile<kD> Q{sm.q}, K{sm.k[warp]};
   const Tile<kV> DO{sm.d_o};
   const Tile<kKeys> P{sm.p[warp]}, DS{sm.ds[warp]};
-  load_queries<kCodes>(Q, a, t, head0, heads);
+  if constexpr (!kCodes) load_queries<kCodes>(Q, a, t, head0, heads);
   load_tile_async<kHeads, kV, kThreads>(DO, static_cast<const bf16*>(a.d_o) + (t * a.heads + head0) * kV, kV, heads);
   {
     const int row = threadIdx.x >> 2, c0 = (threadIdx.x & 3) * 16;
@@ -56,10 +56,15 @@ __global__ void __launch_bounds__(kThreads, 2) bwd_kernel(const SparseMlaBwd a, 
   for (int k0 = warp * kKeys; k0 < a.top_k || first; k0 += 4 * kKeys) {
     const int32_t* indices = a.indices + t * a.top_k + (k0 < a.top_k ? k0 : 0);
     uint32_t valid[2];
+    float key_scale[2];
     __syncwarp();
-    gather<kCodes>(K, a, indices, a.top_k - k0, t, start, valid);
+    gather<kCodes>(K, a, indices, a.top_k - k0, t, start, valid, key_scale);
     cp_async_commit();
+    if constexpr (kCodes) {
+      if (first) load_queries<kCodes>(Q, a, t, head0, heads);  // behind the keys, whose way is longer
+    }
     cp_async_wait<0>();
+    if constexpr (kCodes) __syncwarp(), widen(K, key_scale);
     if (first) __syncthreads(); else __syncwarp();
     first = false;
     if ((valid[0] | valid[1]) == 0) continue;

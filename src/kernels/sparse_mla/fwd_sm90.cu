@@ -20,17 +20,22 @@ __global__ void __launch_bounds__(kThreads, 3) fwd_kernel(const SparseMlaFwd a) 
   const int64_t t = blockIdx.x / blocks;
   const int heads = a.heads - head0 < kHeads ? a.heads - head0 : kHeads;
   const Tile<kD> Q{sm.q}, K{sm.k[warp]};
-  load_queries<kCodes>(Q, a, t, head0, heads);
+  if constexpr (!kCodes) load_queries<kCodes>(Q, a, t, head0, heads);
   const int start = document_start(a.cu_seqlens, a.documents, t);
   const float scale = a.scale * kLog2E;
   float o[2][8][4] = {}, top[2][2] = {{-1e30f, -1e30f}, {-1e30f, -1e30f}}, sum[2][2] = {};
   bool first = true;
   for (int k0 = warp * kKeys; k0 < a.top_k || first; k0 += 4 * kKeys) {
     uint32_t valid[2];
+    float key_scale[2];
     __syncwarp();
-    gather<kCodes>(K, a, a.indices + t * a.top_k + (k0 < a.top_k ? k0 : 0), a.top_k - k0, t, start, valid);
+    gather<kCodes>(K, a, a.indices + t * a.top_k + (k0 < a.top_k ? k0 : 0), a.top_k - k0, t, start, valid, key_scale);
     cp_async_commit();
+    if constexpr (kCodes) {
+      if (first) load_queries<kCodes>(Q, a, t, head0, heads);  // behind the keys, whose way is longer
+    }
     cp_async_wait<0>();
+    if constexpr (kCodes) __syncwarp(), widen(K, key_scale);
     if (first) __syncthreads(); else __syncwarp();  // the first time q has come too
     first = false;
 #pragma unroll

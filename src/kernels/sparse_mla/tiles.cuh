@@ -55,9 +55,27 @@ __device__ __forceinline__ void load_queries(const Tile<kD>& tile, const Args& a
   }
 }
 
-// A warp gathers 64 key rows; bit j of the pair of masks says that key j counts.
+// Where the codes of a warp's keys wait: the second half of its tile.
+__device__ __forceinline__ uint8_t* codes_of(const Tile<kD>& tile) { return reinterpret_cast<uint8_t*>(tile.data) + kKeys * kD; }
+
+// Codes of 64 keys to values, in place. A row takes twice its codes' bytes: the codes whose place rows 32 to 63 take are read before.
+__device__ __forceinline__ void widen(const Tile<kD>& tile, const float (&scale)[2]) {
+  const int part = lane_id() >> 3, unit = lane_id() & 7;
+  const uint8_t* codes = codes_of(tile) + part * kD + unit * 16;
+  uint4 second[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) second[i] = *reinterpret_cast<const uint4*>(codes + (32 + i * 4) * kD);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) store_codes(tile, i * 4 + part, unit * 16, *reinterpret_cast<const uint4*>(codes + i * 4 * kD), __shfl_sync(0xffffffffu, scale[0], i * 4 + part));
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < 8; ++i) store_codes(tile, 32 + i * 4 + part, unit * 16, second[i], __shfl_sync(0xffffffffu, scale[1], i * 4 + part));
+}
+
+// A warp gathers 64 key rows; bit j of the pair of masks says that key j counts. Codes are there, with their scales, when the copies are;
+// `widen` is still to come.
 template <bool kCodes, class Args>
-__device__ __forceinline__ void gather(const Tile<kD>& tile, const Args& a, const int32_t* indices, int count, int64_t t, int start, uint32_t (&valid)[2]) {
+__device__ __forceinline__ void gather(const Tile<kD>& tile, const Args& a, const int32_t* indices, int count, int64_t t, int start, uint32_t (&valid)[2], float (&scale)[2]) {
   const int lane = lane_id();
   int index[2];
 #pragma unroll
@@ -68,19 +86,15 @@ __device__ __forceinline__ void gather(const Tile<kD>& tile, const Args& a, cons
     valid[e] = __ballot_sync(0xffffffffu, ok);
   }
   if constexpr (kCodes) {
-    const int part = lane >> 3, col = (lane & 7) * 16;
+    const int part = lane >> 3, unit = lane & 7;
 #pragma unroll
-    for (int j0 = 0; j0 < kKeys; j0 += 16) {  // 4 loads of a lane in flight
-      uint4 codes[4];
-      float scale[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int row = __shfl_sync(0xffffffffu, index[j0 / 32], j0 % 32 + i * 4 + part);
-        codes[i] = row >= 0 ? *reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(a.kv) + static_cast<int64_t>(row) * kD + col) : uint4{};
-        scale[i] = a.scales.kv[a.scales.rows && row >= 0 ? row : 0];
+    for (int e = 0; e < 2; ++e) {
+      scale[e] = a.scales.kv[a.scales.rows && index[e] >= 0 ? index[e] : 0];
+#pragma unroll 4
+      for (int j = 0; j < 32; j += 4) {
+        const int row = __shfl_sync(0xffffffffu, index[e], j + part);
+        cp_async16(codes_of(tile) + (e * 32 + j + part) * kD + unit * 16, static_cast<const uint8_t*>(a.kv) + (row >= 0 ? static_cast<int64_t>(row) * kD + unit * 16 : 0), row >= 0);
       }
-#pragma unroll
-      for (int i = 0; i < 4; ++i) store_codes(tile, j0 + i * 4 + part, col, codes[i], scale[i]);
     }
   } else {
     const bf16* kv = static_cast<const bf16*>(a.kv);
