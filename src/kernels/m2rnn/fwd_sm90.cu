@@ -34,35 +34,29 @@ __global__ void __launch_bounds__(kThreads, 4) fwd_kernel(const M2rnnFwd a) {
     __syncthreads();
     if (c + 1 < runs) load_rows(sm.rows[(c + 1) & 1], a, nullptr, first + kRun, count(c + 1), head);
     const auto& rows = sm.rows[c & 1];
-    for (int t0 = 0; t0 < n; t0 += 16) {
-      uint32_t k[4], v[4], qs[4];
-      load_slots(k, rows.k + warp * 16, kPitch, t0), load_slots(v, rows.v, kPitchV, t0), load_columns(qs, rows.q + warp * 16, kPitch, t0);
+    for (int t0 = 0; t0 < n; t0 += 8) {
+      uint32_t kv[4], qs[4];
+      load_slots(kv, rows.k, rows.v, t0, warp), load_columns(qs, rows.q, rows.v, t0, warp);
+      float y[4] = {};  // of slots 2 r and 2 r + 1, columns q and q + 8
 #pragma unroll
-      for (int g = 0; g < 2; ++g) {
-        float y[4] = {};  // of slots 2 r and 2 r + 1, columns q and q + 8
-#pragma unroll
-        for (int s = 0; s < 8; ++s) {
-          float cc[2][4] = {};
-          const uint32_t only = slot_mask(s);
-#pragma unroll
-          for (int n = 0; n < 2; ++n) mma_bf16_k8(cc[n], k[2 * g] & only, k[2 * g + 1] & only, v[2 * g + n]);
-          step(h, cc, W, rows.f[t0 + 8 * g + s]);
-          uint32_t transposed[4];
-          float all[4] = {};
-          transpose(transposed, pack(h));
-          mma_bf16(all, transposed, qs[2 * g], qs[2 * g + 1]);
-          if (r == s / 2) y[s & 1] = all[s & 1], y[2 + (s & 1)] = all[2 + (s & 1)];
-        }
-        float* to = sm.part + (t0 + 8 * g + 2 * r) * kPartPitch + warp * kV + q;
-        to[0] = y[0], to[kPartPitch] = y[1], to[8] = y[2], to[kPartPitch + 8] = y[3];
+      for (int s = 0; s < 8; ++s) {
+        float cc[2][4], all[4] = {};
+        step(h, cc, W, kv, s, rows.f[t0 + s]);
+        uint32_t words[4];
+        pack(words, h);
+        const uint32_t transposed[4] = {transpose_8x8(words[0]), transpose_8x8(words[2]), transpose_8x8(words[1]), transpose_8x8(words[3])};
+        mma_bf16(all, transposed, qs[0], qs[1]);
+        keep_slot(y, all, s);
       }
+      float* to = sm.part + (t0 + 2 * r) * kPartPitch + warp * kV + q;
+      to[0] = y[0], to[kPartPitch] = y[1], to[8] = y[2], to[kPartPitch + 8] = y[3];
     }
     __syncthreads();
     for (int i = threadIdx.x; i < n * kV; i += kThreads) {
       const int t = i / kV, j = i % kV;
       const float* part = sm.part + t * kPartPitch + j;
       float y = (part[0] + part[kV]) + (part[2 * kV] + part[3 * kV]);
-      if (a.D) y += a.D[head * kV + j] * __bfloat162float(rows.v[t * kPitchV + j]);
+      if (a.D) y += a.D[head * kV + j] * __bfloat162float(rows.v[place<kV>(t, j)]);
       static_cast<bf16*>(a.y)[((first + t) * a.heads + head) * kV + j] = __float2bfloat16(y);
     }
   }

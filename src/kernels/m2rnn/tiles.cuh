@@ -53,13 +53,17 @@ __device__ __forceinline__ void add_product(float (&c)[2][4], const float (&a)[2
     for (int n = 0; n < 2; ++n) mma_tf32(c[n], a[k][0], a[k][2], a[k][1], a[k][3], b.w[n][k][0], b.w[n][k][1]);
 }
 
-// Inputs of some steps in shared memory; the pitches keep ldmatrix free of bank conflicts.
-constexpr int kPitch = kK + 8, kPitchV = kV + 8;
+// Inputs of some steps in shared memory, units of 8 columns swizzled so that ldmatrix meets no bank twice.
 template <int kCount, bool kBackward>
 struct Rows {
-  bf16 q[kCount * kPitch], k[kCount * kPitch], v[kCount * kPitchV], dy[kBackward ? kCount * kPitchV : 8];
+  bf16 q[kCount * kK], k[kCount * kK], v[kCount * kV], dy[kBackward ? kCount * kV : 8];
   float f[kCount];
 };
+template <int kWidth>
+__device__ __forceinline__ int place(int row, int col) {
+  if constexpr (kWidth == kK) return row * kK + (((col >> 3) ^ row) & 7) * 8 + (col & 7);
+  return row * kV + (((col >> 3) ^ (row >> 2)) & 1) * 8 + (col & 7);
+}
 // The first `valid` rows; behind them zeros, and f = 1, which leaves h as it is. The caller waits.
 template <int kCount, bool kBackward, class Args>
 __device__ __forceinline__ void load_rows(Rows<kCount, kBackward>& to, const Args& a, const void* dy, int64_t first, int valid, int head) {
@@ -68,59 +72,55 @@ __device__ __forceinline__ void load_rows(Rows<kCount, kBackward>& to, const Arg
   for (int i = 0; i < kCount * 8 / kThreads; ++i) {
     const int u = i * kThreads + t, row = u >> 3, col = (u & 7) * 8;
     const bool ok = row < valid;
-    cp_async16(to.q + row * kPitch + col, static_cast<const bf16*>(a.q) + (ok ? (first + row) * a.q_stride + col : 0), ok);
-    cp_async16(to.k + row * kPitch + col, static_cast<const bf16*>(a.k) + (ok ? (first + row) * a.k_stride + col : 0), ok);
+    cp_async16(to.q + place<kK>(row, col), static_cast<const bf16*>(a.q) + (ok ? (first + row) * a.q_stride + col : 0), ok);
+    cp_async16(to.k + place<kK>(row, col), static_cast<const bf16*>(a.k) + (ok ? (first + row) * a.k_stride + col : 0), ok);
   }
   if (t < kCount * 2) {
     const int row = t >> 1, col = (t & 1) * 8;
     const bool ok = row < valid;
-    cp_async16(to.v + row * kPitchV + col, static_cast<const bf16*>(a.v) + (ok ? (first + row) * a.v_stride + head * kV + col : 0), ok);
-    if constexpr (kBackward) cp_async16(to.dy + row * kPitchV + col, static_cast<const bf16*>(dy) + (ok ? ((first + row) * a.heads + head) * kV + col : 0), ok);
+    cp_async16(to.v + place<kV>(row, col), static_cast<const bf16*>(a.v) + (ok ? (first + row) * a.v_stride + head * kV + col : 0), ok);
+    if constexpr (kBackward) cp_async16(to.dy + place<kV>(row, col), static_cast<const bf16*>(dy) + (ok ? ((first + row) * a.heads + head) * kV + col : 0), ok);
   }
   if (t < valid) cp_async4(to.f + t, a.f + (first + t) * a.heads + head, true);
   else if (t < kCount) to.f[t] = 1.f;
   cp_async_commit();
 }
 
-// Of 16 steps from t0 and 16 columns of `rows` [steps][pitch]; words 2 g and 2 g + 1 are of steps 8 g.. and columns 0.., 8..
-// As operands with the steps as k: the first operand's rows, or the second's columns, are those of `rows`.
-__device__ __forceinline__ void load_slots(uint32_t (&to)[4], const bf16* rows, int pitch, int t0) {
-  const int l = lane_id();
-  ldmatrix_x4_trans(to, smem_address(rows + (t0 + (l >> 4) * 8 + (l & 7)) * pitch + (l >> 3 & 1) * 8));
+// Eight steps from t0 and 16 columns of rows of q or k (from column `warp` * 16) in words 0 and 1, and of rows of v or dy in words 2 and 3.
+// Slots: the steps are k, the first operand's rows or the second's columns those of the rows.
+__device__ __forceinline__ void load_slots(uint32_t (&to)[4], const bf16* wide, const bf16* narrow, int t0, int warp) {
+  const int l = lane_id(), row = t0 + (l & 7), col = (l >> 3 & 1) * 8;
+  ldmatrix_x4_trans(to, smem_address(l < 16 ? wide + place<kK>(row, warp * 16 + col) : narrow + place<kV>(row, col)));
 }
-// As the second operand with the steps as its columns and the columns of `rows` as k.
-__device__ __forceinline__ void load_columns(uint32_t (&to)[4], const bf16* rows, int pitch, int t0) {
-  const int l = lane_id();
-  ldmatrix_x4(to, smem_address(rows + (t0 + (l >> 4) * 8 + (l & 7)) * pitch + (l >> 3 & 1) * 8));
+// Columns: as the second operand, the steps are its columns and the columns of the rows k.
+__device__ __forceinline__ void load_columns(uint32_t (&to)[4], const bf16* wide, const bf16* narrow, int t0, int warp) {
+  const int l = lane_id(), row = t0 + (l & 7), col = (l >> 3 & 1) * 8;
+  ldmatrix_x4(to, smem_address(l < 16 ? wide + place<kK>(row, warp * 16 + col) : narrow + place<kV>(row, col)));
 }
 // Of a word of load_slots, the bits of step s of eight.
 __device__ __forceinline__ uint32_t slot_mask(int s) { return (lane_id() & 3) != s / 2 ? 0u : s & 1 ? 0xffff0000u : 0xffffu; }
 
-// h, c or a gradient in bf16: the words of the first operand; transposed: of its transpose.
-__device__ __forceinline__ uint4 pack(const float (&v)[2][4]) {
-  return {pack_bf16(v[0][0], v[0][1]), pack_bf16(v[0][2], v[0][3]), pack_bf16(v[1][0], v[1][1]), pack_bf16(v[1][2], v[1][3])};
-}
-__device__ __forceinline__ void transpose(uint32_t (&to)[4], const uint4& v) { to[0] = transpose_8x8(v.x), to[1] = transpose_8x8(v.z), to[2] = transpose_8x8(v.y), to[3] = transpose_8x8(v.w); }
-
-// Sums over the 16 rows of a warp of four columns a lane (2 r, 2 r + 1, 8 + 2 r, 9 + 2 r); lane (q, r) gets column c(q, r) = 8 (q & 1) + 2 r + (q >> 1 & 1).
-__device__ __forceinline__ float column_sums(float a0, float a1, float b0, float b1) {
-  const int q = lane_id() >> 2;
-  const bool second = q & 1, odd = q & 2;
-  float x = second ? b0 : a0, y = second ? b1 : a1;
-  x += __shfl_xor_sync(0xffffffffu, second ? a0 : b0, 4), y += __shfl_xor_sync(0xffffffffu, second ? a1 : b1, 4);
-  float s = odd ? y : x;
-  s += __shfl_xor_sync(0xffffffffu, odd ? x : y, 8);
-  return s + __shfl_xor_sync(0xffffffffu, s, 16);
-}
-__device__ __forceinline__ int column_of_lane() {
-  const int q = lane_id() >> 2, r = lane_id() & 3;
-  return 8 * (q & 1) + 2 * r + (q >> 1 & 1);
+// Step s of eight out of a product whose columns are the steps: of slots 2 r and 2 r + 1, rows q and q + 8.
+__device__ __forceinline__ void keep_slot(float (&to)[4], const float (&all)[4], int s) {
+  if ((lane_id() & 3) == s / 2) to[s & 1] = all[s & 1], to[2 + (s & 1)] = all[2 + (s & 1)];
 }
 
-// One step, c given as k v^T: c = tanh(c + h W), h = f h + (1 - f) c.
-template <class W16>
-__device__ __forceinline__ void step(float (&h)[2][4], float (&c)[2][4], const W16& W, float f) {
+// h, c or a gradient in bf16: the words of the first operand.
+__device__ __forceinline__ void pack(uint32_t (&to)[4], const float (&v)[2][4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) to[i] = pack_bf16(v[i >> 1][(i & 1) * 2], v[i >> 1][(i & 1) * 2 + 1]);
+}
+
+// One step, s of the eight in `slots` of k and v: c = tanh(h W + k v^T), h = f h + (1 - f) c.
+__device__ __forceinline__ void step(float (&h)[2][4], float (&c)[2][4], const RoundedB& W, const uint32_t (&slots)[4], int s, float f) {
   const float rest = 1 - f;
+  const uint32_t only = slot_mask(s);
+#pragma unroll
+  for (int n = 0; n < 2; ++n) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) c[n][e] = 0;
+    mma_bf16_k8(c[n], slots[0] & only, slots[1] & only, slots[2 + n]);
+  }
   add_product(c, h, W);
 #pragma unroll
   for (int n = 0; n < 2; ++n)
@@ -129,13 +129,6 @@ __device__ __forceinline__ void step(float (&h)[2][4], float (&c)[2][4], const W
       const float kept = f * h[n][e];
       c[n][e] = tanh_fast(c[n][e]), h[n][e] = rest * c[n][e] + kept;
     }
-}
-__device__ __forceinline__ void four(float (&v)[2][2], const bf16* row) {
-#pragma unroll
-  for (int n = 0; n < 2; ++n) {
-    const float2 p = unpack_bf16(*reinterpret_cast<const uint32_t*>(row + n * 8 + (lane_id() & 3) * 2));
-    v[n][0] = p.x, v[n][1] = p.y;
-  }
 }
 // h of a warp in memory [64, 16] fp32.
 template <class Visit>
