@@ -100,10 +100,13 @@ struct BwdWalk : Walk<GdnBwd> {
     const Decays& d = factors.decay;
     const uint64_t k = k_major(keys.k);
     const Tile<kL> d_o{const_cast<bf16*>(stage.d_o) + half * (kL * kL)};
+    if (thread == 0) bulk_wait<0>();  // the last chunk's dS has left its place
     group_barrier(kFull + s, kWalkThreads);
+    if (c + 1 < at.chunks) send(d_right, sm.out, c + 1);
     float x[32];  // dS^T k^T, then du^T, then dR^T
     {
       uint32_t state[8][4];
+      wgmma_wait<0>();  // nothing is open: it tells the compiler, which would wait before S is scaled below
       pack_state(state, S);
       wgmma_fence();
 #pragma unroll
@@ -111,11 +114,6 @@ struct BwdWalk : Walk<GdnBwd> {
       wgmma_commit();
       save_state(sm.state, kD, state, p);
     }
-    fence_async_proxy();
-    group_barrier(kOwn + group, kGroup);  // dR of the last chunk and the state are whole
-    if (c + 1 < at.chunks) send(d_right, sm.out, c + 1);
-    send_state(d_states, sm.state, c);
-    bulk_commit();
     uint32_t first[4][4], operand[4][4];  // do^T; operand: du^T, then dR^T times -beta e^G
 #pragma unroll
     for (int m = 0; m < 4; ++m) load_a_trans(first[m], d_o, warp * 16, m * 16);
@@ -149,8 +147,9 @@ struct BwdWalk : Walk<GdnBwd> {
 #pragma unroll
     for (int i = 0; i < 4; ++i) Wgmma<128>::run<true>(S, weighted[i], mn_major(keys.q) + i * kStep16<true>, 1);
     wgmma_commit();
-    bulk_wait<0>();
-    group_barrier(kSent + group, kGroup);  // what was sent has left its place
+    fence_async_proxy();
+    group_barrier(kOwn + group, kGroup);  // dR of the last chunk has been sent, dS is whole
+    send_state(d_states, sm.state, c);
     wgmma_wait<1>();
     wgmma_settle(x);
     pack(first, x);

@@ -91,6 +91,7 @@ struct FwdAhead : Ahead<GdnFwd> {
   }
 };
 
+template <bool kSave>
 struct FwdWalk : Walk<GdnFwd> {
   Smem& sm;
   __device__ __forceinline__ FwdWalk(const GdnFwd& args, const Place& place, Smem& smem) : Walk(args, place), sm(smem) {}
@@ -101,6 +102,7 @@ struct FwdWalk : Walk<GdnFwd> {
     if (at.chunks > 0) {
       group_barrier(kOwn + group, kGroup);
       send(a.o, sm.o, at.chunks - 1);
+      bulk_wait<0>();
     }
     write(a.final_state);
   }
@@ -111,10 +113,14 @@ struct FwdWalk : Walk<GdnFwd> {
     const auto& stage = sm.stage[s];
     const Decays& d = sm.decay[s];
     const uint64_t k = k_major(keys.k), q = k_major(keys.q);
+    if (kSave && thread == 0) bulk_wait<0>();  // the last chunk's state has left its place
     group_barrier(kFull + s, kWalkThreads);
+    if (c > 0) send(a.o, sm.o, c - 1);
+    if (kSave && half == 0 && thread == 0) bulk_store(static_cast<bf16*>(a.inverses) + at.slot(c) * (kL * kL), stage.T, kL * kL * 2), bulk_commit();
     float x[32], y[32];  // S^T k^T, then v'^T; S^T q^T, then o^T
     {
       uint32_t state[8][4];
+      wgmma_wait<0>();  // nothing is open: it tells the compiler, which would wait before S is scaled below
       pack_state(state, S);
       wgmma_fence();
 #pragma unroll
@@ -123,15 +129,7 @@ struct FwdWalk : Walk<GdnFwd> {
 #pragma unroll
       for (int i = 0; i < 8; ++i) Wgmma<64>::run<false>(y, state[i], q + step(i), i > 0);
       wgmma_commit();
-      if (a.states) save_state(sm.state, kD, state, p);
-    }
-    if (a.states) fence_async_proxy();
-    group_barrier(kOwn + group, kGroup);  // o of the last chunk and the state are whole
-    if (c > 0) send(a.o, sm.o, c - 1);
-    if (a.states) {
-      send_state(a.states, sm.state, c);
-      if (half == 0 && thread == 0) bulk_store(static_cast<bf16*>(a.inverses) + at.slot(c) * (kL * kL), stage.T, kL * kL * 2);
-      bulk_commit();
+      if constexpr (kSave) save_state(sm.state, kD, state, p);
     }
     uint32_t v[4][4];
 #pragma unroll
@@ -181,8 +179,9 @@ struct FwdWalk : Walk<GdnFwd> {
 #pragma unroll
     for (int i = 0; i < 4; ++i) Wgmma<128>::run<true>(S, operand[i], mn_major(keys.k) + i * kStep16<true>, 1);
     wgmma_commit();
-    bulk_wait<0>();
-    group_barrier(kSent + group, kGroup);  // what was sent has left its place
+    if constexpr (kSave) fence_async_proxy();
+    group_barrier(kOwn + group, kGroup);  // o of the last chunk has been sent, the state is whole
+    if constexpr (kSave) send_state(a.states, sm.state, c);
     wgmma_wait<1>();
     wgmma_settle(y);
 #pragma unroll
@@ -191,10 +190,12 @@ struct FwdWalk : Walk<GdnFwd> {
     put(sm.o, v);
     wgmma_wait<0>();
     wgmma_settle(S);
+    if (kSave && half == 0 && thread == 0) bulk_wait<1>();  // T has been read
     if (c + 2 < at.chunks) group_arrive(kFree + s, kWalkThreads);
   }
 };
 
+template <bool kSave>
 __global__ void __launch_bounds__(kWalkThreads, 1) fwd_kernel(const GdnFwd a) {
   static_assert(sizeof(Smem) <= kSmemLimit);
   WEFT_DYNAMIC_SMEM(raw);
@@ -205,7 +206,7 @@ __global__ void __launch_bounds__(kWalkThreads, 1) fwd_kernel(const GdnFwd a) {
     FwdAhead(a, at, sm).run();
   } else {
     more_registers<216>();
-    FwdWalk(a, at, sm).run();
+    FwdWalk<kSave>(a, at, sm).run();
   }
 }
 
@@ -218,7 +219,7 @@ Support supports_gdn_fwd_sm90(const GdnFwd& a, const Device& device) {
 }
 
 void gdn_fwd_sm90(const GdnFwd& a, const Launch& l) {
-  launch_grid(gdn::fwd_kernel, dim3(static_cast<unsigned>(a.documents * a.value_heads)), dim3(gdn::kWalkThreads), sizeof(gdn::Smem), l.stream, a);
+  launch_grid(a.states ? gdn::fwd_kernel<true> : gdn::fwd_kernel<false>, dim3(static_cast<unsigned>(a.documents * a.value_heads)), dim3(gdn::kWalkThreads), sizeof(gdn::Smem), l.stream, a);
 }
 
 }  // namespace weft::kernels

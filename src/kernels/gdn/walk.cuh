@@ -8,7 +8,7 @@ namespace weft::kernels::gdn {
 
 constexpr int kWalkers = 2 * kGroup, kWalkThreads = kGroup + kWalkers;
 constexpr int kOutStride = kD + 8;                              // stores of eight neighbouring lanes meet no bank twice
-enum WalkBarrier { kFull = 1, kFree = 3, kOwn = 5, kSent = 8 };  // kFull, kFree: + stage; kOwn, kSent: + warpgroup
+enum WalkBarrier { kFull = 1, kFree = 3, kOwn = 5 };            // kFull, kFree: + stage; kOwn: + warpgroup
 
 struct Place {  // what one block works on
   int head, key_head, value_heads, document, start, length, chunks;
@@ -123,7 +123,7 @@ struct Walk : Member {
       if (token + i < left) *reinterpret_cast<uint4*>(out + i * at.value_row) = *reinterpret_cast<const uint4*>(from + i * kOutStride);
   }
   __device__ __forceinline__ void send_state(void* to, const bf16* from, int c) const {
-    if (thread == 0) bulk_store(static_cast<bf16*>(to) + at.slot(c) * (kD * kD) + half * 64 * kD, from + half * 64 * kD, 64 * kD * 2);
+    if (thread == 0) bulk_store(static_cast<bf16*>(to) + at.slot(c) * (kD * kD) + half * 64 * kD, from + half * 64 * kD, 64 * kD * 2), bulk_commit();
   }
 };
 // x [64 of Dv, 64 tokens] as operands of a product over tokens.

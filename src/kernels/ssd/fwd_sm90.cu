@@ -1,10 +1,10 @@
-// SSD forward. One block walks the chunks of one document for kHeads heads of one group: one warpgroup feeds, one a head multiplies, with the
-// head's state [64, 128] in its registers. Per chunk of 64 tokens, all products transposed so that P is wgmma's 64 rows and the state an
-// operand in place:
+// SSD forward. One block walks the chunks of one document for kHeads heads of one group: a warpgroup loads and makes M a chunk ahead, one a head
+// multiplies, with the head's state [64, 128] in its registers. Per chunk of 64 tokens, all products transposed so that P is wgmma's 64 rows and
+// the state an operand in place:
 //   M_ij = (C_i . B_j) e^{cs_i - cs_j} dt_j (j <= i)    y^T = S C^T diag(e^{cs}) + X^T M^T + D X^T    S = e^{cs_63} S + (X diag(w))^T B
-// fence_async_proxy waits for a thread's own stores: y leaves right behind one, a chunk before the next, and the saved states by bulk copies.
+// fence_async_proxy waits for a thread's own stores: y leaves by ordinary stores a chunk before the next, and the saved states by bulk copies.
 // Floor for b8 s4096 H128 P64 N128 G8: x, y, B, C 1.21 GB (0.28 ms at 4.3 TB/s), saved states 1.07 GB more (0.53 ms); 512 x 128 chunks of a
-// head on 132 processors at 1.75 GHz: wgmma 896 clocks each, 0.25 ms; about 450 instructions of a multiplying warp, 0.13 ms if never waiting.
+// head on 132 processors at 1.75 GHz: wgmma 768 clocks each, 0.22 ms. One document has 128 blocks of 512 chunks, by count 1,500 clocks: 0.44 ms.
 #include "kernels/common/state_group.cuh"
 #include "kernels/ssd/tiles.cuh"
 
@@ -12,20 +12,22 @@ namespace weft::kernels {
 namespace ssd {
 namespace {
 
-enum FwdBarrier { kFull = 1, kFree = 3, kOwn = 5 };  // kFull, kFree: + stage; kOwn: + head
+enum FwdBarrier { kFull = 1, kFree = 3, kOwn = 5 };  // kFull, kFree: + stage; kOwn: + warpgroup
 constexpr int kYStride = kP + 8;  // stores of eight neighbouring lanes meet no bank twice
 
 template <int kHeads>
 struct FwdSmem {
   static constexpr int kThreads = kGroup * (1 + kHeads);
+  struct Keys {
+    bf16 B[kL * kN], C[kL * kN];  // Panels
+  } keys[3];
   struct Stage {
-    bf16 B[kL * kN], C[kL * kN], x[kHeads][kL * kP];  // Panels
+    bf16 x[kHeads][kL * kP], M[kHeads][kL * kL];  // Panels; M zero right of the diagonal blocks
   } stage[2];
-  bf16 M[kHeads][kL * kL];  // Panels<64>
   struct Decay {
     float to[kL], from[kL], grow[kL], w[kL];  // log2(e) cs, that less log2(dt): M_ij's factor is 2^{to_i - from_j}; e^{cs}; dt e^{cs_63 - cs}
   } decay[2][kHeads];
-  alignas(16) bf16 y[2][kHeads][kL * kYStride];
+  alignas(16) bf16 y[kHeads][kL * kYStride];
   bf16 state[kHeads][kP * kN];
 };
 
@@ -35,27 +37,31 @@ struct FwdPlace {
 };
 
 template <int kHeads>
-struct FwdFeed {
+struct FwdAhead {
   using Sm = FwdSmem<kHeads>;
   const SsdFwd& a;
   const FwdPlace& at;
   Sm& sm;
-  const int t = static_cast<int>(threadIdx.x) & (kGroup - 1), warp = t >> 5, lane = t & 31;
 
   __device__ __forceinline__ void run() const {
+    if (at.chunks == 0) return;
+    const int thread = static_cast<int>(threadIdx.x), warp = thread >> 5, lane = thread & 31;
+    for (auto& stage : sm.stage)
+      for (auto& M : stage.M) clear_right(Panels<kL>{M}, warp, lane);
     const float A = warp < kHeads ? a.A[at.head0 + warp] : 0.f;
     float dt[2];  // of tokens 2 lane, 2 lane + 1 of the chunk to come, for head `warp`
     fetch(dt, 0);
-    for (int c = 0; c < at.chunks; ++c) {
-      const int s = c & 1;
-      if (c >= 2) group_barrier(kFree + s, Sm::kThreads);
+    load_keys(sm.keys[0], 0);
+    cp_async_commit();
+    for (int c = 0, keys = 0; c < at.chunks; ++c) {
+      const int s = c & 1, next = keys == 2 ? 0 : keys + 1, t = fresh(thread);
       auto& stage = sm.stage[s];
+      if (c >= 2) group_barrier(kFree + s, Sm::kThreads);
       const int64_t first = at.start + c * kL;
-      const int left = at.length - c * kL;
-      load_panels<kN, kGroup>(stage.B, static_cast<const bf16*>(a.B) + first * a.B_stride + at.group * kN, a.B_stride, left, t);
-      load_panels<kN, kGroup>(stage.C, static_cast<const bf16*>(a.C) + first * a.C_stride + at.group * kN, a.C_stride, left, t);
 #pragma unroll
-      for (int h = 0; h < kHeads; ++h) load_panels<kP, kGroup>(stage.x[h], static_cast<const bf16*>(a.x) + first * a.x_stride + (at.head0 + h) * kP, a.x_stride, left, t);
+      for (int h = 0; h < kHeads; ++h) load_panels<kP, kGroup>(stage.x[h], static_cast<const bf16*>(a.x) + first * a.x_stride + (at.head0 + h) * kP, a.x_stride, at.length - c * kL, t);
+      cp_async_commit();
+      if (c + 1 < at.chunks) load_keys(sm.keys[next], c + 1);
       cp_async_commit();
       if (warp < kHeads) {
         auto& d = sm.decay[s][warp];
@@ -66,79 +72,111 @@ struct FwdFeed {
         *reinterpret_cast<float2*>(&d.grow[i]) = {exp2_fast(cs0), exp2_fast(cs1)};
         *reinterpret_cast<float2*>(&d.w[i]) = {dt[0] * exp2_fast(end - cs0), dt[1] * exp2_fast(end - cs1)};
       }
-      cp_async_wait<0>();
+      fetch(dt, c + 1);
+      cp_async_wait<2>();
+      fence_async_proxy();
+      group_barrier(kOwn, kGroup);
+      float cb[32];
+      wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < 8; ++k) Wgmma<64>::run<false, false>(cb, k_major(sm.keys[keys].C) + step(k), k_major(sm.keys[keys].B) + step(k), k > 0);
+      wgmma_commit();
+      wgmma_wait<0>();
+      wgmma_settle(cb);
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h) weigh(Panels<kL>{stage.M[h]}, sm.decay[s][h], cb, fresh(thread));
+      cp_async_wait<1>();
       fence_async_proxy();
       group_arrive(kFull + s, Sm::kThreads);
-      fetch(dt, c + 1);
+      keys = next;
     }
+    cp_async_wait<0>();
   }
 
  private:
+  __device__ __forceinline__ void load_keys(typename Sm::Keys& to, int c) const {
+    const int64_t first = at.start + c * kL;
+    const int left = at.length - c * kL, t = fresh(static_cast<int>(threadIdx.x));
+    load_panels<kN, kGroup>(to.B, static_cast<const bf16*>(a.B) + first * a.B_stride + at.group * kN, a.B_stride, left, t);
+    load_panels<kN, kGroup>(to.C, static_cast<const bf16*>(a.C) + first * a.C_stride + at.group * kN, a.C_stride, left, t);
+  }
   __device__ __forceinline__ void fetch(float (&dt)[2], int c) const {
     const int64_t H = a.heads;
+    const int warp = static_cast<int>(threadIdx.x) >> 5;
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
-      const int i = c * kL + 2 * lane + e;
+      const int i = c * kL + 2 * lane_id() + e;
       dt[e] = warp < kHeads && i < at.length ? a.dt[(at.start + i) * H + at.head0 + warp] : 0.f;
+    }
+  }
+  static constexpr uint64_t step(int k) { return (k >> 2) * kPanelStep + (k & 3) * kStep16<false>; }
+  // M from C B^T: the decay and dt of tokens not later, 0 later.
+  static __device__ __forceinline__ void weigh(const Panels<kL>& M, const typename Sm::Decay& d, const float (&cb)[32], int thread) {
+    const int warp = thread >> 5, row = warp * 16 + (thread >> 2 & 7), r = thread & 3;
+    const float to[2] = {d.to[row], d.to[row + 8]};
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      if (n / 2 > warp) break;
+      const int j = n * 8 + r * 2;
+      const float2 from = *reinterpret_cast<const float2*>(&d.from[j]);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int i = row + 8 * h;
+        float m[2] = {cb[4 * n + 2 * h] * exp2_fast(to[h] - from.x), cb[4 * n + 2 * h + 1] * exp2_fast(to[h] - from.y)};
+        if (n / 2 == warp) {
+          if (j > i) m[0] = 0;
+          if (j + 1 > i) m[1] = 0;
+        }
+        *reinterpret_cast<uint32_t*>(M.at(i, j)) = pack_bf16(m[0], m[1]);
+      }
     }
   }
 };
 
-template <int kHeads>
+template <int kHeads, bool kSave>
 struct FwdMultiply {
   using Sm = FwdSmem<kHeads>;
   const SsdFwd& a;
   const FwdPlace& at;
   Sm& sm;
-  const int thread = static_cast<int>(threadIdx.x), mine = (thread >> 7) - 1, lane = thread & 31, warp = thread >> 5 & 3, q = lane >> 2, r = lane & 3,
+  const int thread = static_cast<int>(threadIdx.x), group = thread >> 7, mine = group - 1, lane = thread & 31, warp = thread >> 5 & 3, q = lane >> 2, r = lane & 3,
             row = warp * 16 + q;  // and row + 8
   const int head = at.head0 + mine;
   const int64_t state_row = (static_cast<int64_t>(at.document) * a.heads + head) * (kP * kN);
+  const float D = a.D ? a.D[head] : 0.f;
   float S[64];
 
   __device__ __forceinline__ void run() {
     read_state(S, a.initial_state ? a.initial_state + state_row : nullptr, row);
-    clear_right(Panels<kL>{sm.M[mine]}, warp, lane);
-    for (int c = 0; c < at.chunks; ++c) item(c);
+    for (int c = 0, keys = 0; c < at.chunks; ++c, keys = keys == 2 ? 0 : keys + 1) item(c, sm.keys[keys]);
     if (at.chunks > 0) {
-      bulk_wait<0>();
-      group_barrier(kOwn + mine, kGroup);
+      group_barrier(kOwn + group, kGroup);
       send(at.chunks - 1);
+      bulk_wait<0>();
     }
     if (a.final_state) write_state(S, a.final_state + state_row, row);
   }
 
  private:
-  __device__ __forceinline__ void item(int c) {
+  __device__ __forceinline__ void item(int c, const typename Sm::Keys& keys) {
     const int s = c & 1;
     const auto& stage = sm.stage[s];
     const auto& d = sm.decay[s][mine];
-    const float D = a.D ? a.D[head] : 0.f;
-    bulk_wait<0>();  // the state of the last chunk has left its place before the barrier
+    const bool sends = kSave && warp == 0 && lane == 0;
+    if (sends) bulk_wait<0>();  // the last chunk's state has left its place
     group_barrier(kFull + s, Sm::kThreads);
+    if (c > 0) send(c - 1);
+    float y[32];
     {
-      float cb[32];
+      uint32_t state[8][4];
+      wgmma_wait<0>();  // nothing is open: it tells the compiler, which would wait before S is scaled below
+      pack_state(state, S);
       wgmma_fence();
 #pragma unroll
-      for (int k = 0; k < 8; ++k) Wgmma<64>::run<false, false>(cb, k_major(stage.C) + step(k), k_major(stage.B) + step(k), k > 0);
+      for (int k = 0; k < 8; ++k) Wgmma<64>::run<false>(y, state[k], k_major(keys.C) + step(k), k > 0);
       wgmma_commit();
-      wgmma_wait<0>();
-      wgmma_settle(cb);
-      weigh(d, cb);
+      if constexpr (kSave) save_state(sm.state[mine], kN, state, row);
     }
-    float y[32];
-    uint32_t state[8][4];
-    pack_state(state, S);
-    if (a.states) save_state(sm.state[mine], kN, state, row);
-    wgmma_fence();
-#pragma unroll
-    for (int k = 0; k < 8; ++k) Wgmma<64>::run<false>(y, state[k], k_major(stage.C) + step(k), k > 0);
-    wgmma_commit();
-    fence_async_proxy();
-    group_barrier(kOwn + mine, kGroup);  // M is whole, and what is sent
-    if (a.states && warp == 0 && lane == 0)
-      bulk_store(static_cast<bf16*>(a.states) + (static_cast<int64_t>(at.start / kL + at.document + c) * a.heads + head) * (kP * kN), sm.state[mine], kP * kN * 2), bulk_commit();
-    if (c > 0) send(c - 1);
     uint32_t xt[4][4];
 #pragma unroll
     for (int k = 0; k < 4; ++k) load_a_trans(xt[k], Tile<kP>{const_cast<bf16*>(stage.x[mine])}, warp * 16, k * 16);
@@ -159,7 +197,7 @@ struct FwdMultiply {
     wgmma_settle(y);
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < 4; ++k) Wgmma<64>::run<false>(y, xt[k], k_major(sm.M[mine]) + k * kStep16<false>, 1);
+    for (int k = 0; k < 4; ++k) Wgmma<64>::run<false>(y, xt[k], k_major(stage.M[mine]) + k * kStep16<false>, 1);
     wgmma_commit();
     uint32_t xw[4][4];  // X^T diag(w)
 #pragma unroll
@@ -172,13 +210,16 @@ struct FwdMultiply {
     wgmma_settle(S);
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < 4; ++k) Wgmma<128>::run<true>(S, xw[k], mn_major(stage.B) + k * kStep16<true>, 1);
+    for (int k = 0; k < 4; ++k) Wgmma<128>::run<true>(S, xw[k], mn_major(keys.B) + k * kStep16<true>, 1);
     wgmma_commit();
+    if constexpr (kSave) fence_async_proxy();
+    group_barrier(kOwn + group, kGroup);  // y of the last chunk has been sent, the state is whole
+    if (sends) bulk_store(static_cast<bf16*>(a.states) + (static_cast<int64_t>(at.start / kL + at.document + c) * a.heads + head) * (kP * kN), sm.state[mine], kP * kN * 2), bulk_commit();
     wgmma_wait<1>();
     wgmma_settle(y);
 #pragma unroll
     for (int n = 0; n < 8; n += 2)
-      stmatrix_x4_trans(sm.y[s][mine] + (n * 8 + (lane & 7) + (lane >> 4) * 8) * kYStride + warp * 16 + (lane >> 3 & 1) * 8, pack_bf16(y[4 * n], y[4 * n + 1]),
+      stmatrix_x4_trans(sm.y[mine] + (n * 8 + (lane & 7) + (lane >> 4) * 8) * kYStride + warp * 16 + (lane >> 3 & 1) * 8, pack_bf16(y[4 * n], y[4 * n + 1]),
                         pack_bf16(y[4 * n + 2], y[4 * n + 3]), pack_bf16(y[4 * n + 4], y[4 * n + 5]), pack_bf16(y[4 * n + 6], y[4 * n + 7]));
     wgmma_wait<0>();
     wgmma_settle(S);
@@ -186,40 +227,18 @@ struct FwdMultiply {
   }
   static constexpr uint64_t step(int k) { return (k >> 2) * kPanelStep + (k & 3) * kStep16<false>; }
 
-  // M from C B^T: the decay and dt of tokens not later, 0 later.
-  __device__ __forceinline__ void weigh(const typename Sm::Decay& d, const float (&cb)[32]) const {
-    const Panels<kL> M{sm.M[mine]};
-    const float to[2] = {d.to[row], d.to[row + 8]};
-#pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      if (n / 2 > warp) break;
-      const int j = n * 8 + r * 2;
-      const float2 from = *reinterpret_cast<const float2*>(&d.from[j]);
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int i = row + 8 * h;
-        float m[2] = {cb[4 * n + 2 * h] * exp2_fast(to[h] - from.x), cb[4 * n + 2 * h + 1] * exp2_fast(to[h] - from.y)};
-        if (n / 2 == warp) {
-          if (j > i) m[0] = 0;
-          if (j + 1 > i) m[1] = 0;
-        }
-        *reinterpret_cast<uint32_t*>(M.at(i, j)) = pack_bf16(m[0], m[1]);
-      }
-    }
-  }
-
   // y of chunk c to memory, 16 bytes a store.
   __device__ __forceinline__ void send(int c) const {
     const int left = at.length - c * kL, t = thread & (kGroup - 1), token = t >> 3, col = (t & 7) * 8;
     bf16* to = static_cast<bf16*>(a.y) + (static_cast<int64_t>(at.start + c * kL + token) * a.heads + head) * kP + col;
-    const bf16* from = sm.y[c & 1][mine] + token * kYStride + col;
+    const bf16* from = sm.y[mine] + token * kYStride + col;
 #pragma unroll
     for (int i = 0; i < kL; i += kGroup / 8)
       if (token + i < left) *reinterpret_cast<uint4*>(to + static_cast<int64_t>(i) * a.heads * kP) = *reinterpret_cast<const uint4*>(from + i * kYStride);
   }
 };
 
-template <int kHeads>
+template <int kHeads, bool kSave>
 __global__ void __launch_bounds__(FwdSmem<kHeads>::kThreads, 1) fwd_kernel(const SsdFwd a) {
   static_assert(sizeof(FwdSmem<kHeads>) <= kSmemLimit);
   WEFT_DYNAMIC_SMEM(raw);
@@ -228,17 +247,17 @@ __global__ void __launch_bounds__(FwdSmem<kHeads>::kThreads, 1) fwd_kernel(const
   const int start = a.cu_seqlens[document], length = a.cu_seqlens[document + 1] - start;
   const FwdPlace at{document, head0, head0 / (a.heads / a.groups), (length + kL - 1) / kL, start, length};
   if (threadIdx.x < kGroup) {
-    if constexpr (kHeads > 1) fewer_registers<104>();
-    FwdFeed<kHeads>{a, at, sm}.run();
+    if constexpr (kHeads > 1) fewer_registers<72>();
+    FwdAhead<kHeads>{a, at, sm}.run();
   } else {
-    if constexpr (kHeads > 1) more_registers<200>();
-    FwdMultiply<kHeads>{a, at, sm}.run();
+    if constexpr (kHeads > 1) more_registers<216>();
+    FwdMultiply<kHeads, kSave>{a, at, sm}.run();
   }
 }
 
 template <int kHeads>
 void launch(const SsdFwd& a, cudaStream_t stream) {
-  launch_grid(fwd_kernel<kHeads>, dim3(static_cast<unsigned>(a.heads / kHeads * a.documents)), dim3(FwdSmem<kHeads>::kThreads), sizeof(FwdSmem<kHeads>), stream, a);
+  launch_grid(a.states ? fwd_kernel<kHeads, true> : fwd_kernel<kHeads, false>, dim3(static_cast<unsigned>(a.heads / kHeads * a.documents)), dim3(FwdSmem<kHeads>::kThreads), sizeof(FwdSmem<kHeads>), stream, a);
 }
 
 }  // namespace
