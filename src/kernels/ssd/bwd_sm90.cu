@@ -1,298 +1,427 @@
-// SSD backward, second pass: one block takes one chunk of one group and goes through the group's heads, so that dB and dC are summed
-// over heads in registers. With L_ij = e^{cs_i - cs_j} (j <= i), S the state before the chunk and dS the gradient of the state after it:
+// SSD backward, second pass: one block takes one chunk of one group and goes through the group's heads, so that dB and dC are summed over heads
+// in registers. With L_ij = e^{cs_i - cs_j} (j <= i), S the state before the chunk and dS the gradient of the state after it:
 //   G_ij = dy_i . x_j    M = (C B^T) L diag(dt)    Q = G L                       [64, 64]
 //   dx = M^T dy + diag(w) B dS^T + D dy              w_j = dt_j e^{cs_63 - cs_j}
-//   dC = Q diag(dt) B + diag(e^{cs}) dy S            u = Q^T C + diag(e^{cs_63 - cs}) x dS      dB = diag(dt) u
-//   dcs_i = dC_i . C_i - dt_i u_i . B_i, and the chunk's end gets <dS, S_after> = e^{cs_63} <dS, S> + sum_j (inter part of dB_j) . B_j
-// The diagonal of Q would cancel in dcs: it is kept apart in fp32 and added to dC and u after the dots.
-//   da = reverse cumsum of dcs in the chunk    d_dt = u . B + A da    dA = sum da dt    dD = <dy, x>
-// Floor at b8 s4096 H128: S, dS, x, dy, dx 3.75 GB (0.88 ms at 4.3 TB/s); 3.4e11 FLOP (0.45 ms at 800 TFLOP/s).
+//   dC = Q diag(dt) B + diag(e^{cs}) dy S            dB = diag(dt) Q^T C + diag(w) x dS
+//   dcs_i = sum_{j < i} Q_ij dt_j (C B^T)_ij + e^{cs_i} dy_i . (S C_i) - dt_i u_i    u_j = sum_{i > j} Q_ij (C B^T)_ij + e^{cs_63 - cs_j} x_j . (dS B_j)
+//   the chunk's end gets <dS, S_after> = e^{cs_63} <dS, S> + sum_j w_j x_j . (dS B_j)
+//   da = reverse cumsum of dcs in the chunk    d_dt = u + G_jj (C B^T)_jj + A da    dA = sum da dt    dD = <dy, x>
+// A warpgroup loads and sums what is elementwise; three multiply: dC by tokens i, dB and dx by tokens j, what is triangular in registers
+// from sums to operands.
+// Floor at b8 s4096 H128: S, dS, x, dy, dx 3.75 GB (0.88 ms at 4.3 TB/s); wgmma 1,920 clocks a head and chunk: 0.55 ms.
+#include "kernels/common/state_group.cuh"
 #include "kernels/ssd/bwd.cuh"
 
 namespace weft::kernels {
 namespace ssd {
 namespace {
 
-constexpr int kThreads = 512;
+constexpr int kThreads = 4 * kGroup, kStages = 3, kOutStride = kP + 8;
+enum ChunkBarrier { kFull = 1, kFree = 4, kOwn = 7 };  // kFull, kFree: + stage; kOwn: + warpgroup
 
 struct Smem {
-  bf16 B[kL * kN], C[kL * kN];
-  bf16 x[2][kL * kP], dy[2][kL * kP], S[2][kP * kN], dS[2][kP * kN];
-  bf16 M[kL * kL], Q[kL * kL], Qdt[kL * kL];
-  struct Decay {
-    float cs[kL], dt[kL], grow[kL], fade[kL];  // e^{cs}, e^{cs_63 - cs}
-  } decay[2];
-  float dot_c[4][kL], dot_b[4][kL], dot_inter[4][kL];  // by column quarter
-  float diag_g[kL], diag_cb[kL];                       // G_ii, C_i . B_i
-  float part_end[16], part_d[16];
+  bf16 B[kL * kN], C[kL * kN];  // Panels
+  struct Stage {
+    bf16 x[kL * kP], dy[kL * kP], S[kP * kN], dS[kP * kN];  // Panels
+  } stage[kStages];
+  struct Factors {
+    float to[kL], dt[kL], grow[kL], fade[kL];  // log2(e) cs; dt; e^{cs}; e^{cs_63 - cs}
+    float c[kL], b[kL], inter[kL], diagonal[kL];  // dC . C and u without the diagonal, u through dS, G_jj (C B^T)_jj
+    float ends[4], d[4];                          // <dS, S>, <dy, x>, by warp
+  } factors[kStages];
+  alignas(16) bf16 dx[kL * kOutStride];
+  uint4 cb[2][4][kGroup];   // a thread's own of C B^T and B C^T, in bf16: dC . C and u take these alike, so that what cancels in dcs does
+  float4 exact[8][kGroup];  // of B C^T, for M
+};
+
+struct Head {  // what one block works on: a chunk of a group
+  ChunkPlace at;
+  int64_t slot;
+  int group, heads, first;  // heads of the group, the first one
+};
+
+__device__ constexpr uint64_t wide_step(int k) { return (k >> 2) * kPanelStep + (k & 3) * kStep16<false>; }
+
+struct Feed {
+  const SsdBwd& a;
+  const BwdWorkspace& w;
+  const Head& on;
+  Smem& sm;
+
+  __device__ __forceinline__ void run() const {
+    const int thread = static_cast<int>(threadIdx.x), warp = thread >> 5, left = on.at.count;
+    load_panels<kN, kGroup>(sm.B, static_cast<const bf16*>(a.B) + on.at.first * a.B_stride + on.group * kN, a.B_stride, left, thread);
+    load_panels<kN, kGroup>(sm.C, static_cast<const bf16*>(a.C) + on.at.first * a.C_stride + on.group * kN, a.C_stride, left, thread);
+    float dt[2];  // of tokens 2 lane and 2 lane + 1, in warp 0
+    fetch(dt, 0);
+    load(0);
+    for (int h = 0, s = 0; h < on.heads; ++h) {
+      const int after = s == kStages - 1 ? 0 : s + 1;
+      if (h + 1 < on.heads) {
+        if (h + 1 >= kStages) {
+          group_barrier(kFree + after, kThreads);
+          if (warp == 0) finish(h + 1 - kStages, sm.factors[after]);
+        }
+        load(h + 1);
+      }
+      cp_async_commit();
+      if (warp == 0) set(sm.factors[s], dt, a.A[on.first + h]);
+      fetch(dt, h + 1);
+      cp_async_wait<1>();
+      fence_async_proxy();
+      group_barrier(kOwn, kGroup);
+      sums(sm.stage[s], sm.factors[s]);
+      group_arrive(kFull + s, kThreads);
+      s = after;
+    }
+    for (int h = on.heads < kStages ? 0 : on.heads - kStages; h < on.heads; ++h) {
+      const int s = h % kStages;
+      group_barrier(kFree + s, kThreads);
+      if (warp == 0) finish(h, sm.factors[s]);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void load(int h) const {
+    const int head = on.first + h, t = fresh(static_cast<int>(threadIdx.x));
+    auto& stage = sm.stage[h % kStages];
+    const int64_t state = (on.slot * a.heads + head) * (kP * kN);
+    load_panels<kP, kGroup>(stage.x, static_cast<const bf16*>(a.x) + on.at.first * a.x_stride + head * kP, a.x_stride, on.at.count, t);
+    load_panels<kP, kGroup>(stage.dy, static_cast<const bf16*>(a.dy) + (on.at.first * a.heads + head) * kP, static_cast<int64_t>(a.heads) * kP, on.at.count, t);
+    load_panels<kN, kGroup>(stage.S, static_cast<const bf16*>(a.states) + state, kN, kP, t);
+    load_panels<kN, kGroup>(stage.dS, static_cast<const bf16*>(w.d_states) + state, kN, kP, t);
+    if (h == 0) cp_async_commit();
+  }
+  __device__ __forceinline__ void fetch(float (&dt)[2], int h) const {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int i = 2 * lane_id() + e;
+      dt[e] = threadIdx.x < 32 && h < on.heads && i < on.at.count ? a.dt[(on.at.first + i) * a.heads + on.first + h] : 0.f;
+    }
+  }
+  static __device__ __forceinline__ void set(Smem::Factors& f, const float (&dt)[2], float A) {
+    const int i = 2 * lane_id();
+    const float a0 = dt[0] * A, a1 = dt[1] * A, cs1 = warp_scan(a0 + a1) * kLog2E, cs0 = cs1 - a1 * kLog2E, end = __shfl_sync(0xffffffffu, cs1, 31);
+    *reinterpret_cast<float2*>(&f.to[i]) = {cs0, cs1};
+    *reinterpret_cast<float2*>(&f.dt[i]) = {dt[0], dt[1]};
+    *reinterpret_cast<float2*>(&f.grow[i]) = {exp2_fast(cs0), exp2_fast(cs1)};
+    *reinterpret_cast<float2*>(&f.fade[i]) = {exp2_fast(end - cs0), exp2_fast(end - cs1)};
+  }
+  template <int kBytes>
+  static __device__ __forceinline__ float dot(const bf16* x, const bf16* y) {
+    float sum = 0;
+#pragma unroll 2
+    for (int u = static_cast<int>(threadIdx.x); u < kBytes / 16; u += kGroup) {
+      const uint4 v = reinterpret_cast<const uint4*>(x)[u], g = reinterpret_cast<const uint4*>(y)[u];
+      const uint32_t vs[4] = {v.x, v.y, v.z, v.w}, gs[4] = {g.x, g.y, g.z, g.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float2 p = unpack_bf16(vs[i]), r = unpack_bf16(gs[i]);
+        sum += p.x * r.x + p.y * r.y;
+      }
+    }
+    return warp_sum(sum);
+  }
+  static __device__ __forceinline__ void sums(const Smem::Stage& stage, Smem::Factors& f) {
+    const float end = dot<kP * kN * 2>(stage.S, stage.dS), d = dot<kL * kP * 2>(stage.x, stage.dy);
+    if (lane_id() == 0) f.ends[warp_id()] = end, f.d[warp_id()] = d;
+  }
+  // By warp 0, when all have worked on the head.
+  __device__ __forceinline__ void finish(int h, const Smem::Factors& f) const {
+    const int lane = lane_id(), head = on.first + h;
+    const float A = a.A[head];
+    float u[2], dcs[2], inter = 0;
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int i = 2 * lane + e;
+      u[e] = f.inter[i] + f.b[i];
+      dcs[e] = f.c[i] - f.dt[i] * u[e];
+      inter += f.dt[i] * f.inter[i];
+    }
+    const float end = f.grow[kL - 1] * ((f.ends[0] + f.ends[1]) + (f.ends[2] + f.ends[3])) + warp_sum(inter);
+    const float before = warp_scan(dcs[0] + dcs[1]), all = __shfl_sync(0xffffffffu, before, 31) + end;
+    const float da1 = all - before + dcs[1], da0 = da1 + dcs[0];
+    float* d_dt = a.d_dt + (on.at.first + 2 * lane) * a.heads + head;
+    if (2 * lane < on.at.count) d_dt[0] = u[0] + f.diagonal[2 * lane] + A * da0;
+    if (2 * lane + 1 < on.at.count) d_dt[a.heads] = u[1] + f.diagonal[2 * lane + 1] + A * da1;
+    const float dA = warp_sum(da0 * f.dt[2 * lane] + da1 * f.dt[2 * lane + 1]);
+    if (lane == 0) w.dA[on.slot * a.heads + head] = dA, w.dD[on.slot * a.heads + head] = (f.d[0] + f.d[1]) + (f.d[2] + f.d[3]);
+  }
+};
+
+// What the multiplying warpgroups share: 64 tokens are wgmma's rows, of a lane `row` and row + 8.
+struct Multiply {
+  const SsdBwd& a;
+  const Head& on;
+  Smem& sm;
+  const int thread = fresh(static_cast<int>(threadIdx.x)), lane = thread & 31, warp = thread >> 5 & 3, q = lane >> 2, r = lane & 3, row = warp * 16 + q;
+
+  // x = A B^T of two tiles with kColumns columns each.
+  template <int kColumns>
+  static __device__ __forceinline__ void dots(float (&x)[32], const bf16* rows, const bf16* columns) {
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kColumns / 16; ++k) Wgmma<64>::run<false, false>(x, k_major(rows) + wide_step(k), k_major(columns) + wide_step(k), k > 0);
+    wgmma_commit();
+  }
+  // The same over kN columns, in bf16, to shared memory.
+  __device__ __forceinline__ void keep_dots(uint4 (&to)[4][kGroup], const bf16* rows, const bf16* columns) const {
+    float x[32];
+    dots<kN>(x, rows, columns);
+    wgmma_wait<0>();
+    wgmma_settle(x);
+    uint32_t v[4][4];
+    pack(v, x);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) to[k][thread & (kGroup - 1)] = {v[k][0], v[k][1], v[k][2], v[k][3]};
+  }
+  __device__ __forceinline__ float2 kept(const uint4 (&from)[4][kGroup], int n, int half) const {  // rows row + 8 half, columns 8 n + 2 r..
+    return unpack_bf16(reinterpret_cast<const uint32_t*>(&from[n / 2][thread & (kGroup - 1)])[n % 2 * 2 + half]);
+  }
+  // 64 rows of 64 columns as the first operand, each row times its factor.
+  __device__ __forceinline__ void scaled_rows(uint32_t (&to)[4][4], const bf16* tile, float low, float high) const {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      load_a(to[k], Tile<64>{const_cast<bf16*>(tile)}, warp * 16, k * 16);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const float2 v = unpack_bf16(to[k][e]);
+        const float f = e & 1 ? high : low;
+        to[k][e] = pack_bf16(v.x * f, v.y * f);
+      }
+    }
+  }
+  // Sums of x times the tile along rows, of row and row + 8, to all lanes.
+  __device__ __forceinline__ float2 row_dots(const float (&x)[32], const bf16* tile) const {
+    const Panels<64> t{const_cast<bf16*>(tile)};
+    float low = 0, high = 0;
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      const float2 v = unpack_bf16(*reinterpret_cast<const uint32_t*>(t.at(row, n * 8 + r * 2))), g = unpack_bf16(*reinterpret_cast<const uint32_t*>(t.at(row + 8, n * 8 + r * 2)));
+      low += x[4 * n] * v.x + x[4 * n + 1] * v.y, high += x[4 * n + 2] * g.x + x[4 * n + 3] * g.y;
+    }
+    return {warp_sum<4>(low), warp_sum<4>(high)};
+  }
+  // visit(element of sums [64, 64], row, column)
+  template <class Visit>
+  __device__ __forceinline__ void each(Visit visit) const {
+#pragma unroll
+    for (int n = 0; n < 8; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) visit(4 * n + e, row + (e >> 1) * 8, n * 8 + r * 2 + (e & 1));
+  }
+  static __device__ __forceinline__ void pack(uint32_t (&to)[4][4], const float (&x)[32]) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) to[k][e] = pack_bf16(x[8 * k + 2 * e], x[8 * k + 2 * e + 1]);
+  }
+  template <int N, bool kTrans = true>
+  static __device__ __forceinline__ void add(float (&x)[N / 2], const uint32_t (&operand)[4][4], const bf16* tile) {
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) Wgmma<N>::template run<kTrans>(x, operand[k], mn_major(tile) + k * kStep16<true>, 1);
+    wgmma_commit();
+  }
+  __device__ __forceinline__ void store(void* to, const float (&x)[64]) const {  // rows of dB or dC
+    const int64_t stride = static_cast<int64_t>(a.groups) * kN;
+    bf16* out = static_cast<bf16*>(to) + (on.at.first + row) * stride + on.group * kN + r * 2;
+#pragma unroll
+    for (int n = 0; n < 16; ++n) {
+      if (row < on.at.count) *reinterpret_cast<uint32_t*>(out + n * 8) = pack_bf16(x[4 * n], x[4 * n + 1]);
+      if (row + 8 < on.at.count) *reinterpret_cast<uint32_t*>(out + 8 * stride + n * 8) = pack_bf16(x[4 * n + 2], x[4 * n + 3]);
+    }
+  }
+};
+
+struct MultiplyC : Multiply {  // rows are tokens i
+  __device__ __forceinline__ void run() const {
+    float dC[64] = {};
+    group_barrier(kFull, kThreads);
+    keep_dots(sm.cb[0], sm.C, sm.B);
+    for (int h = 0, s = 0; h < on.heads; ++h, s = s == kStages - 1 ? 0 : s + 1) {
+      const auto& stage = sm.stage[s];
+      auto& f = sm.factors[s];
+      const Multiply m{a, on, sm};
+      const int row = m.row, r = m.r;
+      if (h > 0) group_barrier(kFull + s, kThreads);
+      wgmma_wait<0>();
+      float z[32], x[32];
+      dots<kN>(z, sm.C, stage.S);
+      dots<kP>(x, stage.dy, stage.x);
+      wgmma_wait<1>();
+      wgmma_settle(z);
+      const float2 through = m.row_dots(z, stage.dy);
+      uint32_t operand[4][4];
+      const float to[2] = {f.to[row], f.to[row + 8]};
+      float c[2] = {};
+      wgmma_wait<0>();
+      wgmma_settle(x);
+#pragma unroll
+      for (int n = 0; n < 8; ++n) {
+        const float2 from = *reinterpret_cast<const float2*>(&f.to[n * 8 + r * 2]), dt = *reinterpret_cast<const float2*>(&f.dt[n * 8 + r * 2]);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int i = row + half * 8, j = n * 8 + r * 2, at = 4 * n + 2 * half;
+          const float2 cb = m.kept(sm.cb[0], n, half);
+          x[at] = j <= i ? x[at] * exp2_fast(to[half] - from.x) * dt.x : 0.f, x[at + 1] = j + 1 <= i ? x[at + 1] * exp2_fast(to[half] - from.y) * dt.y : 0.f;
+          c[half] += (j < i ? x[at] * cb.x : 0.f) + (j + 1 < i ? x[at + 1] * cb.y : 0.f);
+        }
+      }
+      pack(operand, x);
+      wgmma_settle(dC);
+      add<128>(dC, operand, sm.B);
+      uint32_t grown[4][4];
+      m.scaled_rows(grown, stage.dy, f.grow[row], f.grow[row + 8]);
+      add<128>(dC, grown, stage.S);
+      c[0] = warp_sum<4>(c[0]) + f.grow[row] * through.x, c[1] = warp_sum<4>(c[1]) + f.grow[row + 8] * through.y;
+      if (r == 0) f.c[row] = c[0], f.c[row + 8] = c[1];
+      wgmma_wait<0>();
+      wgmma_settle(dC);
+      group_arrive(kFree + s, kThreads);
+    }
+    store(a.dC, dC);
+  }
+};
+
+struct MultiplyB : Multiply {  // rows are tokens j
+  __device__ __forceinline__ void run() const {
+    float dB[64] = {};
+    group_barrier(kFull, kThreads);
+    keep_dots(sm.cb[1], sm.B, sm.C);
+    for (int h = 0, s = 0; h < on.heads; ++h, s = s == kStages - 1 ? 0 : s + 1) {
+      const auto& stage = sm.stage[s];
+      auto& f = sm.factors[s];
+      const Multiply m{a, on, sm};
+      const int row = m.row, r = m.r;
+      if (h > 0) group_barrier(kFull + s, kThreads);
+      wgmma_wait<0>();
+      float x[32];
+      dots<kP>(x, stage.x, stage.dy);
+      const float dt[2] = {f.dt[row], f.dt[row + 8]}, from[2] = {f.to[row], f.to[row + 8]};
+      uint32_t operand[4][4];
+      float b[2] = {};
+      wgmma_wait<0>();
+      wgmma_settle(x);
+#pragma unroll
+      for (int n = 0; n < 8; ++n) {
+        const float2 to = *reinterpret_cast<const float2*>(&f.to[n * 8 + r * 2]);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int j = row + half * 8, i = n * 8 + r * 2, at = 4 * n + 2 * half;
+          const float2 cb = m.kept(sm.cb[1], n, half);
+          const float Q0 = j <= i ? x[at] * exp2_fast(to.x - from[half]) : 0.f, Q1 = j <= i + 1 ? x[at + 1] * exp2_fast(to.y - from[half]) : 0.f;
+          b[half] += (j < i ? Q0 * cb.x : 0.f) + (j < i + 1 ? Q1 * cb.y : 0.f);
+          if (j == i) f.diagonal[j] = Q0 * cb.x;
+          if (j == i + 1) f.diagonal[j] = Q1 * cb.y;
+          x[at] = Q0 * dt[half], x[at + 1] = Q1 * dt[half];
+        }
+      }
+      pack(operand, x);
+      wgmma_settle(dB);
+      add<128>(dB, operand, sm.C);
+      uint32_t weighted[4][4];
+      m.scaled_rows(weighted, stage.x, dt[0] * f.fade[row], dt[1] * f.fade[row + 8]);
+      add<128>(dB, weighted, stage.dS);
+      b[0] = warp_sum<4>(b[0]), b[1] = warp_sum<4>(b[1]);
+      if (r == 0) f.b[row] = b[0], f.b[row + 8] = b[1];
+      wgmma_wait<0>();
+      wgmma_settle(dB);
+      group_arrive(kFree + s, kThreads);
+    }
+    store(a.dB, dB);
+  }
+};
+
+struct MultiplyX : Multiply {  // rows are tokens j
+  __device__ __forceinline__ void run() const {
+    group_barrier(kFull, kThreads);
+    {
+      float cb[32];
+      dots<kN>(cb, sm.B, sm.C);
+      wgmma_wait<0>();
+      wgmma_settle(cb);
+#pragma unroll
+      for (int n = 0; n < 8; ++n) sm.exact[n][thread & (kGroup - 1)] = {cb[4 * n], cb[4 * n + 1], cb[4 * n + 2], cb[4 * n + 3]};
+    }
+    for (int h = 0, s = 0; h < on.heads; ++h, s = s == kStages - 1 ? 0 : s + 1) {
+      const auto& stage = sm.stage[s];
+      auto& f = sm.factors[s];
+      const Multiply m{a, on, sm};
+      const int row = m.row, r = m.r;
+      if (h > 0) group_barrier(kFull + s, kThreads);
+      wgmma_wait<0>();
+      float x[32];
+      dots<kN>(x, sm.B, stage.dS);
+      const float dt[2] = {f.dt[row], f.dt[row + 8]}, from[2] = {f.to[row], f.to[row + 8]}, fade[2] = {f.fade[row], f.fade[row + 8]}, D = a.D ? a.D[on.first + h] : 0.f;
+      uint32_t upper[4][4];  // M^T
+#pragma unroll
+      for (int n = 0; n < 8; ++n) {
+        const float2 to = *reinterpret_cast<const float2*>(&f.to[n * 8 + r * 2]);
+        const float4 cb = sm.exact[n][m.thread & (kGroup - 1)];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int j = row + half * 8, i = n * 8 + r * 2;
+          const float m0 = j <= i ? (half ? cb.z : cb.x) * exp2_fast(to.x - from[half]) * dt[half] : 0.f, m1 = j <= i + 1 ? (half ? cb.w : cb.y) * exp2_fast(to.y - from[half]) * dt[half] : 0.f;
+          upper[n / 2][n % 2 * 2 + half] = pack_bf16(m0, m1);
+        }
+      }
+      wgmma_wait<0>();
+      wgmma_settle(x);
+      const float2 inter = m.row_dots(x, stage.x);
+      if (r == 0) f.inter[row] = fade[0] * inter.x, f.inter[row + 8] = fade[1] * inter.y;
+      const Panels<64> dy{const_cast<bf16*>(stage.dy)};
+#pragma unroll
+      for (int n = 0; n < 8; ++n)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const float2 g = unpack_bf16(*reinterpret_cast<const uint32_t*>(dy.at(row + half * 8, n * 8 + r * 2)));
+          const float w = dt[half] * fade[half];
+          x[4 * n + 2 * half] = w * x[4 * n + 2 * half] + D * g.x, x[4 * n + 2 * half + 1] = w * x[4 * n + 2 * half + 1] + D * g.y;
+        }
+      wgmma_settle(x);
+      add<64>(x, upper, stage.dy);
+      wgmma_wait<0>();
+      wgmma_settle(x);
+      group_arrive(kFree + s, kThreads);
+#pragma unroll
+      for (int n = 0; n < 8; ++n)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) *reinterpret_cast<uint32_t*>(sm.dx + (row + half * 8) * kOutStride + n * 8 + r * 2) = pack_bf16(x[4 * n + 2 * half], x[4 * n + 2 * half + 1]);
+      group_barrier(kOwn + 1, kGroup);
+      const int t = m.thread & (kGroup - 1), token = t >> 3, col = (t & 7) * 8;
+      bf16* to = static_cast<bf16*>(a.dx) + ((on.at.first + token) * a.heads + on.first + h) * kP + col;
+#pragma unroll
+      for (int i = 0; i < kL; i += kGroup / 8)
+        if (token + i < on.at.count) *reinterpret_cast<uint4*>(to + static_cast<int64_t>(i) * a.heads * kP) = *reinterpret_cast<const uint4*>(sm.dx + (token + i) * kOutStride + col);
+    }
+  }
 };
 
 __global__ void __launch_bounds__(kThreads, 1) bwd_chunk_kernel(const SsdBwd a, const BwdWorkspace w) {
+  static_assert(sizeof(Smem) <= kSmemLimit);
   WEFT_DYNAMIC_SMEM(raw);
   auto& sm = *reinterpret_cast<Smem*>(raw);
-  const int H = a.heads, heads = H / a.groups, group = static_cast<int>(blockIdx.x % a.groups);
+  const int heads = a.heads / a.groups, group = static_cast<int>(blockIdx.x % a.groups);
   const int64_t slot = blockIdx.x / a.groups;
-  const ChunkPlace at = place_of_slot(a.cu_seqlens, a.documents, slot, kL);
-  const int warp = warp_id(), lane = lane_id(), q = lane >> 2, r = lane & 3;
-  if (at.count == 0) {
-    for (int h = threadIdx.x; h < heads; h += kThreads) w.dA[slot * H + group * heads + h] = 0.f, w.dD[slot * H + group * heads + h] = 0.f;
+  const Head on{place_of_slot(a.cu_seqlens, a.documents, slot, kL), slot, group, heads, group * heads};
+  if (on.at.count == 0) {
+    for (int h = threadIdx.x; h < heads; h += kThreads) w.dA[slot * a.heads + on.first + h] = 0.f, w.dD[slot * a.heads + on.first + h] = 0.f;
     return;
   }
-  const Tile<kN> B{sm.B}, C{sm.C};
-  const Tile<kL> M{sm.M}, Q{sm.Q}, Qdt{sm.Qdt};
-  load_tile_async<kL, kN, kThreads>(B, static_cast<const bf16*>(a.B) + at.first * a.B_stride + group * kN, a.B_stride, at.count);
-  load_tile_async<kL, kN, kThreads>(C, static_cast<const bf16*>(a.C) + at.first * a.C_stride + group * kN, a.C_stride, at.count);
-  auto load = [&](int h) {
-    const int head = group * heads + h, s = h & 1;
-    const int64_t state = (slot * H + head) * (kP * kN);
-    load_tile_async<kL, kP, kThreads>(Tile<kP>{sm.x[s]}, static_cast<const bf16*>(a.x) + at.first * a.x_stride + head * kP, a.x_stride, at.count);
-    load_tile_async<kL, kP, kThreads>(Tile<kP>{sm.dy[s]}, static_cast<const bf16*>(a.dy) + (at.first * H + head) * kP, static_cast<int64_t>(H) * kP, at.count);
-    load_tile_async<kP, kN, kThreads>(Tile<kN>{sm.S[s]}, static_cast<const bf16*>(a.states) + state, kN, kP);
-    load_tile_async<kP, kN, kThreads>(Tile<kN>{sm.dS[s]}, static_cast<const bf16*>(w.d_states) + state, kN, kP);
-    cp_async_commit();
-  };
-  load(0);
-  float dt0 = 0, dt1 = 0;
-  auto fetch_dt = [&](int h) {
-    const float* dt = a.dt + at.first * H + group * heads + h;
-    dt0 = 2 * lane < at.count ? dt[static_cast<int64_t>(2 * lane) * H] : 0.f;
-    dt1 = 2 * lane + 1 < at.count ? dt[static_cast<int64_t>(2 * lane + 1) * H] : 0.f;
-  };
-  if (warp == 0) fetch_dt(0);
-
-  // Rows of each product are cut in 4 blocks of 16, columns in quarters: 16 of the 64-wide ones, 32 of the 128-wide ones.
-  const int row0 = (warp & 3) * 16, quarter = warp >> 2;
-  float cb[2][4] = {}, dB[4][4] = {}, dC[4][4] = {};
-
-  for (int h = 0; h < heads; ++h) {
-    const int head = group * heads + h, s = h & 1;
-    auto& d = sm.decay[s];
-    const float A = a.A[head], D = a.D ? a.D[head] : 0.f;
-    if (warp == 0) {
-      chunk_decay(dt0, dt1, A, d.cs);
-      d.dt[2 * lane] = dt0, d.dt[2 * lane + 1] = dt1;
-      __syncwarp();
-      for (int i = 2 * lane; i < 2 * lane + 2; ++i) d.grow[i] = __expf(d.cs[i]), d.fade[i] = __expf(d.cs[kL - 1] - d.cs[i]);
-      if (h + 1 < heads) fetch_dt(h + 1);
-    }
-    cp_async_wait<0>();
-    __syncthreads();
-    if (h + 1 < heads) load(h + 1);
-    const Tile<kP> dy{sm.dy[s]};
-    const auto xf = fresh(Tile<kP>{sm.x[s]}), dyf = fresh(dy);
-    const auto S = fresh(Tile<kN>{sm.S[s]}), dS = fresh(Tile<kN>{sm.dS[s]}), Bf = fresh(B), Cf = fresh(C);
-    const auto Mf = fresh(M), Qf = fresh(Q), Qdtf = fresh(Qdt);
-
-    if (h == 0 && quarter * 16 <= row0) {
-#pragma unroll
-      for (int k = 0; k < kN / 16; ++k) {
-        uint32_t fa[4], fb[4];
-        load_a(fa, Cf, row0, k * 16);
-        load_b(fb, Bf, quarter * 16, k * 16);
-        mma_bf16(cb[0], fa, fb[0], fb[1]);
-        mma_bf16(cb[1], fa, fb[2], fb[3]);
-      }
-    }
-    if (quarter * 16 <= row0) {
-      float g[2][4] = {};
-#pragma unroll
-      for (int k = 0; k < kP / 16; ++k) {
-        uint32_t fa[4], fb[4];
-        load_a(fa, dyf, row0, k * 16);
-        load_b(fb, xf, quarter * 16, k * 16);
-        mma_bf16(g[0], fa, fb[0], fb[1]);
-        mma_bf16(g[1], fa, fb[2], fb[3]);
-      }
-#pragma unroll
-      for (int n = 0; n < 2; ++n)
-#pragma unroll
-        for (int e = 0; e < 4; e += 2) {
-          const int i = row0 + q + e * 4, j = quarter * 16 + n * 8 + r * 2;
-          const float l0 = j <= i ? __expf(d.cs[i] - d.cs[j]) : 0.f, l1 = j + 1 <= i ? __expf(d.cs[i] - d.cs[j + 1]) : 0.f;
-          const float q0 = j < i ? g[n][e] * l0 : 0.f, q1 = j + 1 < i ? g[n][e + 1] * l1 : 0.f;
-          if (j == i) sm.diag_g[i] = g[n][e], sm.diag_cb[i] = cb[n][e];
-          if (j + 1 == i) sm.diag_g[i] = g[n][e + 1], sm.diag_cb[i] = cb[n][e + 1];
-          const float t0 = d.dt[j], t1 = d.dt[j + 1];
-          *reinterpret_cast<uint32_t*>(M.at(i, j)) = pack_bf16(j <= i ? cb[n][e] * l0 * t0 : 0.f, j + 1 <= i ? cb[n][e + 1] * l1 * t1 : 0.f);
-          *reinterpret_cast<uint32_t*>(Q.at(i, j)) = pack_bf16(q0, q1);
-          *reinterpret_cast<uint32_t*>(Qdt.at(i, j)) = pack_bf16(q0 * t0, q1 * t1);
-        }
-    }
-    {  // <dS, S> and <dy, x>, elementwise
-      float end = 0, dd = 0;
-#pragma unroll
-      for (int i = 0; i < kP * kN / 2 / kThreads; ++i) {
-        const int u = (i * kThreads + static_cast<int>(threadIdx.x)) * 2;
-        const float2 v = unpack_bf16(*reinterpret_cast<const uint32_t*>(sm.S[s] + u)), g = unpack_bf16(*reinterpret_cast<const uint32_t*>(sm.dS[s] + u));
-        end += v.x * g.x + v.y * g.y;
-      }
-#pragma unroll
-      for (int i = 0; i < kL * kP / 2 / kThreads; ++i) {
-        const int u = (i * kThreads + static_cast<int>(threadIdx.x)) * 2;
-        const float2 v = unpack_bf16(*reinterpret_cast<const uint32_t*>(sm.x[s] + u)), g = unpack_bf16(*reinterpret_cast<const uint32_t*>(sm.dy[s] + u));
-        dd += v.x * g.x + v.y * g.y;
-      }
-      end = warp_sum(end), dd = warp_sum(dd);
-      if (lane == 0) sm.part_end[warp] = end, sm.part_d[warp] = dd;
-    }
-    __syncthreads();
-
-    {  // dx: rows are tokens j, columns 16 of P
-      float acc[2][4] = {};
-#pragma unroll
-      for (int k = 0; k < kN / 16; ++k) {
-        uint32_t fa[4], fb[4];
-        load_a(fa, Bf, row0, k * 16);
-        load_b(fb, dS, quarter * 16, k * 16);
-        mma_bf16(acc[0], fa, fb[0], fb[1]);
-        mma_bf16(acc[1], fa, fb[2], fb[3]);
-      }
-      const float w0 = d.dt[row0 + q] * d.fade[row0 + q], w1 = d.dt[row0 + q + 8] * d.fade[row0 + q + 8];
-#pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        const int p = quarter * 16 + n * 8 + r * 2;
-        const float2 lo = unpack_bf16(*reinterpret_cast<const uint32_t*>(dy.at(row0 + q, p))), hi = unpack_bf16(*reinterpret_cast<const uint32_t*>(dy.at(row0 + q + 8, p)));
-        acc[n][0] = acc[n][0] * w0 + D * lo.x, acc[n][1] = acc[n][1] * w0 + D * lo.y;
-        acc[n][2] = acc[n][2] * w1 + D * hi.x, acc[n][3] = acc[n][3] * w1 + D * hi.y;
-      }
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        if (k * 16 < row0) continue;
-        uint32_t fa[4], fb[4];
-        load_a_trans(fa, Mf, row0, k * 16);
-        load_b_trans(fb, dyf, k * 16, quarter * 16);
-        mma_bf16(acc[0], fa, fb[0], fb[1]);
-        mma_bf16(acc[1], fa, fb[2], fb[3]);
-      }
-#pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        bf16* dx = static_cast<bf16*>(a.dx) + ((at.first + row0 + q) * H + head) * kP + quarter * 16 + n * 8 + r * 2;
-        if (row0 + q < at.count) *reinterpret_cast<uint32_t*>(dx) = pack_bf16(acc[n][0], acc[n][1]);
-        if (row0 + q + 8 < at.count) *reinterpret_cast<uint32_t*>(dx + static_cast<int64_t>(8) * H * kP) = pack_bf16(acc[n][2], acc[n][3]);
-      }
-    }
-    const int n0 = quarter * 32;
-    auto row_dots = [&](const float (&v)[4][4], const Tile<kN>& tile, float (*out)[kL]) {  // rows of v times rows of the tile
-      float lo = 0, hi = 0;
-#pragma unroll
-      for (int n = 0; n < 4; ++n) {
-        const float2 tl = unpack_bf16(*reinterpret_cast<const uint32_t*>(tile.at(row0 + q, n0 + n * 8 + r * 2)));
-        const float2 th = unpack_bf16(*reinterpret_cast<const uint32_t*>(tile.at(row0 + q + 8, n0 + n * 8 + r * 2)));
-        lo += v[n][0] * tl.x + v[n][1] * tl.y, hi += v[n][2] * th.x + v[n][3] * th.y;
-      }
-      lo = warp_sum<4>(lo), hi = warp_sum<4>(hi);
-      if (r == 0) out[quarter][row0 + q] = lo, out[quarter][row0 + q + 8] = hi;
-    };
-    auto add_diagonal = [&](float (&v)[4][4], const Tile<kN>& tile, float lo, float hi) {
-#pragma unroll
-      for (int n = 0; n < 4; ++n) {
-        const float2 tl = unpack_bf16(*reinterpret_cast<const uint32_t*>(tile.at(row0 + q, n0 + n * 8 + r * 2)));
-        const float2 th = unpack_bf16(*reinterpret_cast<const uint32_t*>(tile.at(row0 + q + 8, n0 + n * 8 + r * 2)));
-        v[n][0] += lo * tl.x, v[n][1] += lo * tl.y, v[n][2] += hi * th.x, v[n][3] += hi * th.y;
-      }
-    };
-    auto scale_rows = [&](float (&v)[4][4], float lo, float hi) {
-#pragma unroll
-      for (int n = 0; n < 4; ++n) v[n][0] *= lo, v[n][1] *= lo, v[n][2] *= hi, v[n][3] *= hi;
-    };
-    {  // dC of this head
-      float acc[4][4] = {};
-#pragma unroll
-      for (int k = 0; k < kP / 16; ++k) {
-        uint32_t fa[4], fb[4];
-        load_a(fa, dyf, row0, k * 16);
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          load_b_trans(fb, S, k * 16, n0 + n * 16);
-          mma_bf16(acc[2 * n], fa, fb[0], fb[1]);
-          mma_bf16(acc[2 * n + 1], fa, fb[2], fb[3]);
-        }
-      }
-      scale_rows(acc, d.grow[row0 + q], d.grow[row0 + q + 8]);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        if (k * 16 > row0) continue;
-        uint32_t fa[4], fb[4];
-        load_a(fa, Qdtf, row0, k * 16);
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          load_b_trans(fb, Bf, k * 16, n0 + n * 16);
-          mma_bf16(acc[2 * n], fa, fb[0], fb[1]);
-          mma_bf16(acc[2 * n + 1], fa, fb[2], fb[3]);
-        }
-      }
-      row_dots(acc, C, sm.dot_c);
-      add_diagonal(acc, B, d.dt[row0 + q] * sm.diag_g[row0 + q], d.dt[row0 + q + 8] * sm.diag_g[row0 + q + 8]);
-#pragma unroll
-      for (int n = 0; n < 4; ++n)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) dC[n][e] += acc[n][e];
-    }
-    {  // u of this head, dB = dt u
-      float acc[4][4] = {};
-#pragma unroll
-      for (int k = 0; k < kP / 16; ++k) {
-        uint32_t fa[4], fb[4];
-        load_a(fa, xf, row0, k * 16);
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          load_b_trans(fb, dS, k * 16, n0 + n * 16);
-          mma_bf16(acc[2 * n], fa, fb[0], fb[1]);
-          mma_bf16(acc[2 * n + 1], fa, fb[2], fb[3]);
-        }
-      }
-      scale_rows(acc, d.fade[row0 + q], d.fade[row0 + q + 8]);
-      row_dots(acc, B, sm.dot_inter);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        if (k * 16 < row0) continue;
-        uint32_t fa[4], fb[4];
-        load_a_trans(fa, Qf, row0, k * 16);
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          load_b_trans(fb, Cf, k * 16, n0 + n * 16);
-          mma_bf16(acc[2 * n], fa, fb[0], fb[1]);
-          mma_bf16(acc[2 * n + 1], fa, fb[2], fb[3]);
-        }
-      }
-      row_dots(acc, B, sm.dot_b);
-      add_diagonal(acc, C, sm.diag_g[row0 + q], sm.diag_g[row0 + q + 8]);
-      const float t0 = d.dt[row0 + q], t1 = d.dt[row0 + q + 8];
-#pragma unroll
-      for (int n = 0; n < 4; ++n) dB[n][0] += t0 * acc[n][0], dB[n][1] += t0 * acc[n][1], dB[n][2] += t1 * acc[n][2], dB[n][3] += t1 * acc[n][3];
-    }
-    __syncthreads();
-    if (warp == 0) {
-      float u[2], dcs[2], inter = 0;
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int i = 2 * lane + e;
-        u[e] = (sm.dot_b[0][i] + sm.dot_b[1][i]) + (sm.dot_b[2][i] + sm.dot_b[3][i]);
-        dcs[e] = (sm.dot_c[0][i] + sm.dot_c[1][i]) + (sm.dot_c[2][i] + sm.dot_c[3][i]) - d.dt[i] * u[e];
-        inter += d.dt[i] * ((sm.dot_inter[0][i] + sm.dot_inter[1][i]) + (sm.dot_inter[2][i] + sm.dot_inter[3][i]));
-      }
-      const float end = d.grow[kL - 1] * warp_sum(lane < 16 ? sm.part_end[lane & 15] : 0.f) + warp_sum(inter);
-      const float before = warp_scan(dcs[0] + dcs[1]), all = __shfl_sync(0xffffffffu, before, 31) + end;
-      const float da1 = all - before + dcs[1], da0 = da1 + dcs[0];
-      float* d_dt = a.d_dt + (at.first + 2 * lane) * H + head;
-      if (2 * lane < at.count) d_dt[0] = u[0] + sm.diag_g[2 * lane] * sm.diag_cb[2 * lane] + A * da0;
-      if (2 * lane + 1 < at.count) d_dt[H] = u[1] + sm.diag_g[2 * lane + 1] * sm.diag_cb[2 * lane + 1] + A * da1;
-      const float dA = warp_sum(da0 * d.dt[2 * lane] + da1 * d.dt[2 * lane + 1]);
-      const float dd = warp_sum(lane < 16 ? sm.part_d[lane & 15] : 0.f);
-      if (lane == 0) w.dA[slot * H + head] = dA, w.dD[slot * H + head] = dd;
-    }
-  }
-  const int64_t gn = static_cast<int64_t>(a.groups) * kN, out = (at.first + row0 + q) * gn + group * kN + quarter * 32 + r * 2;
-#pragma unroll
-  for (int n = 0; n < 4; ++n) {
-    if (row0 + q < at.count) {
-      *reinterpret_cast<uint32_t*>(static_cast<bf16*>(a.dB) + out + n * 8) = pack_bf16(dB[n][0], dB[n][1]);
-      *reinterpret_cast<uint32_t*>(static_cast<bf16*>(a.dC) + out + n * 8) = pack_bf16(dC[n][0], dC[n][1]);
-    }
-    if (row0 + q + 8 < at.count) {
-      *reinterpret_cast<uint32_t*>(static_cast<bf16*>(a.dB) + out + 8 * gn + n * 8) = pack_bf16(dB[n][2], dB[n][3]);
-      *reinterpret_cast<uint32_t*>(static_cast<bf16*>(a.dC) + out + 8 * gn + n * 8) = pack_bf16(dC[n][2], dC[n][3]);
-    }
+  const int role = static_cast<int>(threadIdx.x) >> 7;
+  if (role == 0) {
+    fewer_registers<56>();
+    Feed{a, w, on, sm}.run();
+  } else if (role == 1) {
+    more_registers<168>();
+    MultiplyC{{a, on, sm}}.run();
+  } else if (role == 2) {
+    more_registers<168>();
+    MultiplyB{{a, on, sm}}.run();
+  } else {
+    fewer_registers<120>();
+    MultiplyX{{a, on, sm}}.run();
   }
 }
 
