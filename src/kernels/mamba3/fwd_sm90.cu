@@ -6,6 +6,8 @@
 // Floor at b8 s4096 H128 P64 N128 G8 R4, 2048 x 128 chunks of a head on 132 processors at 1.75 GHz: wgmma 896 clocks each, 1.02 ms; x, z, o, B, C
 // 2.1 GB, 0.5 ms at 4.3 TB/s; special functions (gate, turns, decay) 600 clocks, 0.7 ms. Bound by issue: about 700 instructions of the
 // multiplying and 520 of the feeding warp of a scheduler a chunk of a head, 1.4 ms if it never waits.
+#include <cstdlib>
+
 #include "kernels/mamba3/fwd_feed.cuh"
 #include "kernels/mamba3/fwd_multiply.cuh"
 
@@ -28,8 +30,8 @@ const char* refusal(const Mamba3Inputs& a, const Device& device) {
 
 namespace {
 
-template <int R, int kHeads>
-__global__ void __launch_bounds__(kGroup * (1 + kHeads), 1) fwd_kernel(const Mamba3Fwd args) {
+template <int R, int kHeads, int kBlocks, int kFeedRegs, int kMultiplyRegs>
+__global__ void __launch_bounds__(kGroup * (1 + kHeads), kBlocks) fwd_kernel(const Mamba3Fwd args) {
   const Mamba3Inputs& a = args.in;
   static_assert(sizeof(FwdSmem<R, kHeads>) <= kSmemLimit);
   WEFT_DYNAMIC_SMEM(raw);
@@ -39,17 +41,17 @@ __global__ void __launch_bounds__(kGroup * (1 + kHeads), 1) fwd_kernel(const Mam
   constexpr int kSteps = kRows / R;
   const FwdPlace at{document, head0, head0 / (a.heads / a.groups), (length + kSteps - 1) / kSteps, start, length};
   if (threadIdx.x < kGroup) {
-    if constexpr (kHeads > 1) fewer_registers<104>();
+    if constexpr (kFeedRegs > 0) fewer_registers<kFeedRegs>();
     FwdFeed<R, kHeads>{args, at, sm}.run();
   } else {
-    if constexpr (kHeads > 1) more_registers<200>();
+    if constexpr (kFeedRegs > 0) more_registers<kMultiplyRegs>();
     FwdMultiply<R, kHeads>{args, at, sm}.run();
   }
 }
 
-template <int R, int kHeads>
+template <int R, int kHeads, int kBlocks, int kFeedRegs, int kMultiplyRegs>
 void launch(const Mamba3Fwd& a, const Launch& l) {
-  launch_grid(fwd_kernel<R, kHeads>, dim3(static_cast<unsigned>(a.in.heads / kHeads * a.in.documents)), dim3(kGroup * (1 + kHeads)), sizeof(FwdSmem<R, kHeads>), l.stream, a);
+  launch_grid(fwd_kernel<R, kHeads, kBlocks, kFeedRegs, kMultiplyRegs>, dim3(static_cast<unsigned>(a.in.heads / kHeads * a.in.documents)), dim3(kGroup * (1 + kHeads)), sizeof(FwdSmem<R, kHeads>), l.stream, a);
 }
 
 }  // namespace
@@ -61,9 +63,13 @@ Support supports_mamba3_fwd_sm90(const Mamba3Fwd& a, const Device& device) {
 }
 
 void mamba3_fwd_sm90(const Mamba3Fwd& a, const Launch& l) {
-  if (a.in.rank == 1) return mamba3::launch<1, 1>(a, l);
-  if (a.in.rank == 2) return mamba3::launch<2, 1>(a, l);
-  a.in.heads / a.in.groups % 2 == 0 ? mamba3::launch<4, 2>(a, l) : mamba3::launch<4, 1>(a, l);
+  const char* v = std::getenv("WEFT_MB_FWD");
+  const int variant = v ? std::atoi(v) : 0;
+  if (a.in.rank == 1) return mamba3::launch<1, 1, 1, 0, 0>(a, l);
+  if (a.in.rank == 2) return mamba3::launch<2, 1, 1, 0, 0>(a, l);
+  if (variant == 0) return a.in.heads / a.in.groups % 2 == 0 ? mamba3::launch<4, 2, 1, 104, 200>(a, l) : mamba3::launch<4, 1, 1, 0, 0>(a, l);
+  if (variant == 1) return mamba3::launch<4, 1, 2, 88, 168>(a, l);
+  return mamba3::launch<4, 1, 2, 80, 176>(a, l);
 }
 
 }  // namespace weft::kernels
