@@ -9,7 +9,8 @@
 // Floor at b8 s4096 H128 R4: S, dS 8.6 GB (2.0 ms at 4.3 TB/s); 2048 x 128 items of 2300 clocks of wgmma, the 64 x 64 products done for
 // both sides (2.6 ms). Bound by the two multiplying warps of a scheduler: about 1,500 instructions an item each, little overlap.
 #include "kernels/mamba3/chunk_feed.cuh"
-#include "kernels/mamba3/chunk_multiply.cuh"
+#include "kernels/mamba3/chunk_keys.cuh"
+#include "kernels/mamba3/chunk_queries.cuh"
 
 namespace weft::kernels::mamba3 {
 namespace {
@@ -17,6 +18,7 @@ namespace {
 template <int R>
 __global__ void __launch_bounds__(kChunkThreads, 1) chunk_kernel(const Mamba3Bwd args, const BwdWorkspace w, const Piece piece, const int64_t slots) {
   const Mamba3Inputs& a = args.in;
+  static_assert(sizeof(ChunkSmem<R>) <= kSmemLimit);
   WEFT_DYNAMIC_SMEM(raw);
   auto& sm = *reinterpret_cast<ChunkSmem<R>*>(raw);
   const int heads = piece.group_heads, groups = piece.heads / heads, group = static_cast<int>(blockIdx.x % groups);
@@ -25,6 +27,8 @@ __global__ void __launch_bounds__(kChunkThreads, 1) chunk_kernel(const Mamba3Bwd
   for (int i = threadIdx.x; i < heads * R * kN; i += kChunkThreads)
     for (int m = 0; m < 2; ++m) w.bias_parts[((part * 2 + m) * H + head0) * R * kN + i] = 0;
   for (int i = threadIdx.x; i < heads; i += kChunkThreads) w.D_parts[part * H + head0 + i] = 0;
+  for (int i = threadIdx.x; i < kRows * kRows / 8; i += kChunkThreads) *reinterpret_cast<uint4*>(sm.M + i * 8) = *reinterpret_cast<uint4*>(sm.W + i * 8) = uint4{0, 0, 0, 0};
+  fence_async_proxy();
   __syncthreads();
   const ChunkWalk walk(a, piece, part, slots, group, ChunkSmem<R>::kSteps);
   if (threadIdx.x < 2 * kGroup) {
@@ -36,9 +40,9 @@ __global__ void __launch_bounds__(kChunkThreads, 1) chunk_kernel(const Mamba3Bwd
   } else {
     more_registers<200>();
     if (threadIdx.x < 3 * kGroup)
-      ChunkMultiply<R, false>{args, sm}.run(walk);
+      ChunkQueries<R>{args, sm}.run(walk);
     else
-      ChunkMultiply<R, true>{args, sm}.run(walk);
+      ChunkKeys<R>{args, sm}.run(walk);
   }
 }
 

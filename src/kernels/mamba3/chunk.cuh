@@ -1,6 +1,6 @@
-// The chunk pass of the Mamba-3 backward: what its two kinds of warps share. One warpgroup brings the operands
-// of one head's chunk to shared memory, one stores its results, two items later; two others multiply, one for the rows of queries, one for those of
-// keys. An item is one head of one chunk; items alternate between two stages.
+// The chunk pass of the Mamba-3 backward: what its four kinds of warps share. One warpgroup brings the operands of one head's chunk to shared
+// memory, one takes its results away; two multiply: one makes the weights M, W and the gradient of the queries, the other, half an item behind,
+// y, dv and the gradient of the keys. An item is one head of one chunk; items alternate between two stages.
 #pragma once
 #include "kernels/common/state_group.cuh"
 #include "kernels/mamba3/bwd.cuh"
@@ -8,15 +8,20 @@
 namespace weft::kernels::mamba3 {
 
 constexpr int kChunkThreads = 4 * kGroup;
-enum ChunkBarrier { kFeed = 1, kFull = 2, kDone = 4, kFree = 6 };  // kFull, kDone: one a stage
+// + stage: kFullQ, kFullK (operands are there), kUsed (all but q, k, turns have been read), kDone. kFreeQ, kFreeK: results have been taken.
+// kWeights: M, W are there; kTaken: they have been read. kTurned: d_theta of the queries is there. kOwn: one side alone.
+enum ChunkBarrier { kTurned = 0, kFeed = 1, kFullQ = 2, kFullK = 4, kUsed = 6, kDone = 8, kFreeQ = 10, kFreeK = 11, kWeights = 12, kTaken = 13, kOwnQ = 14, kOwnK = 15 };
 
 template <int R>
 struct ChunkSmem {
   static constexpr int kSteps = kRows / R, kAngles = R == 1 ? 32 : 64, kThetaStride = kAngles + 4;
+  static constexpr int kThetaSides = R == 4 ? 2 : 1;        // of one, the keys add to what the queries left
+  static constexpr int kSums = R == 1 ? kRows : kRows / 2;  // of columns: two of one step together
   struct Stage {
     bf16 q[kRows * kN], k[kRows * kN], S[kP * kN], dS[kP * kN], v[kRows * kP], dY[kRows * kP];
   } stage[2];
-  bf16 y[kRows * kP], dv[kRows * kP];  // results: without D v and D dY
+  bf16 M[kRows * kRows], W[kRows * kRows];  // Panels<64>, zero above the diagonal's blocks
+  bf16 y[kRows * kP], dv[kRows * kP];       // results: without D v and D dY
   struct Small {
     alignas(16) __half2 turn[kSteps * kAngles + 4];
     float dt[kSteps + 1], a[kSteps + 1], lambda[kSteps + 1];
@@ -25,9 +30,10 @@ struct ChunkSmem {
     Decay decay;
     float part_end[4];  // of <dS, S>, by warp
   } rates[3];
-  alignas(16) float d_theta[2][kSteps * kThetaStride];  // from the queries, from the keys
-  float bias[2][4][R * kN];                             // keys, queries; by warp
-  float row_w[kRows], gamma[kRows], dot_q[kRows], trace[kRows], col_t[kRows], dot_k[kRows];
+  alignas(16) float d_theta[kThetaSides][kSteps * kThetaStride];
+  float bias[2][2][R * kN];  // keys, queries; by pair of warps
+  float row_w[kRows], gamma[kRows], dot_q[kRows], trace[kRows], dot_k[kRows];
+  float col_t[4][kSums];  // by warp
 };
 
 // The items of one block, in order.

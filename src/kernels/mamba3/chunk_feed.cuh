@@ -1,5 +1,5 @@
-// The feeding warpgroups of the chunk pass: one brings the operands of an item into its stage, one takes the results of the item two before
-// it to memory. They are apart because the fence that wgmma asks for waits for a thread's stores.
+// The feeding warpgroups of the chunk pass: one brings the operands of an item into its stage as soon as what stood there has been read, one
+// takes results to memory. They are apart because the fence that wgmma asks for waits for a thread's stores.
 #pragma once
 #include "kernels/mamba3/chunk.cuh"
 
@@ -19,35 +19,39 @@ struct ChunkFeed {
     int i = 0;
     for (int third = 0; it.more(); ++i, third = third == 2 ? 0 : third + 1) {
       const int s = i & 1;
+      if (i >= 2) group_barrier(kUsed + s, 3 * kGroup);
+      load_first(it, s);
       if (i >= 2) group_barrier(kDone + s, kChunkThreads);
-      load(it, s);
+      load_rest(it, s);
       prepare(sm.stage[s], sm.small[s], sm.rates[third]);
       it.next();
+      cp_async_wait<0>();
       fence_async_proxy();
-      group_arrive(kFull + s, 3 * kGroup);
+      group_arrive(kFullQ + s, 2 * kGroup), group_arrive(kFullK + s, 2 * kGroup);
     }
     for (const int items = i; i < items + 2; ++i)  // the barriers of the last two items count this warpgroup too
-      if (i >= 2) group_barrier(kDone + (i & 1), kChunkThreads);
+      if (i >= 2) group_barrier(kUsed + (i & 1), 3 * kGroup), group_barrier(kDone + (i & 1), kChunkThreads);
   }
   __device__ __forceinline__ void store(ChunkWalk it) {
     for (int i = 0, third = 0; it.more(); ++i, third = third == 2 ? 0 : third + 1) {
       group_barrier(kDone + (i & 1), kChunkThreads);
-      finish(it, sm.rates[third]);
+      ChunkWalk next = it;
+      next.next();
+      store_sums(it, sm.rates[third]);
+      if (next.more()) group_arrive(kFreeQ, 2 * kGroup);
+      store_tiles(it);
+      if (next.more()) group_arrive(kFreeK, 2 * kGroup);
       it.next();
-      if (it.more()) group_arrive(kFree, 3 * kGroup);
     }
   }
 
  private:
-  __device__ __forceinline__ void load(const ChunkWalk& it, int s) {
+  // What is used first, and free first: v, dY, S, dS and the rates. Then the rest.
+  __device__ __forceinline__ void load_first(const ChunkWalk& it, int s) {
     auto& stage = sm.stage[s];
     auto& small = sm.small[s];
-    const Mamba3Inputs& a = args.in;
-    load_turns(small.turn, w.turns, a.heads, it.head(), a.angles, it.first, kSteps, it.count, t, kGroup);
-    load_rates(small.dt, small.a, small.lambda, a, it.head(), it.first, it.left, kSteps, t);
+    load_rates(small.dt, small.a, small.lambda, args.in, it.head(), it.first, it.left, kSteps, t);
     const int64_t wide = it.tile() * (kRows * kN), thin = it.tile() * (kRows * kP);
-    copy_tile_async<kRows * kN, kGroup>(stage.q, w.q + wide, t), copy_tile_async<kRows * kN, kGroup>(stage.k, w.k + wide, t);
-    copy_tile_async<kRows * kP, kGroup>(stage.v, w.v + thin, t), copy_tile_async<kRows * kP, kGroup>(stage.dY, w.dY + thin, t);
     const bf16* S = (w.S ? w.S + wide : static_cast<const bf16*>(args.states) + it.row() * (kP * kN)) + t * 8;
     const bf16* dS = w.dS + wide + t * 8;
     const int to = static_cast<int>(Panels<kN>{stage.S}.unit(t >> 4, (t & 15) * 8) - stage.S);
@@ -56,11 +60,19 @@ struct ChunkFeed {
       cp_async16(stage.S + to + i * 512, S + i * kGroup * 8, true);
       cp_async16(stage.dS + to + i * 512, dS + i * kGroup * 8, true);
     }
+    copy_tile_async<kRows * kP, kGroup>(stage.v, w.v + thin, t), copy_tile_async<kRows * kP, kGroup>(stage.dY, w.dY + thin, t);
+    cp_async_commit();
+  }
+  __device__ __forceinline__ void load_rest(const ChunkWalk& it, int s) {
+    auto& stage = sm.stage[s];
+    const int64_t wide = it.tile() * (kRows * kN);
+    copy_tile_async<kRows * kN, kGroup>(stage.q, w.q + wide, t), copy_tile_async<kRows * kN, kGroup>(stage.k, w.k + wide, t);
+    load_turns(sm.small[s].turn, w.turns, args.in.heads, it.head(), args.in.angles, it.first, kSteps, it.count, t, kGroup);
     cp_async_commit();
   }
 
   __device__ __forceinline__ void prepare(typename Sm::Stage& stage, typename Sm::Small& small, typename Sm::Rates& rates) {
-    cp_async_wait<0>();
+    cp_async_wait<1>();
     group_barrier(kFeed, kGroup);
     if (warp == 0) chunk_decay<R>(rates.decay, small.a, small.dt, small.lambda, 1);
     float sum = 0;
@@ -75,22 +87,22 @@ struct ChunkFeed {
     if (lane == 0) rates.part_end[warp] = sum;
   }
 
-  __device__ __forceinline__ void finish(const ChunkWalk& it, const typename Sm::Rates& of) {
-    const Mamba3Inputs& a = args.in;
-    const int head = it.head();
-    const int64_t H = a.heads;
+  __device__ __forceinline__ void store_tiles(const ChunkWalk& it) {
 #pragma unroll
     for (int i = 0; i < kRows * kP / 8 / kGroup; ++i) {
       const int u = (i * kGroup + t) * 8;
       *reinterpret_cast<uint4*>(w.y + it.tile() * (kRows * kP) + u) = *reinterpret_cast<const uint4*>(sm.y + u);
       *reinterpret_cast<uint4*>(w.dv + it.tile() * (kRows * kP) + u) = *reinterpret_cast<const uint4*>(sm.dv + u);
     }
+  }
+  __device__ __forceinline__ void store_sums(const ChunkWalk& it, const typename Sm::Rates& of) {
+    const Mamba3Inputs& a = args.in;
+    const int head = it.head();
+    const int64_t H = a.heads;
     for (int i = t; i < R * kN; i += kGroup) {
       const int which = i / (R * kN / 2), at = i % (R * kN / 2) * 2;
-      float2 v[4];
-#pragma unroll
-      for (int k = 0; k < 4; ++k) v[k] = *reinterpret_cast<const float2*>(&sm.bias[which][k][at]);
-      add_pair(w.bias_parts + ((part * 2 + which) * H + head) * R * kN + at, (v[0].x + v[1].x) + (v[2].x + v[3].x), (v[0].y + v[1].y) + (v[2].y + v[3].y));
+      const float2 v0 = *reinterpret_cast<const float2*>(&sm.bias[which][0][at]), v1 = *reinterpret_cast<const float2*>(&sm.bias[which][1][at]);
+      add_pair(w.bias_parts + ((part * 2 + which) * H + head) * R * kN + at, v0.x + v1.x, v0.y + v1.y);
     }
 #pragma unroll 1
     for (int angle = warp * 4 + (lane & 3); angle < a.angles; angle += 16) {
@@ -98,7 +110,8 @@ struct ChunkFeed {
 #pragma unroll
       for (int i = 0; i < kSteps / 8; ++i) {
         const int step = 8 * i + sub;
-        const float v = sm.d_theta[0][step * Sm::kThetaStride + angle] + sm.d_theta[1][step * Sm::kThetaStride + angle];
+        float v = sm.d_theta[0][step * Sm::kThetaStride + angle];
+        if constexpr (Sm::kThetaSides == 2) v += sm.d_theta[1][step * Sm::kThetaStride + angle];
         if (step < it.count) w.d_theta[it.place(step) * a.angles + angle] = v;
         all += v;  // rows past the end hold zeros
       }
@@ -124,9 +137,13 @@ struct ChunkFeed {
       if (step >= kSteps) continue;
       float d_scale = 0, d_gamma = 0;
 #pragma unroll
+      for (int k = 0; k < 4; ++k)
+#pragma unroll
+        for (int j = 0; j < Sm::kSums / kSteps; ++j) d_scale += sm.col_t[k][step * (Sm::kSums / kSteps) + j];
+#pragma unroll
       for (int r = 0; r < R; ++r) {
         const int row = step * R + r;
-        d_scale += sm.col_t[row] + sm.dot_k[row], d_gamma += sm.gamma[row];
+        d_scale += sm.dot_k[row], d_gamma += sm.gamma[row];
         inter += d.scale[row] * sm.dot_k[row], dcs[e] += sm.row_w[row] + sm.dot_q[row];
       }
       dcs[e] -= d.scale[step * R] * d_scale;

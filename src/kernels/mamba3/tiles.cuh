@@ -25,7 +25,7 @@ __device__ __forceinline__ float sigmoid(float v) { return __fdividef(1.f, 1 + e
 
 // What the raw dt, a, lambda of a chunk become; one value a row of the chunk.
 struct Decay {
-  float cs[kRows], from[kRows], grow[kRows], w[kRows];  // log2(e) (inclusive sum of a); that less log2(scale); e^{sum}; scale e^{sum_end - sum}
+  float cs[kRows], grow[kRows], w[kRows];  // log2(e) (inclusive sum of a); e^{sum}; scale e^{sum_end - sum}
   float scale[kRows], gamma[kRows];        // lambda_t dt_t + (1 - lambda_{t+1}) dt_{t+1}, the second 0 at the document's last token; lambda_t dt_t
 };
 
@@ -51,11 +51,11 @@ __device__ __forceinline__ void each_rate(const float* a, const float* dt, const
 }
 template <int R>
 __device__ __forceinline__ void chunk_decay(Decay& d, const float* a, const float* dt, const float* lambda, int stride) {
-  each_rate<R>(a, dt, lambda, stride, [&](int step, float cs, float from, float grow, float w, float scale, float gamma) {
+  each_rate<R>(a, dt, lambda, stride, [&](int step, float cs, float, float grow, float w, float scale, float gamma) {
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       const int row = step * R + r;
-      d.cs[row] = cs, d.from[row] = from, d.grow[row] = grow, d.w[row] = w, d.scale[row] = scale, d.gamma[row] = gamma;
+      d.cs[row] = cs, d.grow[row] = grow, d.w[row] = w, d.scale[row] = scale, d.gamma[row] = gamma;
     }
   });
 }
