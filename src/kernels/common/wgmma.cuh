@@ -116,6 +116,10 @@ __device__ __forceinline__ void add_pair(float* p, float a, float b) {
   asm volatile("red.global.add.v2.f32 [%0], {%1, %2};\n" ::"l"(p), "f"(a), "f"(b) : "memory");
 }
 
+// The high word is the same for all operands: given as a constant, the low word alone is computed.
+#define WEFT_HIGH "0x40000040"
+__device__ __forceinline__ uint32_t low(uint64_t operand) { return static_cast<uint32_t>(operand); }
+
 template <int N>
 struct Wgmma;  // run<transposed A, transposed B>(d, a, b, keep): d = keep * d + A B; run<transposed B>: A from registers, as mma.sync's
 
@@ -158,18 +162,18 @@ struct Wgmma<64> {
   template <bool kATrans, bool kBTrans>
   static __device__ __forceinline__ void run(float (&d)[32], uint64_t a, uint64_t b, int keep) {
     asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" WEFT_P0 "," WEFT_P1 "," WEFT_P2 "," WEFT_P3
-        "}, %32, %33, p, 1, 1, %35, %36;\n}\n"
+        "{\n.reg .pred p;\n.reg .b64 da, db;\nmov.b64 da, {%32, " WEFT_HIGH "};\nmov.b64 db, {%33, " WEFT_HIGH "};\nsetp.ne.b32 p, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" WEFT_P0 "," WEFT_P1 "," WEFT_P2 "," WEFT_P3
+        "}, da, db, p, 1, 1, %35, %36;\n}\n"
         : WEFT_F0, WEFT_F1, WEFT_F2, WEFT_F3
-        : "l"(a), "l"(b), "r"(keep), "n"(kATrans), "n"(kBTrans));
+        : "r"(low(a)), "r"(low(b)), "r"(keep), "n"(kATrans), "n"(kBTrans));
   }
   template <bool kBTrans>
   static __device__ __forceinline__ void run(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int keep) {
     asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" WEFT_P0 "," WEFT_P1 "," WEFT_P2 "," WEFT_P3
-        "}, {%32,%33,%34,%35}, %36, p, 1, 1, %38;\n}\n"
+        "{\n.reg .pred p;\n.reg .b64 db;\nmov.b64 db, {%36, " WEFT_HIGH "};\nsetp.ne.b32 p, %37, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" WEFT_P0 "," WEFT_P1 "," WEFT_P2 "," WEFT_P3
+        "}, {%32,%33,%34,%35}, db, p, 1, 1, %38;\n}\n"
         : WEFT_F0, WEFT_F1, WEFT_F2, WEFT_F3
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep), "n"(kBTrans));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(low(b)), "r"(keep), "n"(kBTrans));
   }
 };
 template <>
@@ -177,18 +181,18 @@ struct Wgmma<128> {
   template <bool kBTrans>
   static __device__ __forceinline__ void run(float (&d)[64], const uint32_t (&a)[4], uint64_t b, int keep) {
     asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" WEFT_P0 "," WEFT_P1 "," WEFT_P2 "," WEFT_P3 "," WEFT_P4 "," WEFT_P5 "," WEFT_P6 "," WEFT_P7
-        "}, {%64,%65,%66,%67}, %68, p, 1, 1, %70;\n}\n"
+        "{\n.reg .pred p;\n.reg .b64 db;\nmov.b64 db, {%68, " WEFT_HIGH "};\nsetp.ne.b32 p, %69, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" WEFT_P0 "," WEFT_P1 "," WEFT_P2 "," WEFT_P3 "," WEFT_P4 "," WEFT_P5 "," WEFT_P6 "," WEFT_P7
+        "}, {%64,%65,%66,%67}, db, p, 1, 1, %70;\n}\n"
         : WEFT_F0, WEFT_F1, WEFT_F2, WEFT_F3, WEFT_F4, WEFT_F5, WEFT_F6, WEFT_F7
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(keep), "n"(kBTrans));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(low(b)), "r"(keep), "n"(kBTrans));
   }
   template <bool kATrans, bool kBTrans>
   static __device__ __forceinline__ void run(float (&d)[64], uint64_t a, uint64_t b, int keep) {
     asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" WEFT_P0 "," WEFT_P1 "," WEFT_P2 "," WEFT_P3 "," WEFT_P4 "," WEFT_P5 "," WEFT_P6 "," WEFT_P7
-        "}, %64, %65, p, 1, 1, %67, %68;\n}\n"
+        "{\n.reg .pred p;\n.reg .b64 da, db;\nmov.b64 da, {%64, " WEFT_HIGH "};\nmov.b64 db, {%65, " WEFT_HIGH "};\nsetp.ne.b32 p, %66, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" WEFT_P0 "," WEFT_P1 "," WEFT_P2 "," WEFT_P3 "," WEFT_P4 "," WEFT_P5 "," WEFT_P6 "," WEFT_P7
+        "}, da, db, p, 1, 1, %67, %68;\n}\n"
         : WEFT_F0, WEFT_F1, WEFT_F2, WEFT_F3, WEFT_F4, WEFT_F5, WEFT_F6, WEFT_F7
-        : "l"(a), "l"(b), "r"(keep), "n"(kATrans), "n"(kBTrans));
+        : "r"(low(a)), "r"(low(b)), "r"(keep), "n"(kATrans), "n"(kBTrans));
   }
 };
 template <>
@@ -196,10 +200,10 @@ struct Wgmma<192> {
   template <bool kATrans, bool kBTrans>
   static __device__ __forceinline__ void run(float (&d)[96], uint64_t a, uint64_t b, int keep) {
     asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %98, 0;\nwgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 {" WEFT_P0 "," WEFT_P1 "," WEFT_P2 "," WEFT_P3 "," WEFT_P4 "," WEFT_P5 "," WEFT_P6 "," WEFT_P7 "," WEFT_P8 "," WEFT_P9 "," WEFT_P10 "," WEFT_P11
-        "}, %96, %97, p, 1, 1, %99, %100;\n}\n"
+        "{\n.reg .pred p;\n.reg .b64 da, db;\nmov.b64 da, {%96, " WEFT_HIGH "};\nmov.b64 db, {%97, " WEFT_HIGH "};\nsetp.ne.b32 p, %98, 0;\nwgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 {" WEFT_P0 "," WEFT_P1 "," WEFT_P2 "," WEFT_P3 "," WEFT_P4 "," WEFT_P5 "," WEFT_P6 "," WEFT_P7 "," WEFT_P8 "," WEFT_P9 "," WEFT_P10 "," WEFT_P11
+        "}, da, db, p, 1, 1, %99, %100;\n}\n"
         : WEFT_F0, WEFT_F1, WEFT_F2, WEFT_F3, WEFT_F4, WEFT_F5, WEFT_F6, WEFT_F7, WEFT_F8, WEFT_F9, WEFT_F10, WEFT_F11
-        : "l"(a), "l"(b), "r"(keep), "n"(kATrans), "n"(kBTrans));
+        : "r"(low(a)), "r"(low(b)), "r"(keep), "n"(kATrans), "n"(kBTrans));
   }
 };
 template <>
@@ -207,10 +211,10 @@ struct Wgmma<224> {
   template <bool kATrans, bool kBTrans>
   static __device__ __forceinline__ void run(float (&d)[112], uint64_t a, uint64_t b, int keep) {
     asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %114, 0;\nwgmma.mma_async.sync.aligned.m64n224k16.f32.bf16.bf16 {" WEFT_P0 "," WEFT_P1 "," WEFT_P2 "," WEFT_P3 "," WEFT_P4 "," WEFT_P5 "," WEFT_P6 "," WEFT_P7 "," WEFT_P8 "," WEFT_P9 "," WEFT_P10 "," WEFT_P11 "," WEFT_P12 "," WEFT_P13
-        "}, %112, %113, p, 1, 1, %115, %116;\n}\n"
+        "{\n.reg .pred p;\n.reg .b64 da, db;\nmov.b64 da, {%112, " WEFT_HIGH "};\nmov.b64 db, {%113, " WEFT_HIGH "};\nsetp.ne.b32 p, %114, 0;\nwgmma.mma_async.sync.aligned.m64n224k16.f32.bf16.bf16 {" WEFT_P0 "," WEFT_P1 "," WEFT_P2 "," WEFT_P3 "," WEFT_P4 "," WEFT_P5 "," WEFT_P6 "," WEFT_P7 "," WEFT_P8 "," WEFT_P9 "," WEFT_P10 "," WEFT_P11 "," WEFT_P12 "," WEFT_P13
+        "}, da, db, p, 1, 1, %115, %116;\n}\n"
         : WEFT_F0, WEFT_F1, WEFT_F2, WEFT_F3, WEFT_F4, WEFT_F5, WEFT_F6, WEFT_F7, WEFT_F8, WEFT_F9, WEFT_F10, WEFT_F11, WEFT_F12, WEFT_F13
-        : "l"(a), "l"(b), "r"(keep), "n"(kATrans), "n"(kBTrans));
+        : "r"(low(a)), "r"(low(b)), "r"(keep), "n"(kATrans), "n"(kBTrans));
   }
 };
 template <>
@@ -218,13 +222,14 @@ struct Wgmma<256> {
   template <bool kATrans, bool kBTrans>
   static __device__ __forceinline__ void run(float (&d)[128], uint64_t a, uint64_t b, int keep) {
     asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\nwgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" WEFT_P0 "," WEFT_P1 "," WEFT_P2 "," WEFT_P3 "," WEFT_P4 "," WEFT_P5 "," WEFT_P6 "," WEFT_P7 "," WEFT_P8 "," WEFT_P9 "," WEFT_P10 "," WEFT_P11 "," WEFT_P12 "," WEFT_P13 "," WEFT_P14 "," WEFT_P15
-        "}, %128, %129, p, 1, 1, %131, %132;\n}\n"
+        "{\n.reg .pred p;\n.reg .b64 da, db;\nmov.b64 da, {%128, " WEFT_HIGH "};\nmov.b64 db, {%129, " WEFT_HIGH "};\nsetp.ne.b32 p, %130, 0;\nwgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" WEFT_P0 "," WEFT_P1 "," WEFT_P2 "," WEFT_P3 "," WEFT_P4 "," WEFT_P5 "," WEFT_P6 "," WEFT_P7 "," WEFT_P8 "," WEFT_P9 "," WEFT_P10 "," WEFT_P11 "," WEFT_P12 "," WEFT_P13 "," WEFT_P14 "," WEFT_P15
+        "}, da, db, p, 1, 1, %131, %132;\n}\n"
         : WEFT_F0, WEFT_F1, WEFT_F2, WEFT_F3, WEFT_F4, WEFT_F5, WEFT_F6, WEFT_F7, WEFT_F8, WEFT_F9, WEFT_F10, WEFT_F11, WEFT_F12, WEFT_F13, WEFT_F14, WEFT_F15
-        : "l"(a), "l"(b), "r"(keep), "n"(kATrans), "n"(kBTrans));
+        : "r"(low(a)), "r"(low(b)), "r"(keep), "n"(kATrans), "n"(kBTrans));
   }
 };
 
+#undef WEFT_HIGH
 #undef WEFT_P0
 #undef WEFT_F0
 #undef WEFT_P1

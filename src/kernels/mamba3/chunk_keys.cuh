@@ -88,20 +88,21 @@ struct ChunkKeys : ChunkSide<R, true> {
   }
   // <acc, tile> of the two rows.
   __device__ __forceinline__ void dot_rows(float (&dot)[2], const float (&acc)[32], const bf16* tile) const {
+    const auto place = this->places();
     dot[0] = dot[1] = 0;
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
-      const float2 low = this->pair(tile, row, n * 8 + r * 2), high = this->pair(tile, row + 8, n * 8 + r * 2);
+      const float2 low = this->pair(tile, place[n]), high = this->pair(tile, place[n] + Side::kNextRow);
       dot[0] += acc[4 * n] * low.x + acc[4 * n + 1] * low.y, dot[1] += acc[4 * n + 2] * high.x + acc[4 * n + 3] * high.y;
     }
     dot[0] = warp_sum<4>(dot[0]), dot[1] = warp_sum<4>(dot[1]);
   }
   __device__ __forceinline__ void put(bf16* tile, const float (&acc)[32]) const {
-    const Panels<kP> out{tile};
+    const auto place = this->places();
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
-      *reinterpret_cast<uint32_t*>(out.at(row, n * 8 + r * 2)) = pack_bf16(acc[4 * n], acc[4 * n + 1]);
-      *reinterpret_cast<uint32_t*>(out.at(row + 8, n * 8 + r * 2)) = pack_bf16(acc[4 * n + 2], acc[4 * n + 3]);
+      *reinterpret_cast<uint32_t*>(tile + place[n]) = pack_bf16(acc[4 * n], acc[4 * n + 1]);
+      *reinterpret_cast<uint32_t*>(tile + place[n] + Side::kNextRow) = pack_bf16(acc[4 * n + 2], acc[4 * n + 3]);
     }
   }
 };

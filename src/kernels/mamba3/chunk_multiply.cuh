@@ -24,14 +24,27 @@ struct ChunkSide {
       }
     }
   }
-  static __device__ __forceinline__ float2 pair(const bf16* tile, int row, int col) {
-    return unpack_bf16(*reinterpret_cast<const uint32_t*>(Panels<kN>{const_cast<bf16*>(tile)}.at(row, col)));
+  // Where columns 8 n + 2 r.. of the own row lie in a tile of panels; of the row 8 on, kNextRow elements further. Made anew where it is used:
+  // kept ahead of the loop over items, the places of all n would push sums out of registers.
+  static constexpr int kNextRow = 8 * 64;
+  struct Places {
+    int row, swizzle;
+    __device__ __forceinline__ int operator[](int n) const { return row + (swizzle ^ ((n & 7) << 3)) + (n >> 3) * 4096; }
+  };
+  __device__ __forceinline__ Places places() const {
+    int swizzle = q << 3;
+#if !defined(WEFT_EMULATE)
+    asm volatile("" : "+r"(swizzle));
+#endif
+    return {row * 64 + r * 2, swizzle};
   }
+  static __device__ __forceinline__ float2 pair(const bf16* tile, int place) { return unpack_bf16(*reinterpret_cast<const uint32_t*>(tile + place)); }
 
   // d theta = u x du' for each turned pair u of the own rows, summed over ranks; then the pairs of acc turned back.
   __device__ __forceinline__ void turn_back(float (&acc)[64], const bf16* own, const __half2* turn) const {
     const int angles = args.in.angles;
     float* out = sm.d_theta[kKeys && Sm::kThetaSides == 2];
+    const Places place = places();
     const auto put = [](float& to, float v) {
       if constexpr (kKeys && Sm::kThetaSides == 1) to += v; else to = v;
     };
@@ -39,13 +52,13 @@ struct ChunkSide {
     for (int n = 0; n < 8; ++n) {
       const int col = n * 8 + r * 2;
       if constexpr (R > 1) {
-        if (8 * n >= angles) break;
+        if (n % 2 == 0 && 8 * n >= angles) break;  // two at once: one's loads and exchanges hide the other's
         float d[2][2];
         const bool used = col < angles;  // angles is a multiple of 4
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           const int at = row + 8 * h;
-          const float2 u = pair(own, at, col), v = pair(own, at, 64 + col);
+          const float2 u = pair(own, place[n] + h * kNextRow), v = pair(own, place[n + 8] + h * kNextRow);
           const uint2 raw = *reinterpret_cast<const uint2*>(turn + (at >> kShift<R>) * angles + col);
 #pragma unroll
           for (int b = 0; b < 2; ++b) {
@@ -75,7 +88,7 @@ struct ChunkSide {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           const int at = row + 8 * h;
-          const float2 u = pair(own, at, col), cs = __half22float2(turn[at * angles + angle]);
+          const float2 u = pair(own, place[n] + h * kNextRow), cs = __half22float2(turn[at * angles + angle]);
           float &du = acc[4 * n + 2 * h], &dw = acc[4 * n + 2 * h + 1];
           put(out[at * Sm::kThetaStride + angle], u.x * dw - u.y * du);
           const float x = du * cs.x + dw * cs.y;

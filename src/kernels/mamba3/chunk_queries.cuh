@@ -79,7 +79,7 @@ struct ChunkQueries : ChunkSide<R, false> {
   // M = f (q k^T), W = f G to shared memory, W kept as an operand too; of L G (q k^T) the sums over rows (times scale) and columns.
   __device__ __forceinline__ void weigh(const Decay& d, const float (&qk)[32], const float (&g)[32], uint32_t (&W)[4][4], Sums& sums) const {
     const float cs[2] = {d.cs[row], d.cs[row + 8]}, same[2] = {d.gamma[row], d.gamma[row + 8]};
-    const Panels<kRows> to_M{sm.M}, to_W{sm.W};
+    const auto place = this->places();
 #pragma unroll
     for (int block = 0; block < 4; ++block) {  // 16 columns
       const bool diagonal = block == warp;
@@ -114,8 +114,8 @@ struct ChunkQueries : ChunkSide<R, false> {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           W[block][(n & 1) * 2 + h] = pack_bf16(ww[2 * h], ww[2 * h + 1]);
-          *reinterpret_cast<uint32_t*>(to_M.at(row + 8 * h, j)) = pack_bf16(m[2 * h], m[2 * h + 1]);
-          *reinterpret_cast<uint32_t*>(to_W.at(row + 8 * h, j)) = W[block][(n & 1) * 2 + h];
+          *reinterpret_cast<uint32_t*>(sm.M + place[n] + h * Side::kNextRow) = pack_bf16(m[2 * h], m[2 * h + 1]);
+          *reinterpret_cast<uint32_t*>(sm.W + place[n] + h * Side::kNextRow) = W[block][(n & 1) * 2 + h];
         }
       }
     }

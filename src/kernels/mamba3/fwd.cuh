@@ -48,6 +48,7 @@ struct FwdSmem {
   alignas(16) float2 turn[kHeads][kSteps * TurnTable<R>::kStride];
   float bias[2][kHeads][R * kN];          // of B, C
   bf16 round_bias[2][kHeads][R * kN];
+  alignas(16) float mimo[3][kHeads][kP * R];  // [p][rank] of x, z, o
   alignas(16) float omega[2][kSteps * kAngles];
   struct alignas(16) Raw {
     float dt[kSteps + 4], a[kSteps + 4], lambda[kSteps + 4];

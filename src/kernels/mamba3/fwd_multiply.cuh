@@ -18,7 +18,6 @@ struct FwdMultiply {
   const int head = at.head0 + mine;
   const int64_t state_row = static_cast<int64_t>(at.document) * args.in.heads + head;
   float S[64];
-  float mx[R][2], mz[R][2], mo[R][2];  // mimo weights of p = row, row + 8; with a gate mz is -log2(e) mimo_z, mo is mimo_o mimo_z
   float D;
 
   __device__ __forceinline__ void run() {
@@ -36,19 +35,20 @@ struct FwdMultiply {
   __device__ __forceinline__ void begin() {
     const Mamba3Inputs& a = args.in;
     D = a.D ? a.D[head] : 0.f;
-#pragma unroll
-    for (int rank = 0; rank < R; ++rank)
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int64_t i = (static_cast<int64_t>(head) * R + rank) * kP + row + 8 * h;
-        const float z = a.mimo_z ? a.mimo_z[i] : 1.f, o = a.mimo_o ? a.mimo_o[i] : 1.f;
-        mx[rank][h] = a.mimo_x ? a.mimo_x[i] : 1.f, mz[rank][h] = -kLog2E * z, mo[rank][h] = a.z ? o * z : o;
-      }
+    for (int i = thread & (kGroup - 1); i < R * kP; i += kGroup) {
+      const int64_t from = static_cast<int64_t>(head) * R * kP + i;
+      const int to = i % kP * R + i / kP;
+      const float z = a.mimo_z ? a.mimo_z[from] : 1.f, o = a.mimo_o ? a.mimo_o[from] : 1.f;
+      sm.mimo[0][mine][to] = a.mimo_x ? a.mimo_x[from] : 1.f, sm.mimo[1][mine][to] = -kLog2E * z, sm.mimo[2][mine][to] = a.z ? o * z : o;
+    }
+    group_barrier(kOwn + mine, kGroup);
     read_state(S, args.initial.h ? args.initial.h + state_row * (kP * kN) : nullptr, row);
     if (args.initial.k && at.chunks > 0) {  // the half of the last step's outer product that the first step adds
       const int64_t i = static_cast<int64_t>(at.start) * a.heads + head;
       const float c = (1 - a.lambda[i]) * a.dt[i];
       const float* x = args.initial.x + state_row * kP;
+      float mx[R][2];
+      weights(mx, 0);
 #pragma unroll
       for (int rank = 0; rank < R; ++rank) {
         const float* k = args.initial.k + (state_row * R + rank) * kN;
@@ -63,6 +63,21 @@ struct FwdMultiply {
 #pragma unroll
     for (int n = 0; n < 8; ++n)  // right of the diagonal M stays zero
       if (n > 2 * warp + 1) *reinterpret_cast<uint32_t*>(M.at(row, n * 8 + r * 2)) = *reinterpret_cast<uint32_t*>(M.at(row + 8, n * 8 + r * 2)) = 0;
+  }
+
+  // The mimo weights x (0), z (1), o (2) of p = row, row + 8; with a gate z is -log2(e) mimo_z and o is mimo_o mimo_z.
+  __device__ __forceinline__ void weights(float (&to)[R][2], int which) const {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float* from = sm.mimo[which][mine] + (row + 8 * h) * R;
+      if constexpr (R == 4) {
+        const float4 v = *reinterpret_cast<const float4*>(from);
+        to[0][h] = v.x, to[1][h] = v.y, to[2][h] = v.z, to[3][h] = v.w;
+      } else {
+#pragma unroll
+        for (int rank = 0; rank < R; ++rank) to[rank][h] = from[rank];
+      }
+    }
   }
 
   __device__ __forceinline__ void item(int c) {
@@ -83,13 +98,15 @@ struct FwdMultiply {
         Wgmma<64>::run<false, false>(qk, k_major(tiles.q) + to, k_major(tiles.k) + to, k > 0);
       }
       wgmma_commit();
+      float mx[R][2];
+      weights(mx, 0);
 #pragma unroll
       for (int b = 0; b < 4; ++b) {
 #pragma unroll
         for (int o = 0; o < kOwnSteps; ++o)
 #pragma unroll
           for (int h = 0; h < 2; ++h) x[b][o][h] = __bfloat162float(small.x[Order::own_step(b, o, r) * Sm::kXStride + row + 8 * h]);
-        operand_of(vt[b], x[b]);
+        operand_of(vt[b], x[b], mx);
       }
       wgmma_wait<0>();
       wgmma_settle(qk);
@@ -130,6 +147,8 @@ struct FwdMultiply {
     for (int k = 0; k < 4; ++k) Wgmma<64>::run<false>(y, vt[k], k_major(sm.M[mine]) + k * kStep16<false>, 1);
     wgmma_commit();
     uint32_t vw[4][4];  // V^T diag(w)
+    float mx[R][2];
+    weights(mx, 0);
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
       float weighted[kOwnSteps][2];
@@ -138,7 +157,7 @@ struct FwdMultiply {
         const float w = small.w[Order::own_step(b, o, r)];
         weighted[o][0] = w * x[b][o][0], weighted[o][1] = w * x[b][o][1];
       }
-      operand_of(vw[b], weighted);
+      operand_of(vw[b], weighted, mx);
     }
     wgmma_settle(S);
     wgmma_fence();
@@ -147,7 +166,7 @@ struct FwdMultiply {
     wgmma_commit();
     wgmma_wait<1>();
     wgmma_settle(y);
-    if (args.in.z) gate<true>(small, sm.o[s][mine], x, y); else gate<false>(small, sm.o[s][mine], x, y);
+    if (args.in.z) gate<true>(small, sm.o[s][mine], x, mx, y); else gate<false>(small, sm.o[s][mine], x, mx, y);
     wgmma_wait<0>();
     wgmma_settle(S);
     if (c + 1 == at.chunks && args.last.h) {
@@ -159,7 +178,7 @@ struct FwdMultiply {
   }
 
   // An operand of 16 rows of the chunk from the lane's x, by step and p.
-  __device__ __forceinline__ void operand_of(uint32_t (&to)[4], const float (&v)[kOwnSteps][2]) const {
+  __device__ __forceinline__ void operand_of(uint32_t (&to)[4], const float (&v)[kOwnSteps][2], const float (&mx)[R][2]) const {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const int h = e & 1, half = e >> 1;
@@ -207,7 +226,9 @@ struct FwdMultiply {
 
   // Skip, gate, sum over ranks.
   template <bool gated>
-  __device__ __forceinline__ void gate(const typename Sm::Small& small, bf16* o, const float (&x)[4][kOwnSteps][2], const float (&y)[32]) const {
+  __device__ __forceinline__ void gate(const typename Sm::Small& small, bf16* o, const float (&x)[4][kOwnSteps][2], const float (&mx)[R][2], const float (&y)[32]) const {
+    float mz[R][2], mo[R][2];
+    weights(mz, 1), weights(mo, 2);
 #pragma unroll
     for (int b = 0; b < 4; ++b)
 #pragma unroll
