@@ -5,8 +5,6 @@
 // A block takes a (direction, document, kHeads heads of a group): one warpgroup makes the tiles, one a head keeps the state [P, N] in its
 // registers. Everything leaves by bulk copies out of shared memory. Floor at b8 s4096 H128 R4: operands 12.9 GB and S, dS 8.6 GB written, 5.0 ms
 // at 4.3 TB/s.
-#include <cstdlib>
-
 #include "kernels/common/state_group.cuh"
 #include "kernels/mamba3/bwd.cuh"
 
@@ -28,6 +26,7 @@ struct WalkSmem {
   } small[2][kHeads];
   Decay decay[2][kHeads];
   alignas(16) float mimo[2][kHeads][R * kP];  // forwards x; backwards o, z
+  float bias[kHeads][R * kN];                 // forwards of B; backwards of C
 };
 
 struct WalkPlace {
@@ -56,6 +55,7 @@ struct WalkFeed {
         const float* from = !kReverse ? a.mimo_x : m ? a.mimo_z : a.mimo_o;
         sm.mimo[m][i / (R * kP)][i % (R * kP)] = from ? from[static_cast<int64_t>(head0) * R * kP + i] : 1.f;
       }
+    for (int i = t; i < kHeads * R * kN; i += kGroup) sm.bias[i / (R * kN)][i % (R * kN)] = (kReverse ? a.C_bias : a.B_bias)[static_cast<int64_t>(head0) * R * kN + i];
     uint4 raw[2][4], thin[kHeads][kUnits], gate[kHeads][kUnits];
     load_small(0), load_raw(raw, thin, gate, 0);
     for (int i = 0; i < at.chunks; ++i) {
@@ -119,14 +119,14 @@ struct WalkFeed {
   }
   __device__ __forceinline__ void turn_row(const uint4 (&raw)[4], int s, int h, int row) const {
     const Panels<kN> to{sm.stage[s].wide[h]};
-    const float* bias = (kReverse ? a.C_bias : a.B_bias) + (static_cast<int64_t>(head0 + h) * R + rank) * kN;
+    const float* bias = sm.bias[h] + rank * kN;
     const __half2* turn = sm.small[s][h].turn + (row >> kShift<R>) * a.angles;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int unit = u + 4 * half;
       float low[8], high[8];
       unpack8(low, raw[2 * half]), unpack8(high, raw[2 * half + 1]);
-      add8(low, bias + 8 * unit), add8(high, bias + 64 + 8 * unit);
+      add_shared8(low, bias + 8 * unit), add_shared8(high, bias + 64 + 8 * unit);
       rotate<R>(low, high, unit, turn, a.angles, 1.f);
       pack8(to.unit(row, 8 * unit), low), pack8(to.unit(row, 64 + 8 * unit), high);
     }
@@ -248,16 +248,9 @@ void launch(const Mamba3Bwd& a, const BwdWorkspace& w, const Piece& piece, cudaS
 }  // namespace
 
 void bwd_walk(const Mamba3Bwd& a, const BwdWorkspace& w, const Piece& piece, cudaStream_t stream) {
-  const char* v = std::getenv("WEFT_MB_WALK");
-  const int variant = v ? std::atoi(v) : 0;
-  if (variant == 1) {
-    if (a.in.rank == 1) return launch<1, 1, 2>(a, w, piece, stream);
-    if (a.in.rank == 2) return launch<2, 1, 2>(a, w, piece, stream);
-    return launch<4, 1, 2>(a, w, piece, stream);
-  }
   if (a.in.rank == 1) return launch<1, 1, 1>(a, w, piece, stream);
   if (a.in.rank == 2) return launch<2, 1, 1>(a, w, piece, stream);
-  piece.group_heads % 2 == 0 ? launch<4, 2, 1>(a, w, piece, stream) : launch<4, 1, 1>(a, w, piece, stream);
+  launch<4, 1, 2>(a, w, piece, stream);
 }
 
 }  // namespace weft::kernels::mamba3

@@ -57,8 +57,6 @@ struct ChunkQueries : ChunkSide<R, false> {
     for (int k = 0; k < 4; ++k) Wgmma<128>::run<false, true>(acc, k_major(stage.dY) + k * kStep16<false>, mn_major(stage.S) + k * kStep16<true>, k > 0);
     wgmma_commit();
     add_up_sums(sums);
-    if (i > 0) group_barrier(kFreeQ, 2 * kGroup);
-    put_sums(sums);
     wgmma_wait<0>();
     wgmma_settle(acc);
     this->scale(acc, d.grow[row], d.grow[row + 8]);
@@ -67,6 +65,8 @@ struct ChunkQueries : ChunkSide<R, false> {
 #pragma unroll
     for (int k = 0; k < 4; ++k) Wgmma<128>::run<true>(acc, W[k], mn_major(stage.k) + k * kStep16<true>, 1);
     wgmma_commit();
+    if (i > 0) group_barrier(kFreeQ, 2 * kGroup);
+    put_sums(sums);
     wgmma_wait<0>();
     wgmma_settle(acc);
     group_arrive(kUsed + s, 3 * kGroup);

@@ -112,14 +112,14 @@ struct FwdFeed {
     }
     cp_async_commit();
   }
-  // The thread's part of row 16 i + row16 of chunk c: columns 8 u, 64 + 8 u, 32 + 8 u, 96 + 8 u.
+  // The thread's part of row 16 i + row16 of chunk c: columns 8 u, 64 + 8 u, 32 + 8 u, 96 + 8 u. Past the end comes the last step's row again:
+  // its weights are zero.
   __device__ __forceinline__ void load_row(uint4 (&raw)[4], int c, int i) const {
     const Mamba3Inputs& a = args.in;
-    const int step = c * kSteps + Order::step(16 * i + row16);
-    const bool ok = step < at.length;
+    const int there = c * kSteps + Order::step(16 * i + row16), step = there < at.length ? there : at.length - 1;
     const bf16* from = static_cast<const bf16*>(which ? a.C : a.B) + static_cast<int64_t>(at.start + step) * (which ? a.C_stride : a.B_stride) + (rank * a.groups + at.group) * kN + 8 * u;
 #pragma unroll
-    for (int k = 0; k < 4; ++k) raw[k] = ok ? __ldg(reinterpret_cast<const uint4*>(from + (k & 1) * 64 + (k >> 1) * 32)) : uint4{0, 0, 0, 0};
+    for (int k = 0; k < 4; ++k) raw[k] = __ldg(reinterpret_cast<const uint4*>(from + (k & 1) * 64 + (k >> 1) * 32));
   }
 
   __device__ __forceinline__ void rates(int s) const {
@@ -137,31 +137,38 @@ struct FwdFeed {
     for (int e = 0; e < Sm::kAngles / 32; ++e) {
       const int angle = lane + 32 * e;
       if (angle >= angles) continue;
-      float sum[kHeads];
+      constexpr int kOwn = kSteps / 4;
+      float rate[kOwn], sum[kHeads], own[kHeads][kOwn] = {};
 #pragma unroll
       for (int h = 0; h < kHeads; ++h) sum[h] = theta[h][e];
-#pragma unroll 1
-      for (int first = 0; first < kSteps; first += 4) {
-        const bool mine = first / (kSteps / 4) == warp;
-        float rate[4];
+      const float* p = omega + angle;
+#pragma unroll (kOwn > 4 ? 1 : 4)
+      for (int quarter = 0; quarter < 4; ++quarter) {
 #pragma unroll
-        for (int k = 0; k < 4; ++k) rate[k] = omega[(first + k) * angles + angle];
+        for (int k = 0; k < kOwn; ++k, p += angles) rate[k] = *p;
 #pragma unroll
         for (int h = 0; h < kHeads; ++h) {
-          const float4 four = *reinterpret_cast<const float4*>(sm.raw[s][h].dt + first);
-          const float dt[4] = {four.x, four.y, four.z, four.w};
-          float to[4];
+          const float* dt = sm.raw[s][h].dt + quarter * kOwn;
 #pragma unroll
-          for (int k = 0; k < 4; ++k) to[k] = sum[h] += rate[k] * dt[k];
-          if (!mine) continue;
+          for (int k = 0; k < kOwn; k += 4) {
+            const float4 four = *reinterpret_cast<const float4*>(dt + k);
+            const float each[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
-          for (int k = 0; k < 4; ++k) {
-            float sine, cosine;
-            __sincosf(wrap_angle(to[k]) - kTwoPi / 2, &sine, &cosine);
-            sm.turn[h][Table::at(first + k, angle)] = {-cosine, -sine};
+            for (int i = 0; i < 4; ++i) {
+              sum[h] += rate[k + i] * each[i];
+              if (quarter == warp) own[h][k + i] = sum[h];
+            }
           }
         }
       }
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h)
+#pragma unroll
+        for (int k = 0; k < kOwn; ++k) {
+          float sine, cosine;
+          __sincosf(wrap_angle(own[h][k]) - kTwoPi / 2, &sine, &cosine);
+          sm.turn[h][Table::at(warp * kOwn + k, angle)] = {-cosine, -sine};
+        }
 #pragma unroll
       for (int h = 0; h < kHeads; ++h) theta[h][e] = wrap_angle(sum[h]);
     }
