@@ -9,8 +9,7 @@
 // Floor at b8 s4096 H128 R4: S, dS 8.6 GB (2.0 ms at 4.3 TB/s); 2048 x 128 items of 2300 clocks of wgmma, the 64 x 64 products done for
 // both sides (2.6 ms). Bound by the two multiplying warps of a scheduler: about 1,500 instructions an item each, little overlap.
 #include "kernels/mamba3/chunk_feed.cuh"
-#include "kernels/mamba3/chunk_keys.cuh"
-#include "kernels/mamba3/chunk_queries.cuh"
+#include "kernels/mamba3/chunk_multiply.cuh"
 
 namespace weft::kernels::mamba3 {
 namespace {
@@ -39,10 +38,7 @@ __global__ void __launch_bounds__(kChunkThreads, 1) chunk_kernel(const Mamba3Bwd
       ChunkFeed<R>{args, w, sm, part}.store(walk);
   } else {
     more_registers<200>();
-    if (threadIdx.x < 3 * kGroup)
-      ChunkQueries<R>{args, sm}.run(walk);
-    else
-      ChunkKeys<R>{args, sm}.run(walk);
+    ChunkMultiply<R>{args, sm}.run(walk, thread_number() >= 3 * kGroup);
   }
 }
 

@@ -76,7 +76,7 @@ struct ChunkFeed {
     group_barrier(kFeed, kGroup);
     if (warp == 0) chunk_decay<R>(rates.decay, small.a, small.dt, small.lambda, 1);
     float sum = 0;
-#pragma unroll
+#pragma unroll 2
     for (int i = 0; i < kP * kN / 8 / kGroup; ++i) {
       float v[8], g[8];
       unpack8(v, stage.S + (i * kGroup + t) * 8), unpack8(g, stage.dS + (i * kGroup + t) * 8);

@@ -1,30 +1,20 @@
 // The keys' side of the chunk pass, with the queries' weights: y = e^{cs} q S^T + M v, dv = w k dS^T + M^T dY, dk = w v dS + W^T q.
 #pragma once
-#include "kernels/mamba3/chunk_multiply.cuh"
+#include "kernels/mamba3/chunk_side.cuh"
 
 namespace weft::kernels::mamba3 {
 
 template <int R>
-struct ChunkKeys : ChunkSide<R, true> {
-  using Side = ChunkSide<R, true>;
+struct ChunkKeys : ChunkSide<R> {
+  using Side = ChunkSide<R>;
   using typename Side::Sm;
   using Side::r, Side::row, Side::sm;
 
-  __device__ __forceinline__ void run(ChunkWalk it) {
-    float sum[64] = {};  // dB over the heads
-    for (int i = 0, third = 0; it.more(); ++i, third = third == 2 ? 0 : third + 1) {
-      item(it, i, sm.rates[third].decay, sum);
-      if (it.last_head()) this->store(it, sum);
-      it.next();
-    }
-  }
-
- private:
-  __device__ __forceinline__ void item(const ChunkWalk& it, int i, const Decay& d, float (&sum)[64]) {
+  __device__ __forceinline__ void item(int i, const Decay& d, float (&wide)[64]) const {
     const int s = i & 1;
     auto& stage = sm.stage[s];
     group_barrier(kFullK + s, 2 * kGroup);
-    float acc[32], wide[64], dot[2];
+    float acc[32], dot[2];
     through_state(acc, stage.q, stage.S);
     wgmma_fence();
 #pragma unroll
@@ -32,8 +22,8 @@ struct ChunkKeys : ChunkSide<R, true> {
     wgmma_commit();
     wgmma_wait<1>();
     wgmma_settle(acc);
+    dot_rows(dot, acc, stage.dY, d.grow[row], d.grow[row + 8]);
     this->scale(acc, d.grow[row], d.grow[row + 8]);
-    dot_rows(dot, acc, stage.dY);
     group_barrier(kWeights, 2 * kGroup);
     wgmma_settle(acc);
     wgmma_fence();
@@ -57,9 +47,8 @@ struct ChunkKeys : ChunkSide<R, true> {
     const float end = d.cs[kRows - 1], low = exp2_fast(end - d.cs[row]), high = exp2_fast(end - d.cs[row + 8]);
     wgmma_wait<0>();
     wgmma_settle(acc), wgmma_settle(wide);
-    this->scale(acc, low, high);
-    dot_rows(dot, acc, stage.v);
-    this->scale(acc, d.scale[row], d.scale[row + 8]);
+    dot_rows(dot, acc, stage.v, low, high);
+    this->scale(acc, low * d.scale[row], high * d.scale[row + 8]);
     wgmma_settle(acc);
     wgmma_fence();
 #pragma unroll
@@ -71,11 +60,9 @@ struct ChunkKeys : ChunkSide<R, true> {
     group_arrive(kTaken, 2 * kGroup), group_arrive(kUsed + s, 3 * kGroup);
     put(sm.dv, acc);
     if constexpr (Sm::kThetaSides == 1) group_barrier(kTurned, 2 * kGroup);
-    this->turn_back(wide, stage.k, sm.small[s].turn);
-    this->add_up(wide, sum);
-    group_arrive(kDone + s, kChunkThreads);
   }
 
+ private:
   // own state^T, [rows, P].
   static __device__ __forceinline__ void through_state(float (&acc)[32], const bf16* own, const bf16* state) {
     wgmma_fence();
@@ -86,8 +73,8 @@ struct ChunkKeys : ChunkSide<R, true> {
     }
     wgmma_commit();
   }
-  // <acc, tile> of the two rows.
-  __device__ __forceinline__ void dot_rows(float (&dot)[2], const float (&acc)[32], const bf16* tile) const {
+  // <acc, tile> of the two rows, times a factor each.
+  __device__ __forceinline__ void dot_rows(float (&dot)[2], const float (&acc)[32], const bf16* tile, float low_factor, float high_factor) const {
     const auto place = this->places();
     dot[0] = dot[1] = 0;
 #pragma unroll
@@ -95,7 +82,7 @@ struct ChunkKeys : ChunkSide<R, true> {
       const float2 low = this->pair(tile, place[n]), high = this->pair(tile, place[n] + Side::kNextRow);
       dot[0] += acc[4 * n] * low.x + acc[4 * n + 1] * low.y, dot[1] += acc[4 * n + 2] * high.x + acc[4 * n + 3] * high.y;
     }
-    dot[0] = warp_sum<4>(dot[0]), dot[1] = warp_sum<4>(dot[1]);
+    dot[0] = low_factor * warp_sum<4>(dot[0]), dot[1] = high_factor * warp_sum<4>(dot[1]);
   }
   __device__ __forceinline__ void put(bf16* tile, const float (&acc)[32]) const {
     const auto place = this->places();

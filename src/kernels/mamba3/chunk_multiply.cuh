@@ -1,22 +1,45 @@
-// What the two multiplying sides of the chunk pass share, queries (q, dC) and keys (k, dB): a warpgroup has rows 16 warp + lane / 4 and 8 on.
+// The multiplying warpgroups of the chunk pass, queries (dq, dC) and keys (dk, dB). What follows once dq or dk is whole, they do in the same
+// code: four kinds of warps run side by side, and more instructions than the cache holds cost more than those that choose a side.
 #pragma once
-#include "kernels/mamba3/chunk.cuh"
+#include "kernels/mamba3/chunk_keys.cuh"
+#include "kernels/mamba3/chunk_queries.cuh"
 
 namespace weft::kernels::mamba3 {
 
-template <int R, bool kKeys>
-struct ChunkSide {
-  using Sm = ChunkSmem<R>;
-  const Mamba3Bwd& args;
-  Sm& sm;
-  const int thread = thread_number(), lane = thread & 31, warp = thread >> 5 & 3, q = lane >> 2, r = lane & 3, row = warp * 16 + q;  // and row + 8
+template <int R>
+struct ChunkMultiply : ChunkSide<R> {
+  using Side = ChunkSide<R>;
+  using typename Side::Sm;
+  using Side::args, Side::lane, Side::q, Side::r, Side::row, Side::sm, Side::warp;
 
-  __device__ __forceinline__ void store(const ChunkWalk& it, float (&sum)[64]) const {
+  __device__ __forceinline__ void run(ChunkWalk it, bool keys) {
+    float sum[64] = {};  // dC or dB over the heads
+    int i = 0;
+    for (int third = 0; it.more(); ++i, third = third == 2 ? 0 : third + 1) {
+      const int s = i & 1;
+      float wide[64];
+      if (keys)
+        ChunkKeys<R>{*this}.item(i, sm.rates[third].decay, wide);
+      else
+        ChunkQueries<R>{*this}.item(i, sm.rates[third].decay, wide);
+      turn_back(wide, keys, keys ? sm.stage[s].k : sm.stage[s].q, sm.small[s].turn);
+      if constexpr (Sm::kThetaSides == 1)
+        if (!keys) group_arrive(kTurned, 2 * kGroup);
+      add_up(wide, keys, sum);
+      group_arrive(kDone + s, kChunkThreads);
+      if (it.last_head()) store(it, keys, sum);
+      it.next();
+    }
+    if (i > 0 && !keys) group_barrier(kTaken, 2 * kGroup);  // the last item's
+  }
+
+ private:
+  __device__ __forceinline__ void store(const ChunkWalk& it, bool keys, float (&sum)[64]) const {
     const Mamba3Inputs& a = args.in;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int own = row + 8 * half, step = own >> kShift<R>;
-      bf16* to = static_cast<bf16*>(kKeys ? args.dB : args.dC) + ((static_cast<int64_t>(it.first) + step) * R * a.groups + static_cast<int64_t>(own & (R - 1)) * a.groups + it.piece.head0 / it.heads + it.group) * kN + r * 2;
+      bf16* to = static_cast<bf16*>(keys ? args.dB : args.dC) + ((static_cast<int64_t>(it.first) + step) * R * a.groups + static_cast<int64_t>(own & (R - 1)) * a.groups + it.piece.head0 / it.heads + it.group) * kN + r * 2;
 #pragma unroll
       for (int n = 0; n < 16; ++n) {
         if (step < it.count) *reinterpret_cast<uint32_t*>(to + n * 8) = pack_bf16(sum[4 * n + 2 * half], sum[4 * n + 2 * half + 1]);
@@ -24,30 +47,12 @@ struct ChunkSide {
       }
     }
   }
-  // Where columns 8 n + 2 r.. of the own row lie in a tile of panels; of the row 8 on, kNextRow elements further. Made anew where it is used:
-  // kept ahead of the loop over items, the places of all n would push sums out of registers.
-  static constexpr int kNextRow = 8 * 64;
-  struct Places {
-    int row, swizzle;
-    __device__ __forceinline__ int operator[](int n) const { return row + (swizzle ^ ((n & 7) << 3)) + (n >> 3) * 4096; }
-  };
-  __device__ __forceinline__ Places places() const {
-    int swizzle = q << 3;
-#if !defined(WEFT_EMULATE)
-    asm volatile("" : "+r"(swizzle));
-#endif
-    return {row * 64 + r * 2, swizzle};
-  }
-  static __device__ __forceinline__ float2 pair(const bf16* tile, int place) { return unpack_bf16(*reinterpret_cast<const uint32_t*>(tile + place)); }
-
   // d theta = u x du' for each turned pair u of the own rows, summed over ranks; then the pairs of acc turned back.
-  __device__ __forceinline__ void turn_back(float (&acc)[64], const bf16* own, const __half2* turn) const {
+  __device__ __forceinline__ void turn_back(float (&acc)[64], bool keys, const bf16* own, const __half2* turn) const {
     const int angles = args.in.angles;
-    float* out = sm.d_theta[kKeys && Sm::kThetaSides == 2];
-    const Places place = places();
-    const auto put = [](float& to, float v) {
-      if constexpr (kKeys && Sm::kThetaSides == 1) to += v; else to = v;
-    };
+    float* out = sm.d_theta[keys && Sm::kThetaSides == 2];
+    const auto place = this->places();
+    const auto put = [keys](float& to, float v) { to = Sm::kThetaSides == 1 && keys ? to + v : v; };
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
       const int col = n * 8 + r * 2;
@@ -58,7 +63,7 @@ struct ChunkSide {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           const int at = row + 8 * h;
-          const float2 u = pair(own, place[n] + h * kNextRow), v = pair(own, place[n + 8] + h * kNextRow);
+          const float2 u = this->pair(own, place[n] + h * Side::kNextRow), v = this->pair(own, place[n + 8] + h * Side::kNextRow);
           const uint2 raw = *reinterpret_cast<const uint2*>(turn + (at >> kShift<R>) * angles + col);
 #pragma unroll
           for (int b = 0; b < 2; ++b) {
@@ -88,7 +93,7 @@ struct ChunkSide {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           const int at = row + 8 * h;
-          const float2 u = pair(own, place[n] + h * kNextRow), cs = __half22float2(turn[at * angles + angle]);
+          const float2 u = this->pair(own, place[n] + h * Side::kNextRow), cs = __half22float2(turn[at * angles + angle]);
           float &du = acc[4 * n + 2 * h], &dw = acc[4 * n + 2 * h + 1];
           put(out[at * Sm::kThetaStride + angle], u.x * dw - u.y * du);
           const float x = du * cs.x + dw * cs.y;
@@ -99,9 +104,9 @@ struct ChunkSide {
   }
 
   // Sums over the rows of one rank, by pair of warps, and the sums over heads; lane bit 4 keeps one half of the columns.
-  __device__ __forceinline__ void add_up(const float (&acc)[64], float (&sum)[64]) const {
+  __device__ __forceinline__ void add_up(const float (&acc)[64], bool keys, float (&sum)[64]) const {
     const bool right = lane & 16;
-    float* out = sm.bias[kKeys ? 0 : 1][warp >> 1] + (q & (R - 1)) * kN + (right ? 64 : 0) + r * 2;
+    float* out = sm.bias[keys ? 0 : 1][warp >> 1] + (q & (R - 1)) * kN + (right ? 64 : 0) + r * 2;
     float v[16];
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
@@ -115,7 +120,7 @@ struct ChunkSide {
       }
       if ((q & 3) < R && !(warp & 1)) *reinterpret_cast<float2*>(out + n * 8) = {v[2 * n], v[2 * n + 1]};
     }
-    group_barrier(kKeys ? kOwnK : kOwnQ, kGroup);
+    group_barrier(keys ? kOwnK : kOwnQ, kGroup);
 #pragma unroll
     for (int e = 0; e < 64; ++e) sum[e] += acc[e];
     if ((q & 3) < R && (warp & 1))
@@ -124,12 +129,6 @@ struct ChunkSide {
         const float2 other = *reinterpret_cast<const float2*>(out + n * 8);
         *reinterpret_cast<float2*>(out + n * 8) = {other.x + v[2 * n], other.y + v[2 * n + 1]};
       }
-  }
-  // acc times one factor for each of the two rows.
-  template <int n>
-  static __device__ __forceinline__ void scale(float (&acc)[n], float low, float high) {
-#pragma unroll
-    for (int e = 0; e < n; e += 4) acc[e] *= low, acc[e + 1] *= low, acc[e + 2] *= high, acc[e + 3] *= high;
   }
 };
 

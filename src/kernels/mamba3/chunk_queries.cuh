@@ -1,33 +1,16 @@
 // The queries' side of the chunk pass: q k^T and dY v^T, from them the weights M, W and their sums, then dq = e^{cs} dY S + W k.
 #pragma once
-#include "kernels/mamba3/chunk_multiply.cuh"
+#include "kernels/mamba3/chunk_side.cuh"
 
 namespace weft::kernels::mamba3 {
 
 template <int R>
-struct ChunkQueries : ChunkSide<R, false> {
-  using Side = ChunkSide<R, false>;
+struct ChunkQueries : ChunkSide<R> {
+  using Side = ChunkSide<R>;
   using typename Side::Sm;
   using Side::lane, Side::q, Side::r, Side::row, Side::sm, Side::warp;
 
-  __device__ __forceinline__ void run(ChunkWalk it) {
-    float sum[64] = {};  // dC over the heads
-    int i = 0;
-    for (int third = 0; it.more(); ++i, third = third == 2 ? 0 : third + 1) {
-      item(it, i, sm.rates[third].decay, sum);
-      if (it.last_head()) this->store(it, sum);
-      it.next();
-    }
-    if (i > 0) group_barrier(kTaken, 2 * kGroup);  // the last item's
-  }
-
- private:
-  static constexpr int kOwnSums = R == 1 ? 2 : 1;  // of a lane's two columns
-  struct Sums {
-    float rows[2] = {}, gamma[2] = {}, trace[2] = {}, cols[8 * kOwnSums] = {};
-  };
-
-  __device__ __forceinline__ void item(const ChunkWalk& it, int i, const Decay& d, float (&sum)[64]) {
+  __device__ __forceinline__ void item(int i, const Decay& d, float (&acc)[64]) const {
     const int s = i & 1;
     auto& stage = sm.stage[s];
     group_barrier(kFullQ + s, 2 * kGroup);
@@ -51,7 +34,6 @@ struct ChunkQueries : ChunkSide<R, false> {
     }
     fence_async_proxy();
     group_arrive(kWeights, 2 * kGroup);
-    float acc[64];
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < 4; ++k) Wgmma<128>::run<false, true>(acc, k_major(stage.dY) + k * kStep16<false>, mn_major(stage.S) + k * kStep16<true>, k > 0);
@@ -70,11 +52,13 @@ struct ChunkQueries : ChunkSide<R, false> {
     wgmma_wait<0>();
     wgmma_settle(acc);
     group_arrive(kUsed + s, 3 * kGroup);
-    this->turn_back(acc, stage.q, sm.small[s].turn);
-    if constexpr (Sm::kThetaSides == 1) group_arrive(kTurned, 2 * kGroup);
-    this->add_up(acc, sum);
-    group_arrive(kDone + s, kChunkThreads);
   }
+
+ private:
+  static constexpr int kOwnSums = R == 1 ? 2 : 1;  // of a lane's two columns
+  struct Sums {
+    float rows[2] = {}, gamma[2] = {}, trace[2] = {}, cols[8 * kOwnSums] = {};
+  };
 
   // M = f (q k^T), W = f G to shared memory, W kept as an operand too; of L G (q k^T) the sums over rows (times scale) and columns.
   __device__ __forceinline__ void weigh(const Decay& d, const float (&qk)[32], const float (&g)[32], uint32_t (&W)[4][4], Sums& sums) const {
