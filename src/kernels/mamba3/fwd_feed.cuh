@@ -58,8 +58,11 @@ struct FwdFeed {
       for (int i = 0; i < 4; i += 2)
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-          make_row(raw[j], s, 16 * (i + j) + row16);
-          if (i == 0) load_row(raw[j], c, 2 + j);
+          // The half that does not turn is short: its registers take the next row early.
+          make_half<1>(raw[j], s, 16 * (i + j) + row16);
+          if (i == 0) load_half<1>(raw[j], c, 2 + j);
+          make_half<0>(raw[j], s, 16 * (i + j) + row16);
+          if (i == 0) load_half<0>(raw[j], c, 2 + j);
         }
       if (c + 1 < at.chunks) load_rates_of(c + 1); else cp_async_commit();
       cp_async_wait<1>();
@@ -114,12 +117,14 @@ struct FwdFeed {
   }
   // The thread's part of row 16 i + row16 of chunk c: columns 8 u, 64 + 8 u, 32 + 8 u, 96 + 8 u. Past the end comes the last step's row again:
   // its weights are zero.
-  __device__ __forceinline__ void load_row(uint4 (&raw)[4], int c, int i) const {
+  __device__ __forceinline__ void load_row(uint4 (&raw)[4], int c, int i) const { load_half<0>(raw, c, i), load_half<1>(raw, c, i); }
+  template <int half>
+  __device__ __forceinline__ void load_half(uint4 (&raw)[4], int c, int i) const {
     const Mamba3Inputs& a = args.in;
     const int there = c * kSteps + Order::step(16 * i + row16), step = there < at.length ? there : at.length - 1;
     const bf16* from = static_cast<const bf16*>(which ? a.C : a.B) + static_cast<int64_t>(at.start + step) * (which ? a.C_stride : a.B_stride) + (rank * a.groups + at.group) * kN + 8 * u;
 #pragma unroll
-    for (int k = 0; k < 4; ++k) raw[k] = __ldg(reinterpret_cast<const uint4*>(from + (k & 1) * 64 + (k >> 1) * 32));
+    for (int k = 0; k < 2; ++k) raw[2 * half + k] = __ldg(reinterpret_cast<const uint4*>(from + k * 64 + half * 32));
   }
 
   __device__ __forceinline__ void rates(int s) const {
@@ -174,14 +179,14 @@ struct FwdFeed {
     }
   }
 
-  __device__ __forceinline__ void make_row(const uint4 (&raw)[4], int s, int row) const {
+  template <int half>
+  __device__ __forceinline__ void make_half(const uint4 (&raw)[4], int s, int row) const {
     const int step = Order::step(row);
 #pragma unroll 1
     for (int h = 0; h < kHeads; ++h) {
       const Panels<kN> to{which ? sm.tiles[s][h].q : sm.tiles[s][h].k};
       const float2* turn = sm.turn[h] + step * Table::kStride;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) make_unit(to, row, u + 4 * half, raw[2 * half], raw[2 * half + 1], h, turn);
+      make_unit(to, row, u + 4 * half, raw[2 * half], raw[2 * half + 1], h, turn);
     }
   }
   // Columns 8 unit.. and 64 + 8 unit.. of a row. Those that do not turn are added to in bf16: one rounding of the bias more.
