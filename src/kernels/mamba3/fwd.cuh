@@ -1,12 +1,12 @@
-// The Mamba-3 forward: what its two kinds of warps share. One warpgroup feeds: it turns the group's B and C into q and k of every head of the
-// block, two chunks ahead at most; one warpgroup a head multiplies, with the head's state in its registers.
+// The Mamba-3 forward: what its two kinds of warps share. One warpgroup feeds: it turns the group's B and C into q and k of the head, two chunks
+// ahead at most; one multiplies, with the head's state in its registers.
 #pragma once
 #include "kernels/common/state_group.cuh"
 #include "kernels/mamba3/tiles.cuh"
 
 namespace weft::kernels::mamba3 {
 
-enum FwdBarrier { kFeed = 1, kFull = 2, kFree = 6, kOwn = 10 };  // kFull, kFree: + 2 head + stage; kOwn: + head
+enum FwdBarrier { kFeed = 1, kFull = 2, kFree = 4, kOwn = 6 };  // kFull, kFree: + stage
 
 // The order of a chunk's rows. A lane of wgmma's sums holds columns 2r, 2r + 1, 2r + 8, 2r + 9 of each 16 and rows q, q + 8: at rank 4 those
 // are the four ranks of one step, so that a sum over ranks stays in a thread and one decay serves eight products.
@@ -33,31 +33,31 @@ struct TurnTable {
   }
 };
 
-template <int R, int kHeads>
+template <int R>
 struct FwdSmem {
   static constexpr int kSteps = kRows / R, kAngles = R == 1 ? 32 : 64, kXStride = kP + 8;
   struct Tiles {
     bf16 q[kRows * kN], k[kRows * kN];  // Panels<128>
-  } tiles[2][kHeads];
-  bf16 M[kHeads][kRows * kRows];  // Panels<64>
+  } tiles[2];
+  bf16 M[kRows * kRows];  // Panels<64>
   struct Small {
     bf16 x[kSteps * kXStride], z[kSteps * kXStride];
     float cs[kSteps], from[kSteps], grow[kSteps], w[kSteps], gamma[kSteps];  // as in Decay
-  } small[2][kHeads];
-  bf16 o[2][kHeads][kSteps * kXStride];
-  alignas(16) float2 turn[kHeads][kSteps * TurnTable<R>::kStride];
-  float bias[2][kHeads][R * kN];          // of B, C
-  bf16 round_bias[2][kHeads][R * kN];
-  alignas(16) float mimo[3][kHeads][kP * R];  // [p][rank] of x, z, o
+  } small[2];
+  bf16 o[2][kSteps * kXStride];
+  alignas(16) float2 turn[kSteps * TurnTable<R>::kStride];
+  float bias[2][R * kN];  // of B, C
+  bf16 round_bias[2][R * kN];
+  alignas(16) float mimo[3][kP * R];  // [p][rank] of x, z, o
   alignas(16) float omega[2][kSteps * kAngles];
   struct alignas(16) Raw {
     float dt[kSteps + 4], a[kSteps + 4], lambda[kSteps + 4];
-  } raw[2][kHeads];
+  } raw[2];
 };
 
 // What one block works on.
 struct FwdPlace {
-  int document, head0, group, chunks, start, length;  // start, length: tokens
+  int document, head, group, chunks, start, length;  // start, length: tokens
 };
 
 }  // namespace weft::kernels::mamba3

@@ -5,9 +5,9 @@
 
 namespace weft::kernels::mamba3 {
 
-template <int R, int kHeads>
+template <int R>
 struct FwdFeed {
-  using Sm = FwdSmem<R, kHeads>;
+  using Sm = FwdSmem<R>;
   using Order = Rows<R>;
   using Table = TurnTable<R>;
   static constexpr int kSteps = Sm::kSteps;
@@ -18,25 +18,21 @@ struct FwdFeed {
   // to different banks.
   const int t = thread_number() & (kGroup - 1), warp = t >> 5, lane = t & 31, u = lane & 3, which = warp >> 1,
             row16 = (lane >> 2 & 1) * 4 + (lane >> 3 & 3) + (warp & 1) * 8, rank = Order::rank(row16);
-  float theta[kHeads][2] = {};  // of angles lane and lane + 32 before the chunk; every warp keeps a copy
+  float theta[2] = {};  // of angles lane and lane + 32 before the chunk; every warp keeps a copy
 
   __device__ __forceinline__ void run() {
     const Mamba3Inputs& a = args.in;
-    for (int i = t; i < kHeads * R * kN; i += kGroup)
+    for (int i = t; i < R * kN; i += kGroup)
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
-        const float b = (m ? a.C_bias : a.B_bias)[static_cast<int64_t>(at.head0) * R * kN + i];
-        sm.bias[m][i / (R * kN)][i % (R * kN)] = b, sm.round_bias[m][i / (R * kN)][i % (R * kN)] = __float2bfloat16(b);
+        const float b = (m ? a.C_bias : a.B_bias)[static_cast<int64_t>(at.head) * R * kN + i];
+        sm.bias[m][i] = b, sm.round_bias[m][i] = __float2bfloat16(b);
       }
 #pragma unroll
-    for (int h = 0; h < kHeads; ++h)
-#pragma unroll
-      for (int e = 0; e < 2; ++e)
-        if (args.initial.theta && lane + 32 * e < a.angles) theta[h][e] = args.initial.theta[state_row(h) * a.angles + lane + 32 * e];
+    for (int e = 0; e < 2; ++e)
+      if (args.initial.theta && lane + 32 * e < a.angles) theta[e] = args.initial.theta[(static_cast<int64_t>(at.document) * a.heads + at.head) * a.angles + lane + 32 * e];
     for (int step = warp; step < kSteps && lane < 4; step += 4)  // the rest of the last unit that turns stays as it is
-#pragma unroll
-      for (int h = 0; h < kHeads; ++h)
-        if ((a.angles + lane) % Table::kPerUnit >= 4) sm.turn[h][Table::at(step, a.angles + lane)] = {1, 0};
+      if ((a.angles + lane) % Table::kPerUnit >= 4) sm.turn[Table::at(step, a.angles + lane)] = {1, 0};
     uint4 raw[2][4];
     if (at.chunks > 0) {
       load_rates_of(0);
@@ -44,14 +40,12 @@ struct FwdFeed {
     }
     for (int c = 0; c < at.chunks; ++c) {
       const int s = c & 1;
-      if (c >= 2)
-#pragma unroll
-        for (int h = 0; h < kHeads; ++h) group_barrier(kFree + 2 * h + s, 2 * kGroup);
+      if (c >= 2) group_barrier(kFree + s, 2 * kGroup);
       load_inputs(c, s);
       cp_async_wait<1>();
       group_barrier(kFeed, kGroup);
       if (args.thetas && c * kSteps % kMamba3Span == 0 && warp == 3) save_theta(args.thetas, at.start / kMamba3Span + at.document + c * kSteps / kMamba3Span);
-      if (warp < kHeads) rates(s);
+      if (warp == 0) rates(s);
       turns(s);
       group_barrier(kFeed, kGroup);
 #pragma unroll 1
@@ -67,32 +61,25 @@ struct FwdFeed {
       if (c + 1 < at.chunks) load_rates_of(c + 1); else cp_async_commit();
       cp_async_wait<1>();
       fence_async_proxy();
-#pragma unroll
-      for (int h = 0; h < kHeads; ++h) group_arrive(kFull + 2 * h + s, 2 * kGroup);
+      group_arrive(kFull + s, 2 * kGroup);
       if (c + 1 < at.chunks) load_row(raw[0], c + 1, 0), load_row(raw[1], c + 1, 1);  // after the fence, which would wait for them
     }
     if (args.last.theta && warp == 3) save_theta(args.last.theta, at.document);
   }
 
  private:
-  __device__ __forceinline__ int64_t state_row(int h) const { return static_cast<int64_t>(at.document) * args.in.heads + at.head0 + h; }
   __device__ __forceinline__ void save_theta(float* to, int64_t row) const {
 #pragma unroll
-    for (int h = 0; h < kHeads; ++h)
-#pragma unroll
-      for (int e = 0; e < 2; ++e)
-        if (lane + 32 * e < args.in.angles) to[(row * args.in.heads + at.head0 + h) * args.in.angles + lane + 32 * e] = theta[h][e];
+    for (int e = 0; e < 2; ++e)
+      if (lane + 32 * e < args.in.angles) to[(row * args.in.heads + at.head) * args.in.angles + lane + 32 * e] = theta[e];
   }
 
   // dt, a, lambda and omega of chunk c; one group of copies.
   __device__ __forceinline__ void load_rates_of(int c) {
     const Mamba3Inputs& a = args.in;
     const int first = at.start + c * kSteps, left = at.length - c * kSteps;
-#pragma unroll
-    for (int h = 0; h < kHeads; ++h) {
-      auto& raw = sm.raw[c & 1][h];
-      load_rates(raw.dt, raw.a, raw.lambda, a, at.head0 + h, first, left, kSteps, t);
-    }
+    auto& raw = sm.raw[c & 1];
+    load_rates(raw.dt, raw.a, raw.lambda, a, at.head, first, left, kSteps, t);
     const int valid = (left < kSteps ? left : kSteps) * a.angles;
     for (int i = t * 4; i < kSteps * a.angles; i += kGroup * 4) {
       const bool ok = i < valid;
@@ -104,12 +91,12 @@ struct FwdFeed {
     const Mamba3Inputs& a = args.in;
     const int first = at.start + c * kSteps, left = at.length - c * kSteps;
 #pragma unroll 2
-    for (int i = t; i < kSteps * kHeads * 8; i += kGroup) {
-      const int step = i / (kHeads * 8), h = i / 8 % kHeads, col = i % 8 * 8;
+    for (int i = t; i < kSteps * 8; i += kGroup) {
+      const int step = i / 8, col = i % 8 * 8;
       const bool ok = step < left;
-      auto& small = sm.small[s][h];
+      auto& small = sm.small[s];
       const int64_t token = ok ? first + step : at.start;
-      const int in = (at.head0 + h) * kP + col;
+      const int in = at.head * kP + col;
       cp_async16(small.x + step * Sm::kXStride + col, static_cast<const bf16*>(a.x) + token * a.x_stride + in, ok);
       if (a.z) cp_async16(small.z + step * Sm::kXStride + col, static_cast<const bf16*>(a.z) + token * a.z_stride + in, ok);
     }
@@ -128,13 +115,13 @@ struct FwdFeed {
   }
 
   __device__ __forceinline__ void rates(int s) const {
-    const auto& raw = sm.raw[s][warp];
-    auto& to = sm.small[s][warp];
+    const auto& raw = sm.raw[s];
+    auto& to = sm.small[s];
     each_rate<R>(raw.a, raw.dt, raw.lambda, 1, [&](int step, float cs, float from, float grow, float w, float, float gamma) {
       to.cs[step] = cs, to.from[step] = from, to.grow[step] = grow, to.w[step] = w, to.gamma[step] = gamma;
     });
   }
-  // Warp w makes a quarter of the steps' turns, of every head.
+  // Warp w makes a quarter of the steps' turns.
   __device__ __forceinline__ void turns(int s) {
     const float* omega = sm.omega[s];
     const int angles = args.in.angles;
@@ -143,57 +130,44 @@ struct FwdFeed {
       const int angle = lane + 32 * e;
       if (angle >= angles) continue;
       constexpr int kOwn = kSteps / 4;
-      float rate[kOwn], sum[kHeads], own[kHeads][kOwn] = {};
-#pragma unroll
-      for (int h = 0; h < kHeads; ++h) sum[h] = theta[h][e];
+      float rate[kOwn], sum = theta[e], own[kOwn] = {};
       const float* p = omega + angle;
 #pragma unroll (kOwn > 4 ? 1 : 4)
       for (int quarter = 0; quarter < 4; ++quarter) {
 #pragma unroll
         for (int k = 0; k < kOwn; ++k, p += angles) rate[k] = *p;
+        const float* dt = sm.raw[s].dt + quarter * kOwn;
 #pragma unroll
-        for (int h = 0; h < kHeads; ++h) {
-          const float* dt = sm.raw[s][h].dt + quarter * kOwn;
+        for (int k = 0; k < kOwn; k += 4) {
+          const float4 four = *reinterpret_cast<const float4*>(dt + k);
+          const float each[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
-          for (int k = 0; k < kOwn; k += 4) {
-            const float4 four = *reinterpret_cast<const float4*>(dt + k);
-            const float each[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              sum[h] += rate[k + i] * each[i];
-              if (quarter == warp) own[h][k + i] = sum[h];
-            }
+          for (int i = 0; i < 4; ++i) {
+            sum += rate[k + i] * each[i];
+            if (quarter == warp) own[k + i] = sum;
           }
         }
       }
 #pragma unroll
-      for (int h = 0; h < kHeads; ++h)
-#pragma unroll
-        for (int k = 0; k < kOwn; ++k) {
-          float sine, cosine;
-          __sincosf(wrap_angle(own[h][k]) - kTwoPi / 2, &sine, &cosine);
-          sm.turn[h][Table::at(warp * kOwn + k, angle)] = {-cosine, -sine};
-        }
-#pragma unroll
-      for (int h = 0; h < kHeads; ++h) theta[h][e] = wrap_angle(sum[h]);
+      for (int k = 0; k < kOwn; ++k) {
+        float sine, cosine;
+        __sincosf(wrap_angle(own[k]) - kTwoPi / 2, &sine, &cosine);
+        sm.turn[Table::at(warp * kOwn + k, angle)] = {-cosine, -sine};
+      }
+      theta[e] = wrap_angle(sum);
     }
   }
 
   template <int half>
   __device__ __forceinline__ void make_half(const uint4 (&raw)[4], int s, int row) const {
-    const int step = Order::step(row);
-#pragma unroll 1
-    for (int h = 0; h < kHeads; ++h) {
-      const Panels<kN> to{which ? sm.tiles[s][h].q : sm.tiles[s][h].k};
-      const float2* turn = sm.turn[h] + step * Table::kStride;
-      make_unit(to, row, u + 4 * half, raw[2 * half], raw[2 * half + 1], h, turn);
-    }
+    const Panels<kN> to{which ? sm.tiles[s].q : sm.tiles[s].k};
+    make_unit(to, row, u + 4 * half, raw[2 * half], raw[2 * half + 1], sm.turn + Order::step(row) * Table::kStride);
   }
   // Columns 8 unit.. and 64 + 8 unit.. of a row. Those that do not turn are added to in bf16: one rounding of the bias more.
-  __device__ __forceinline__ void make_unit(const Panels<kN>& to, int row, int unit, const uint4& low, const uint4& high, int h, const float2* turn) const {
+  __device__ __forceinline__ void make_unit(const Panels<kN>& to, int row, int unit, const uint4& low, const uint4& high, const float2* turn) const {
     const int col = rank * kN + 8 * unit;
-    const float* bias = sm.bias[which][h] + col;
-    const bf16* round_bias = sm.round_bias[which][h] + col;
+    const float* bias = sm.bias[which] + col;
+    const bf16* round_bias = sm.round_bias[which] + col;
     uint4 *to_low = reinterpret_cast<uint4*>(to.unit(row, 8 * unit)), *to_high = reinterpret_cast<uint4*>(to.unit(row, 64 + 8 * unit));
     if (Table::kPerUnit * unit >= args.in.angles) {
       *to_low = add_bf16x8(low, *reinterpret_cast<const uint4*>(round_bias)), *to_high = add_bf16x8(high, *reinterpret_cast<const uint4*>(round_bias + 64));

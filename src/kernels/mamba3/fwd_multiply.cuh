@@ -1,4 +1,4 @@
-// The multiplying warpgroups of the Mamba-3 forward, one a head. The state [P, N] and the sums y^T [P, row] lie transposed, so that P is wgmma's
+// The multiplying warpgroup of the Mamba-3 forward. The state [P, N] and the sums y^T [P, row] lie transposed, so that P is wgmma's
 // 64 rows and state, V^T and V^T diag(w) are operands from registers; only M goes through shared memory. What is written to memory goes
 // by bulk copies out of shared memory: the fence that wgmma asks for would wait for a thread's own stores.
 #pragma once
@@ -6,16 +6,16 @@
 
 namespace weft::kernels::mamba3 {
 
-template <int R, int kHeads>
+template <int R>
 struct FwdMultiply {
-  using Sm = FwdSmem<R, kHeads>;
+  using Sm = FwdSmem<R>;
   using Order = Rows<R>;
   static constexpr int kSteps = Sm::kSteps, kOwnSteps = Order::kOwnSteps;
   const Mamba3Fwd& args;
   const FwdPlace& at;
   Sm& sm;
-  const int thread = thread_number(), mine = (thread >> 7) - 1, lane = thread & 31, warp = thread >> 5 & 3, q = lane >> 2, r = lane & 3, row = warp * 16 + q;  // and row + 8
-  const int head = at.head0 + mine;
+  const int thread = thread_number(), lane = thread & 31, warp = thread >> 5 & 3, q = lane >> 2, r = lane & 3, row = warp * 16 + q;  // and row + 8
+  const int head = at.head;
   const int64_t state_row = static_cast<int64_t>(at.document) * args.in.heads + head;
   float S[64];
   float D;
@@ -25,7 +25,7 @@ struct FwdMultiply {
     for (int c = 0; c < at.chunks; ++c) item(c);
     if (at.chunks > 0) {
       fence_async_proxy();
-      group_barrier(kOwn + mine, kGroup);
+      group_barrier(kOwn, kGroup);
       send(at.chunks - 1), bulk_wait<0>();
     }
     if (args.last.h) finish();
@@ -39,9 +39,9 @@ struct FwdMultiply {
       const int64_t from = static_cast<int64_t>(head) * R * kP + i;
       const int to = i % kP * R + i / kP;
       const float z = a.mimo_z ? a.mimo_z[from] : 1.f, o = a.mimo_o ? a.mimo_o[from] : 1.f;
-      sm.mimo[0][mine][to] = a.mimo_x ? a.mimo_x[from] : 1.f, sm.mimo[1][mine][to] = -kLog2E * z, sm.mimo[2][mine][to] = a.z ? o * z : o;
+      sm.mimo[0][to] = a.mimo_x ? a.mimo_x[from] : 1.f, sm.mimo[1][to] = -kLog2E * z, sm.mimo[2][to] = a.z ? o * z : o;
     }
-    group_barrier(kOwn + mine, kGroup);
+    group_barrier(kOwn, kGroup);
     read_state(S, args.initial.h ? args.initial.h + state_row * (kP * kN) : nullptr, row);
     if (args.initial.k && at.chunks > 0) {  // the half of the last step's outer product that the first step adds
       const int64_t i = static_cast<int64_t>(at.start) * a.heads + head;
@@ -59,7 +59,7 @@ struct FwdMultiply {
         });
       }
     }
-    const Panels<kRows> M{sm.M[mine]};
+    const Panels<kRows> M{sm.M};
 #pragma unroll
     for (int n = 0; n < 8; ++n)  // right of the diagonal M stays zero
       if (n > 2 * warp + 1) *reinterpret_cast<uint32_t*>(M.at(row, n * 8 + r * 2)) = *reinterpret_cast<uint32_t*>(M.at(row + 8, n * 8 + r * 2)) = 0;
@@ -69,7 +69,7 @@ struct FwdMultiply {
   __device__ __forceinline__ void weights(float (&to)[R][2], int which) const {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const float* from = sm.mimo[which][mine] + (row + 8 * h) * R;
+      const float* from = sm.mimo[which] + (row + 8 * h) * R;
       if constexpr (R == 4) {
         const float4 v = *reinterpret_cast<const float4*>(from);
         to[0][h] = v.x, to[1][h] = v.y, to[2][h] = v.z, to[3][h] = v.w;
@@ -82,9 +82,9 @@ struct FwdMultiply {
 
   __device__ __forceinline__ void item(int c) {
     const int s = c & 1;
-    const auto& tiles = sm.tiles[s][mine];
-    const auto& small = sm.small[s][mine];
-    group_barrier(kFull + 2 * mine + s, 2 * kGroup);
+    const auto& tiles = sm.tiles[s];
+    const auto& small = sm.small[s];
+    group_barrier(kFull + s, 2 * kGroup);
     if (args.states && c * kSteps % kMamba3Span == 0) save(at.start / kMamba3Span + at.document + c * kSteps / kMamba3Span);
 
     uint32_t vt[4][4];                // V^T, rows p, k = row of the chunk
@@ -122,7 +122,7 @@ struct FwdMultiply {
       wgmma_commit();
       bulk_wait<0>();  // o of the chunk before the last one: its place is written below
       fence_async_proxy();
-      group_barrier(kOwn + mine, kGroup);  // M is whole, and o of the last chunk
+      group_barrier(kOwn, kGroup);  // M is whole, and o of the last chunk
       if (c > 0) send(c - 1);
       const float all = small.grow[kSteps - 1];
 #pragma unroll
@@ -144,7 +144,7 @@ struct FwdMultiply {
     wgmma_settle(y);
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < 4; ++k) Wgmma<64>::run<false>(y, vt[k], k_major(sm.M[mine]) + k * kStep16<false>, 1);
+    for (int k = 0; k < 4; ++k) Wgmma<64>::run<false>(y, vt[k], k_major(sm.M) + k * kStep16<false>, 1);
     wgmma_commit();
     uint32_t vw[4][4];  // V^T diag(w)
     float mx[R][2];
@@ -166,7 +166,7 @@ struct FwdMultiply {
     wgmma_commit();
     wgmma_wait<1>();
     wgmma_settle(y);
-    if (args.in.z) gate<true>(small, sm.o[s][mine], x, mx, y); else gate<false>(small, sm.o[s][mine], x, mx, y);
+    if (args.in.z) gate<true>(small, sm.o[s], x, mx, y); else gate<false>(small, sm.o[s], x, mx, y);
     wgmma_wait<0>();
     wgmma_settle(S);
     if (c + 1 == at.chunks && args.last.h) {
@@ -174,7 +174,7 @@ struct FwdMultiply {
       for (int i = thread & (kGroup - 1); i < R * kN; i += kGroup)
         args.last.k[state_row * R * kN + i] = __bfloat162float(*Panels<kN>{const_cast<bf16*>(tiles.k)}.at(Order::row(step, i / kN), i % kN));
     }
-    if (c + 2 < at.chunks) group_arrive(kFree + 2 * mine + s, 2 * kGroup);
+    if (c + 2 < at.chunks) group_arrive(kFree + s, 2 * kGroup);
   }
 
   // An operand of 16 rows of the chunk from the lane's x, by step and p.
@@ -189,7 +189,7 @@ struct FwdMultiply {
   // M from q k^T: the decay from an earlier step, gamma within a step, 0 later.
   __device__ __forceinline__ void weigh(const typename Sm::Small& small, const float (&qk)[32]) const {
     constexpr int kSides = R == 4 ? 1 : 2;  // rows row and row + 8 are of one step at rank 4
-    const Panels<kRows> M{sm.M[mine]};
+    const Panels<kRows> M{sm.M};
     int step[kSides];
     float cs[kSides];
 #pragma unroll
@@ -257,7 +257,7 @@ struct FwdMultiply {
     const int first = at.start + c * kSteps, left = at.length - c * kSteps;
 #pragma unroll
     for (int step = 4 * lane + warp; step < kSteps; step += 128)
-      if (step < left) bulk_store(static_cast<bf16*>(args.o) + (static_cast<int64_t>(first + step) * args.in.heads + head) * kP, sm.o[c & 1][mine] + step * Sm::kXStride, kP * 2);
+      if (step < left) bulk_store(static_cast<bf16*>(args.o) + (static_cast<int64_t>(first + step) * args.in.heads + head) * kP, sm.o[c & 1] + step * Sm::kXStride, kP * 2);
     bulk_commit();
   }
   __device__ __forceinline__ void save(int64_t slot) const {

@@ -1,4 +1,4 @@
-// Mamba-3 forward. One block walks the chunks (64 rows of steps x ranks) of one document for kHeads heads of one group; q and k are made in
+// Mamba-3 forward. One block walks the chunks (64 rows of steps x ranks) of one head in one document; q and k are made in
 // shared memory from the group's B and C (bias, rotation), so they never reach device memory. With S the chunk form's
 // state, k~ = scale k (nam56r.md 2.5):
 //   M_ij = e^{cs_i - cs_j} scale_j (q_i . k_j) for an earlier step j, gamma_i (q_i . k_j) within a step, 0 later
@@ -30,28 +30,28 @@ const char* refusal(const Mamba3Inputs& a, const Device& device) {
 
 namespace {
 
-template <int R, int kHeads, int kBlocks, int kFeedRegs, int kMultiplyRegs>
-__global__ void __launch_bounds__(kGroup * (1 + kHeads), kBlocks) fwd_kernel(const Mamba3Fwd args) {
+template <int R, int kBlocks, int kFeedRegs, int kMultiplyRegs>
+__global__ void __launch_bounds__(2 * kGroup, kBlocks) fwd_kernel(const Mamba3Fwd args) {
   const Mamba3Inputs& a = args.in;
-  static_assert(sizeof(FwdSmem<R, kHeads>) <= kSmemLimit);
+  static_assert(sizeof(FwdSmem<R>) <= kSmemLimit);
   WEFT_DYNAMIC_SMEM(raw);
-  auto& sm = *reinterpret_cast<FwdSmem<R, kHeads>*>(raw);
-  const int blocks = a.heads / kHeads, document = static_cast<int>(blockIdx.x) / blocks, head0 = static_cast<int>(blockIdx.x) % blocks * kHeads;
+  auto& sm = *reinterpret_cast<FwdSmem<R>*>(raw);
+  const int document = static_cast<int>(blockIdx.x) / a.heads, head = static_cast<int>(blockIdx.x) % a.heads;
   const int start = a.cu_seqlens[document], length = a.cu_seqlens[document + 1] - start;
   constexpr int kSteps = kRows / R;
-  const FwdPlace at{document, head0, head0 / (a.heads / a.groups), (length + kSteps - 1) / kSteps, start, length};
+  const FwdPlace at{document, head, head / (a.heads / a.groups), (length + kSteps - 1) / kSteps, start, length};
   if (threadIdx.x < kGroup) {
     if constexpr (kFeedRegs > 0) fewer_registers<kFeedRegs>();
-    FwdFeed<R, kHeads>{args, at, sm}.run();
+    FwdFeed<R>{args, at, sm}.run();
   } else {
     if constexpr (kFeedRegs > 0) more_registers<kMultiplyRegs>();
-    FwdMultiply<R, kHeads>{args, at, sm}.run();
+    FwdMultiply<R>{args, at, sm}.run();
   }
 }
 
-template <int R, int kHeads, int kBlocks, int kFeedRegs, int kMultiplyRegs>
+template <int R, int kBlocks, int kFeedRegs, int kMultiplyRegs>
 void launch(const Mamba3Fwd& a, const Launch& l) {
-  launch_grid(fwd_kernel<R, kHeads, kBlocks, kFeedRegs, kMultiplyRegs>, dim3(static_cast<unsigned>(a.in.heads / kHeads * a.in.documents)), dim3(kGroup * (1 + kHeads)), sizeof(FwdSmem<R, kHeads>), l.stream, a);
+  launch_grid(fwd_kernel<R, kBlocks, kFeedRegs, kMultiplyRegs>, dim3(static_cast<unsigned>(a.in.heads * a.in.documents)), dim3(2 * kGroup), sizeof(FwdSmem<R>), l.stream, a);
 }
 
 }  // namespace
@@ -65,11 +65,11 @@ Support supports_mamba3_fwd_sm90(const Mamba3Fwd& a, const Device& device) {
 void mamba3_fwd_sm90(const Mamba3Fwd& a, const Launch& l) {
   const char* v = std::getenv("WEFT_MB_FWD");
   const int variant = v ? std::atoi(v) : 0;
-  if (a.in.rank == 1) return mamba3::launch<1, 1, 1, 0, 0>(a, l);
-  if (a.in.rank == 2) return mamba3::launch<2, 1, 1, 0, 0>(a, l);
-  if (variant == 2) return mamba3::launch<4, 1, 2, 80, 176>(a, l);
-  if (variant == 3) return mamba3::launch<4, 1, 2, 72, 184>(a, l);
-  return mamba3::launch<4, 1, 2, 88, 168>(a, l);
+  if (a.in.rank == 1) return mamba3::launch<1, 1, 0, 0>(a, l);
+  if (a.in.rank == 2) return mamba3::launch<2, 1, 0, 0>(a, l);
+  if (variant == 2) return mamba3::launch<4, 2, 80, 176>(a, l);
+  if (variant == 3) return mamba3::launch<4, 2, 72, 184>(a, l);
+  return mamba3::launch<4, 2, 88, 168>(a, l);
 }
 
 }  // namespace weft::kernels
