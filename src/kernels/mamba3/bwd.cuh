@@ -14,13 +14,14 @@ constexpr int kChunksPerBlock = 8;  // of the chunk and gate passes: each block 
 inline int steps_of(const Mamba3Inputs& a) { return kRows / a.rank; }
 inline int64_t chunk_slots(const Mamba3Inputs& a) { return a.tokens / steps_of(a) + a.documents; }
 inline int64_t parts(const Mamba3Inputs& a) { return (chunk_slots(a) + kChunksPerBlock - 1) / kChunksPerBlock; }
-// Groups at once: as many as let the walk, a block a (document, direction, two heads, or one), take 132 multiprocessors twice, but no more than
-// kPieceBytes of tiles.
+// Groups at once: as many as give 132 multiprocessors two blocks of the walk (a block a document, direction, head) and four of the chunk pass
+// (a block a part, group) each, but no more than kPieceBytes of tiles.
 constexpr int64_t kPieceBytes = int64_t{8} << 30;
 inline int piece_groups(const Mamba3Inputs& a) {
   const int64_t heads = a.heads / a.groups, wide = kRows * kN * 2, thin = kRows * kP * 2;
-  const int64_t bytes = chunk_slots(a) * heads * ((a.rank > 1 ? 4 : 3) * wide + 4 * thin), blocks = a.documents * heads * (a.rank < 4 || heads % 2 != 0 ? 2 : 1);
-  const int64_t fit = kPieceBytes / (bytes > 0 ? bytes : 1), want = 264 / (blocks > 0 ? blocks : 1), most = fit < want ? fit : want;
+  const int64_t bytes = chunk_slots(a) * heads * ((a.rank > 1 ? 4 : 3) * wide + 4 * thin), blocks = a.documents * heads * 2;
+  const int64_t fit = kPieceBytes / (bytes > 0 ? bytes : 1), walk = 264 / (blocks > 0 ? blocks : 1), chunk = 528 / (parts(a) > 0 ? parts(a) : 1), want = walk > chunk ? walk : chunk;
+  const int64_t most = fit < want ? fit : want;
   return static_cast<int>(most < 1 ? 1 : most < a.groups ? most : a.groups);
 }
 

@@ -2,8 +2,8 @@
 // it makes k = Rot(B + bias), v = x mimo_x and walks S, before each chunk (at rank 1 the forward's saved states are S); backwards it makes
 // q = Rot(C + bias), dY = d_o mimo_o silu(z mimo_z) and walks the gradient dS of the state after each chunk:
 //   S' = e^{cs_end} S + sum_j w_j v_j k_j^T      dS' = e^{cs_end} dS + sum_i e^{cs_i} dY_i q_i^T
-// A block takes a (direction, document, kHeads heads of a group): one warpgroup makes the tiles, one a head keeps the state [P, N] in its
-// registers. Everything leaves by bulk copies out of shared memory. Floor at b8 s4096 H128 R4: operands 12.9 GB and S, dS 8.6 GB written, 5.0 ms
+// A block takes a (direction, document, head): one warpgroup makes the tiles, one keeps the state [P, N] in its registers; at rank 4 two blocks
+// fit a processor. Everything leaves by bulk copies out of shared memory. Floor at b8 s4096 H128 R4: operands 12.9 GB and S, dS 8.6 GB written, 5.0 ms
 // at 4.3 TB/s.
 #include "kernels/common/state_group.cuh"
 #include "kernels/mamba3/bwd.cuh"
@@ -11,32 +11,32 @@
 namespace weft::kernels::mamba3 {
 namespace {
 
-enum WalkBarrier { kFeed = 1, kFull = 2, kFree = 4, kOwn = 6 };  // kFull, kFree: + stage; kOwn: + head
+enum WalkBarrier { kFeed = 1, kFull = 2, kFree = 4, kOwn = 6 };  // kFull, kFree: + stage
 
-template <int R, int kHeads>
+template <int R>
 struct WalkSmem {
-  static constexpr int kSteps = kRows / R, kAngles = R == 1 ? 32 : 64, kThreads = kGroup * (1 + kHeads);
+  static constexpr int kSteps = kRows / R, kAngles = R == 1 ? 32 : 64;
   struct Stage {
-    bf16 wide[kHeads][kRows * kN], thin[kHeads][kRows * kP];  // k and v, or q and dY
+    bf16 wide[kRows * kN], thin[kRows * kP];  // k and v, or q and dY
   } stage[2];
-  bf16 state[kHeads][kP * kN];
+  bf16 state[kP * kN];
   struct Small {
     alignas(16) __half2 turn[kSteps * kAngles + 4];
     float dt[kSteps + 4], a[kSteps + 4], lambda[kSteps + 4];
-  } small[2][kHeads];
-  Decay decay[2][kHeads];
-  alignas(16) float mimo[2][kHeads][R * kP];  // forwards x; backwards o, z
-  float bias[kHeads][R * kN];                 // forwards of B; backwards of C
+  } small[2];
+  Decay decay[2];
+  alignas(16) float mimo[2][R * kP];  // forwards x; backwards o, z
+  float bias[R * kN];                 // forwards of B; backwards of C
 };
 
 struct WalkPlace {
   int document, local, group, chunks, start, length;  // local: first head within the piece; tokens
 };
 
-template <int R, int kHeads, bool kReverse>
+template <int R, bool kReverse>
 struct WalkFeed {
-  using Sm = WalkSmem<R, kHeads>;
-  static constexpr int kSteps = Sm::kSteps, kUnits = 4 / R;  // units of 8 columns of a step that a thread makes of v or dY, for each head
+  using Sm = WalkSmem<R>;
+  static constexpr int kSteps = Sm::kSteps, kUnits = 4 / R;  // units of 8 columns of a step that a thread makes of v or dY
   const Mamba3Inputs& a;
   const bf16* d_o;
   const BwdWorkspace& w;
@@ -45,36 +45,32 @@ struct WalkFeed {
   Sm& sm;
   // Of k or q a thread makes rows 32 i + row32, columns 8 u.. and 32 + 8 u.., and those 64 on; eight neighbouring lanes store to different banks.
   const int t = thread_number() & (kGroup - 1), warp = t >> 5, lane = t & 31, u = lane & 3, row32 = warp * 8 + (lane >> 2 & 1) * 4 + (lane >> 3),
-            rank = row32 & (R - 1), head0 = piece.head0 + at.local, col = (t & 7) * 8;
+            rank = row32 & (R - 1), head = piece.head0 + at.local, col = (t & 7) * 8;
 
   __device__ __forceinline__ int chunk(int i) const { return kReverse ? at.chunks - 1 - i : i; }
   __device__ __forceinline__ void run() {
-    for (int i = t; i < kHeads * R * kP; i += kGroup)
+    for (int i = t; i < R * kP; i += kGroup)
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
         const float* from = !kReverse ? a.mimo_x : m ? a.mimo_z : a.mimo_o;
-        sm.mimo[m][i / (R * kP)][i % (R * kP)] = from ? from[static_cast<int64_t>(head0) * R * kP + i] : 1.f;
+        sm.mimo[m][i] = from ? from[static_cast<int64_t>(head) * R * kP + i] : 1.f;
       }
-    for (int i = t; i < kHeads * R * kN; i += kGroup) sm.bias[i / (R * kN)][i % (R * kN)] = (kReverse ? a.C_bias : a.B_bias)[static_cast<int64_t>(head0) * R * kN + i];
-    uint4 raw[2][4], thin[kHeads][kUnits], gate[kHeads][kUnits];
+    for (int i = t; i < R * kN; i += kGroup) sm.bias[i] = (kReverse ? a.C_bias : a.B_bias)[static_cast<int64_t>(head) * R * kN + i];
+    uint4 raw[2][4], thin[kUnits], gate[kUnits];
     load_small(0), load_raw(raw, thin, gate, 0);
     for (int i = 0; i < at.chunks; ++i) {
       const int s = i & 1;
-      if (i >= 2) group_barrier(kFree + s, Sm::kThreads);
+      if (i >= 2) group_barrier(kFree + s, 2 * kGroup);
       cp_async_wait<0>();
       group_barrier(kFeed, kGroup);
       load_small(i + 1);
-      if (warp < kHeads) chunk_decay<R>(sm.decay[s][warp], sm.small[s][warp].a, sm.small[s][warp].dt, sm.small[s][warp].lambda, 1);
+      if (warp == 0) chunk_decay<R>(sm.decay[s], sm.small[s].a, sm.small[s].dt, sm.small[s].lambda, 1);
 #pragma unroll
-      for (int j = 0; j < 2; ++j)
-#pragma unroll 1
-        for (int h = 0; h < kHeads; ++h) turn_row(raw[j], s, h, 32 * j + row32);
+      for (int j = 0; j < 2; ++j) turn_row(raw[j], s, 32 * j + row32);
 #pragma unroll
-      for (int h = 0; h < kHeads; ++h)
-#pragma unroll
-        for (int j = 0; j < kUnits; ++j) thin_unit(thin[h][j], gate[h][j], s, h, j * 16 + (t >> 3));
+      for (int j = 0; j < kUnits; ++j) thin_unit(thin[j], gate[j], s, j * 16 + (t >> 3));
       fence_async_proxy();
-      group_arrive(kFull + s, Sm::kThreads);
+      group_arrive(kFull + s, 2 * kGroup);
       load_raw(raw, thin, gate, i + 1);  // after the fence, which would wait for them
     }
     cp_async_wait<0>();
@@ -84,19 +80,16 @@ struct WalkFeed {
   __device__ __forceinline__ void load_small(int i) const {
     if (i < at.chunks) {
       const int done = chunk(i) * kSteps, first = at.start + done, left = at.length - done;
-#pragma unroll
-      for (int h = 0; h < kHeads; ++h) {
-        auto& small = sm.small[i & 1][h];
-        load_turns(small.turn, w.turns, a.heads, head0 + h, a.angles, first, kSteps, left, t, kGroup);
-        load_rates(small.dt, small.a, small.lambda, a, head0 + h, first, left, kSteps, t);
-      }
+      auto& small = sm.small[i & 1];
+      load_turns(small.turn, w.turns, a.heads, head, a.angles, first, kSteps, left, t, kGroup);
+      load_rates(small.dt, small.a, small.lambda, a, head, first, left, kSteps, t);
     }
     cp_async_commit();
   }
   static __device__ __forceinline__ uint4 read(const void* base, int64_t i, bool ok) {
     return ok ? __ldg(reinterpret_cast<const uint4*>(static_cast<const bf16*>(base) + i)) : uint4{0, 0, 0, 0};
   }
-  __device__ __forceinline__ void load_raw(uint4 (&raw)[2][4], uint4 (&thin)[kHeads][kUnits], uint4 (&gate)[kHeads][kUnits], int i) const {
+  __device__ __forceinline__ void load_raw(uint4 (&raw)[2][4], uint4 (&thin)[kUnits], uint4 (&gate)[kUnits], int i) const {
     if (i >= at.chunks) return;
     const int done = chunk(i) * kSteps, left = at.length - done;
     const int64_t first = at.start + done;
@@ -108,19 +101,17 @@ struct WalkFeed {
       for (int k = 0; k < 4; ++k) raw[j][k] = read(kReverse ? a.C : a.B, from + (k & 1) * 64 + (k >> 1) * 32, step < left);
     }
 #pragma unroll
-    for (int h = 0; h < kHeads; ++h)
-#pragma unroll
-      for (int j = 0; j < kUnits; ++j) {
-        const int step = j * 16 + (t >> 3), in = (head0 + h) * kP + col;
-        const bool ok = step < left;
-        thin[h][j] = kReverse ? read(d_o, (first + step) * a.heads * kP + in, ok) : read(a.x, (first + step) * a.x_stride + in, ok);
-        if (kReverse && a.z) gate[h][j] = read(a.z, (first + step) * a.z_stride + in, ok);
-      }
+    for (int j = 0; j < kUnits; ++j) {
+      const int step = j * 16 + (t >> 3), in = head * kP + col;
+      const bool ok = step < left;
+      thin[j] = kReverse ? read(d_o, (first + step) * a.heads * kP + in, ok) : read(a.x, (first + step) * a.x_stride + in, ok);
+      if (kReverse && a.z) gate[j] = read(a.z, (first + step) * a.z_stride + in, ok);
+    }
   }
-  __device__ __forceinline__ void turn_row(const uint4 (&raw)[4], int s, int h, int row) const {
-    const Panels<kN> to{sm.stage[s].wide[h]};
-    const float* bias = sm.bias[h] + rank * kN;
-    const __half2* turn = sm.small[s][h].turn + (row >> kShift<R>) * a.angles;
+  __device__ __forceinline__ void turn_row(const uint4 (&raw)[4], int s, int row) const {
+    const Panels<kN> to{sm.stage[s].wide};
+    const float* bias = sm.bias + rank * kN;
+    const __half2* turn = sm.small[s].turn + (row >> kShift<R>) * a.angles;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int unit = u + 4 * half;
@@ -132,8 +123,8 @@ struct WalkFeed {
     }
   }
   // The rows of all ranks of a step, columns col...
-  __device__ __forceinline__ void thin_unit(const uint4& raw, const uint4& raw_gate, int s, int h, int step) const {
-    const Panels<kP> to{sm.stage[s].thin[h]};
+  __device__ __forceinline__ void thin_unit(const uint4& raw, const uint4& raw_gate, int s, int step) const {
+    const Panels<kP> to{sm.stage[s].thin};
     float from[8], z[8];
     unpack8(from, raw);
     const bool gated = kReverse && a.z;
@@ -141,12 +132,12 @@ struct WalkFeed {
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       float v[8], m[8] = {};
-      add_shared8(m, sm.mimo[0][h] + r * kP + col);
+      add_shared8(m, sm.mimo[0] + r * kP + col);
 #pragma unroll
       for (int e = 0; e < 8; ++e) v[e] = from[e] * m[e];
       if (gated) {
         float mz[8] = {};
-        add_shared8(mz, sm.mimo[1][h] + r * kP + col);
+        add_shared8(mz, sm.mimo[1] + r * kP + col);
 #pragma unroll
         for (int e = 0; e < 8; ++e) {
           const float g = z[e] * mz[e];
@@ -158,11 +149,11 @@ struct WalkFeed {
   }
 };
 
-template <int R, int kHeads, bool kReverse>
-__device__ __forceinline__ void walk_states(const BwdWorkspace& w, const Piece& piece, const WalkPlace& at, WalkSmem<R, kHeads>& sm) {
-  using Sm = WalkSmem<R, kHeads>;
+template <int R, bool kReverse>
+__device__ __forceinline__ void walk_states(const BwdWorkspace& w, const Piece& piece, const WalkPlace& at, WalkSmem<R>& sm) {
+  using Sm = WalkSmem<R>;
   constexpr bool kStates = kReverse || R > 1;
-  const int thread = thread_number(), mine = (thread >> 7) - 1, lane = thread & 31, warp = thread >> 5 & 3, row = warp * 16 + (lane >> 2);
+  const int thread = thread_number(), lane = thread & 31, warp = thread >> 5 & 3, row = warp * 16 + (lane >> 2);
   const int64_t slot0 = first_slot(at.start, at.document, Sm::kSteps);
   bf16 *wide = kReverse ? w.q : w.k, *thin = kReverse ? w.dY : w.v, *states = kReverse ? w.dS : w.S;
   const bool sends = warp == 0 && lane == 0;
@@ -170,29 +161,29 @@ __device__ __forceinline__ void walk_states(const BwdWorkspace& w, const Piece& 
   for (int i = 0; i < at.chunks; ++i) {
     const int s = i & 1;
     const auto& stage = sm.stage[s];
-    const Decay& d = sm.decay[s][mine];
-    const int64_t tile = (slot0 + (kReverse ? at.chunks - 1 - i : i)) * piece.heads + at.local + mine;
-    group_barrier(kFull + s, Sm::kThreads);
+    const Decay& d = sm.decay[s];
+    const int64_t tile = (slot0 + (kReverse ? at.chunks - 1 - i : i)) * piece.heads + at.local;
+    group_barrier(kFull + s, 2 * kGroup);
     if (sends) {
-      bulk_store(wide + tile * (kRows * kN), stage.wide[mine], kRows * kN * 2);
-      bulk_store(thin + tile * (kRows * kP), stage.thin[mine], kRows * kP * 2);
+      bulk_store(wide + tile * (kRows * kN), stage.wide, kRows * kN * 2);
+      bulk_store(thin + tile * (kRows * kP), stage.thin, kRows * kP * 2);
       bulk_commit();
     }
     if constexpr (kStates) {
       {
         uint32_t state[8][4];
         pack_state(state, S);
-        save_state(sm.state[mine], kN, state, row);
+        save_state(sm.state, kN, state, row);
       }
       fence_async_proxy();
-      group_barrier(kOwn + mine, kGroup);
-      if (sends) bulk_store(states + tile * (kP * kN), sm.state[mine], kP * kN * 2), bulk_commit();
+      group_barrier(kOwn, kGroup);
+      if (sends) bulk_store(states + tile * (kP * kN), sm.state, kP * kN * 2), bulk_commit();
       if (i + 1 < at.chunks) {
         const float* weight = kReverse ? d.grow : d.w;
         uint32_t operand[4][4];  // the transpose of thin, weighted; 16 rows of P
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-          load_a_trans(operand[k], Tile<kP>{const_cast<bf16*>(stage.thin[mine])}, warp * 16, k * 16);
+          load_a_trans(operand[k], Tile<kP>{const_cast<bf16*>(stage.thin)}, warp * 16, k * 16);
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
             const float2 v = unpack_bf16(operand[k][e]), f = *reinterpret_cast<const float2*>(weight + k * 16 + (lane & 3) * 2 + (e >> 1) * 8);
@@ -205,52 +196,52 @@ __device__ __forceinline__ void walk_states(const BwdWorkspace& w, const Piece& 
         wgmma_settle(S);
         wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < 4; ++k) Wgmma<128>::run<true>(S, operand[k], mn_major(stage.wide[mine]) + k * kStep16<true>, 1);
+        for (int k = 0; k < 4; ++k) Wgmma<128>::run<true>(S, operand[k], mn_major(stage.wide) + k * kStep16<true>, 1);
         wgmma_commit();
         wgmma_wait<0>();
         wgmma_settle(S);
       }
     }
     if (sends) bulk_wait<0>();  // what was sent has left its place
-    if (i + 2 < at.chunks) group_arrive(kFree + s, Sm::kThreads);
+    if (i + 2 < at.chunks) group_arrive(kFree + s, 2 * kGroup);
   }
 }
 
-template <int R, int kHeads, bool kReverse>
-__device__ __forceinline__ void walk(const Mamba3Inputs& a, const void* d_o, const BwdWorkspace& w, const Piece& piece, const WalkPlace& at, WalkSmem<R, kHeads>& sm) {
+template <int R, bool kReverse>
+__device__ __forceinline__ void walk(const Mamba3Inputs& a, const void* d_o, const BwdWorkspace& w, const Piece& piece, const WalkPlace& at, WalkSmem<R>& sm) {
   if (threadIdx.x < kGroup)
-    WalkFeed<R, kHeads, kReverse>{a, static_cast<const bf16*>(d_o), w, piece, at, sm}.run();
+    WalkFeed<R, kReverse>{a, static_cast<const bf16*>(d_o), w, piece, at, sm}.run();
   else
-    walk_states<R, kHeads, kReverse>(w, piece, at, sm);
+    walk_states<R, kReverse>(w, piece, at, sm);
 }
 
-template <int R, int kHeads, int kBlocks>
-__global__ void __launch_bounds__(kGroup * (1 + kHeads), kBlocks) walk_kernel(const Mamba3Inputs a, const void* d_o, const BwdWorkspace w, const Piece piece) {
-  static_assert(sizeof(WalkSmem<R, kHeads>) <= kSmemLimit);
+template <int R>
+__global__ void __launch_bounds__(2 * kGroup, R == 4 ? 2 : 1) walk_kernel(const Mamba3Inputs a, const void* d_o, const BwdWorkspace w, const Piece piece) {
+  static_assert(sizeof(WalkSmem<R>) <= kSmemLimit);
   WEFT_DYNAMIC_SMEM(raw);
-  auto& sm = *reinterpret_cast<WalkSmem<R, kHeads>*>(raw);
-  const int place = static_cast<int>(blockIdx.x) / 2, blocks = piece.heads / kHeads, document = place / blocks, local = place % blocks * kHeads;
+  auto& sm = *reinterpret_cast<WalkSmem<R>*>(raw);
+  const int place = static_cast<int>(blockIdx.x) / 2, document = place / piece.heads, local = place % piece.heads;
   const int start = a.cu_seqlens[document], length = a.cu_seqlens[document + 1] - start;
   constexpr int kSteps = kRows / R;
   const WalkPlace at{document, local, (piece.head0 + local) / piece.group_heads, (length + kSteps - 1) / kSteps, start, length};
   if (blockIdx.x & 1)
-    walk<R, kHeads, false>(a, d_o, w, piece, at, sm);
+    walk<R, false>(a, d_o, w, piece, at, sm);
   else
-    walk<R, kHeads, true>(a, d_o, w, piece, at, sm);
+    walk<R, true>(a, d_o, w, piece, at, sm);
 }
 
-template <int R, int kHeads, int kBlocks>
+template <int R>
 void launch(const Mamba3Bwd& a, const BwdWorkspace& w, const Piece& piece, cudaStream_t stream) {
-  launch_grid(walk_kernel<R, kHeads, kBlocks>, dim3(static_cast<unsigned>(a.in.documents * (piece.heads / kHeads) * 2)), dim3(kGroup * (1 + kHeads)), sizeof(WalkSmem<R, kHeads>), stream, a.in, a.d_o,
+  launch_grid(walk_kernel<R>, dim3(static_cast<unsigned>(a.in.documents * piece.heads * 2)), dim3(2 * kGroup), sizeof(WalkSmem<R>), stream, a.in, a.d_o,
               w, piece);
 }
 
 }  // namespace
 
 void bwd_walk(const Mamba3Bwd& a, const BwdWorkspace& w, const Piece& piece, cudaStream_t stream) {
-  if (a.in.rank == 1) return launch<1, 1, 1>(a, w, piece, stream);
-  if (a.in.rank == 2) return launch<2, 1, 1>(a, w, piece, stream);
-  launch<4, 1, 2>(a, w, piece, stream);
+  if (a.in.rank == 1) return launch<1>(a, w, piece, stream);
+  if (a.in.rank == 2) return launch<2>(a, w, piece, stream);
+  launch<4>(a, w, piece, stream);
 }
 
 }  // namespace weft::kernels::mamba3
