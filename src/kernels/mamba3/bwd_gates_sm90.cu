@@ -8,12 +8,8 @@ namespace weft::kernels::mamba3 {
 namespace {
 
 // Two neighbouring values.
-__device__ __forceinline__ float2 read2(const void* base, int64_t at, bool ok) {
-  return unpack_bf16(ok ? __ldg(reinterpret_cast<const uint32_t*>(static_cast<const bf16*>(base) + at)) : 0u);
-}
-__device__ __forceinline__ void write2(void* base, int64_t at, const float (&v)[2]) {
-  *reinterpret_cast<uint32_t*>(static_cast<bf16*>(base) + at) = pack_bf16(v[0], v[1]);
-}
+__device__ __forceinline__ float2 read2(const bf16* p) { return unpack_bf16(__ldg(reinterpret_cast<const uint32_t*>(p))); }
+__device__ __forceinline__ void write2(bf16* p, const float (&v)[2]) { *reinterpret_cast<uint32_t*>(p) = pack_bf16(v[0], v[1]); }
 
 // A block takes one head of kChunksPerBlock chunks. A lane always has the same two columns of all ranks, whose sums it keeps, so that sums over
 // ranks stay in a thread; a warp every eighth step, two at once.
@@ -33,27 +29,33 @@ __global__ void __launch_bounds__(256, 2) gates_kernel(const Mamba3Bwd args, con
       const int64_t i = (static_cast<int64_t>(head) * R + r) * kP + col + e;
       mx[r][e] = a.mimo_x ? a.mimo_x[i] : 1.f, mz[r][e] = a.mimo_z ? a.mimo_z[i] : 1.f, mo[r][e] = a.mimo_o ? a.mimo_o[i] : 1.f;
     }
+  int place[R];  // of the warp's step 0 in a tile; its steps are 8 apart, so that the swizzle stays
+#pragma unroll
+  for (int r = 0; r < R; ++r) place[r] = static_cast<int>(Panels<kP>{nullptr}.at(warp * R + r, col) - static_cast<bf16*>(nullptr));
+  const bf16 *in_x = static_cast<const bf16*>(a.x) + head * kP + col, *in_z = static_cast<const bf16*>(a.z) + head * kP + col, *in_o = static_cast<const bf16*>(args.d_o) + head * kP + col;
+  bf16 *to_x = static_cast<bf16*>(args.dx) + head * kP + col, *to_z = static_cast<bf16*>(args.dz) + head * kP + col;
   for (int64_t slot = part * kChunksPerBlock; slot < slots && slot < (part + 1) * kChunksPerBlock; ++slot) {
     const ChunkPlace at = place_of_slot(a.cu_seqlens, a.documents, slot, kSteps);
-    const bf16 *y_tile = w.y + (slot * piece.heads + head - piece.head0) * (kRows * kP), *dv_tile = w.dv + (slot * piece.heads + head - piece.head0) * (kRows * kP);
+    const int count = static_cast<int>(at.count);
+    const int64_t tile = (slot * piece.heads + head - piece.head0) * (kRows * kP);
 #pragma unroll 1
-    for (int first = warp; first < at.count; first += 8 * kBoth) {
+    for (int first = warp; first < count; first += 8 * kBoth) {
       float2 x[kBoth], o[kBoth], z[kBoth], y[kBoth][R], dv[kBoth][R];
 #pragma unroll
       for (int j = 0; j < kBoth; ++j) {
-        const int step = first + 8 * j;
-        const bool ok = step < at.count;
+        const int step = first + 8 * j < count ? first + 8 * j : first;
         const int64_t token = at.first + step;
-        x[j] = read2(a.x, token * a.x_stride + head * kP + col, ok), o[j] = read2(args.d_o, (token * H + head) * kP + col, ok);
-        if constexpr (gated) z[j] = read2(a.z, token * a.z_stride + head * kP + col, ok);
+        x[j] = read2(in_x + token * a.x_stride), o[j] = read2(in_o + token * H * kP);
+        if constexpr (gated) z[j] = read2(in_z + token * a.z_stride);
+        const int64_t from = tile + (step - warp) * (R * kP);
+        const bf16 *from_y = w.y + from, *from_dv = w.dv + from;
 #pragma unroll
-        for (int r = 0; r < R; ++r) {
-          const int64_t in = Panels<kP>{nullptr}.at(step * R + r, col) - static_cast<bf16*>(nullptr);
-          y[j][r] = read2(y_tile, in, ok), dv[j][r] = read2(dv_tile, in, ok);
-        }
+        for (int r = 0; r < R; ++r) y[j][r] = read2(from_y + place[r]), dv[j][r] = read2(from_dv + place[r]);
       }
 #pragma unroll
       for (int j = 0; j < kBoth; ++j) {
+        const int step = first + 8 * j;
+        if (step >= count) break;
         float dx[2] = {}, dz[2] = {};
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
@@ -73,12 +75,9 @@ __global__ void __launch_bounds__(256, 2) gates_kernel(const Mamba3Bwd args, con
             dmx[r][e] += all * xe, dx[e] += all * mx[r][e];
           }
         }
-        const int step = first + 8 * j;
-        if (step < at.count) {
-          const int64_t to = ((at.first + step) * H + head) * kP + col;
-          write2(args.dx, to, dx);
-          if constexpr (gated) write2(args.dz, to, dz);
-        }
+        const int64_t to = (at.first + step) * H * kP;
+        write2(to_x + to, dx);
+        if constexpr (gated) write2(to_z + to, dz);
       }
     }
   }

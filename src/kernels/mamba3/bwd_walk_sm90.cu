@@ -26,7 +26,8 @@ struct WalkSmem {
   } small[2];
   Decay decay[2];
   alignas(16) float mimo[2][R * kP];  // forwards x; backwards o, z
-  float bias[R * kN];                 // forwards of B; backwards of C
+  float bias[R * kN];                         // forwards of B; backwards of C
+  alignas(16) bf16 round_bias[R * kN];
 };
 
 struct WalkPlace {
@@ -55,7 +56,10 @@ struct WalkFeed {
         const float* from = !kReverse ? a.mimo_x : m ? a.mimo_z : a.mimo_o;
         sm.mimo[m][i] = from ? from[static_cast<int64_t>(head) * R * kP + i] : 1.f;
       }
-    for (int i = t; i < R * kN; i += kGroup) sm.bias[i] = (kReverse ? a.C_bias : a.B_bias)[static_cast<int64_t>(head) * R * kN + i];
+    for (int i = t; i < R * kN; i += kGroup) {
+      sm.bias[i] = (kReverse ? a.C_bias : a.B_bias)[static_cast<int64_t>(head) * R * kN + i];
+      sm.round_bias[i] = __float2bfloat16(sm.bias[i]);
+    }
     uint4 raw[2][4], thin[kUnits], gate[kUnits];
     load_small(0), load_raw(raw, thin, gate, 0);
     for (int i = 0; i < at.chunks; ++i) {
@@ -115,6 +119,14 @@ struct WalkFeed {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int unit = u + 4 * half;
+      uint4 *to_low = reinterpret_cast<uint4*>(to.unit(row, 8 * unit)), *to_high = reinterpret_cast<uint4*>(to.unit(row, 64 + 8 * unit));
+      const auto add = [&](const uint4& v, int col) { return add_bf16x8(v, *reinterpret_cast<const uint4*>(sm.round_bias + rank * kN + col)); };
+      // What does not turn is added to in bf16, as in the forward.
+      const bool high_turns = R > 1 ? 8 * unit < a.angles : 4 * unit + 32 < a.angles, low_turns = R > 1 ? high_turns : 4 * unit < a.angles;
+      if (!low_turns) {
+        *to_low = add(raw[2 * half], 8 * unit), *to_high = add(raw[2 * half + 1], 64 + 8 * unit);
+        continue;
+      }
       float low[8], high[8];
       unpack8(low, raw[2 * half]), unpack8(high, raw[2 * half + 1]);
       add_shared8(low, bias + 8 * unit), add_shared8(high, bias + 64 + 8 * unit);

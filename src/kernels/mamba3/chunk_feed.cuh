@@ -37,9 +37,13 @@ struct ChunkFeed {
       group_barrier(kDone + (i & 1), kChunkThreads);
       ChunkWalk next = it;
       next.next();
+      if (t == 0) {
+        bulk_store(w.y + it.tile() * (kRows * kP), sm.y, kRows * kP * 2), bulk_store(w.dv + it.tile() * (kRows * kP), sm.dv, kRows * kP * 2);
+        bulk_commit();
+      }
       store_sums(it, sm.rates[third]);
       if (next.more()) group_arrive(kFreeQ, 2 * kGroup);
-      store_tiles(it);
+      if (t == 0) bulk_wait<0>();
       if (next.more()) group_arrive(kFreeK, 2 * kGroup);
       it.next();
     }
@@ -87,14 +91,6 @@ struct ChunkFeed {
     if (lane == 0) rates.part_end[warp] = sum;
   }
 
-  __device__ __forceinline__ void store_tiles(const ChunkWalk& it) {
-#pragma unroll
-    for (int i = 0; i < kRows * kP / 8 / kGroup; ++i) {
-      const int u = (i * kGroup + t) * 8;
-      *reinterpret_cast<uint4*>(w.y + it.tile() * (kRows * kP) + u) = *reinterpret_cast<const uint4*>(sm.y + u);
-      *reinterpret_cast<uint4*>(w.dv + it.tile() * (kRows * kP) + u) = *reinterpret_cast<const uint4*>(sm.dv + u);
-    }
-  }
   __device__ __forceinline__ void store_sums(const ChunkWalk& it, const typename Sm::Rates& of) {
     const Mamba3Inputs& a = args.in;
     const int head = it.head();

@@ -25,6 +25,7 @@ struct ChunkMultiply : ChunkSide<R> {
       turn_back(wide, keys, keys ? sm.stage[s].k : sm.stage[s].q, sm.small[s].turn);
       if constexpr (Sm::kThetaSides == 1)
         if (!keys) group_arrive(kTurned, 2 * kGroup);
+      if (keys) fence_async_proxy();  // y and dv leave by bulk copies
       add_up(wide, keys, sum);
       group_arrive(kDone + s, kChunkThreads);
       if (it.last_head()) store(it, keys, sum);

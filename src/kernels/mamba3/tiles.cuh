@@ -21,7 +21,7 @@ __device__ __forceinline__ __half2 cos_sin(float angle) {
   __sincosf(wrap_angle(angle) - kTwoPi / 2, &s, &c);
   return __floats2half2_rn(-c, -s);
 }
-__device__ __forceinline__ float sigmoid(float v) { return __fdividef(1.f, 1 + exp2_fast(-kLog2E * v)); }
+__device__ __forceinline__ float sigmoid(float v) { return reciprocal_fast(1 + exp2_fast(-kLog2E * v)); }
 
 // What the raw dt, a, lambda of a chunk become; one value a row of the chunk.
 struct Decay {
