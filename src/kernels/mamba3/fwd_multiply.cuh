@@ -87,8 +87,6 @@ struct FwdMultiply {
     group_barrier(kFull + s, 2 * kGroup);
     if (args.states && c * kSteps % kMamba3Span == 0) save(at.start / kMamba3Span + at.document + c * kSteps / kMamba3Span);
 
-    uint32_t vt[4][4];                // V^T, rows p, k = row of the chunk
-    float x[4][kOwnSteps][2];
     {
       float qk[32];
       wgmma_fence();
@@ -98,16 +96,6 @@ struct FwdMultiply {
         Wgmma<64>::run<false, false>(qk, k_major(tiles.q) + to, k_major(tiles.k) + to, k > 0);
       }
       wgmma_commit();
-      float mx[R][2];
-      weights(mx, 0);
-#pragma unroll
-      for (int b = 0; b < 4; ++b) {
-#pragma unroll
-        for (int o = 0; o < kOwnSteps; ++o)
-#pragma unroll
-          for (int h = 0; h < 2; ++h) x[b][o][h] = __bfloat162float(small.x[Order::own_step(b, o, r) * Sm::kXStride + row + 8 * h]);
-        operand_of(vt[b], x[b], mx);
-      }
       wgmma_wait<0>();
       wgmma_settle(qk);
       weigh(small, qk);
@@ -130,6 +118,17 @@ struct FwdMultiply {
       wgmma_wait<0>();
       wgmma_settle(y);
     }
+    uint32_t vt[4][4];  // V^T, rows p, k = row of the chunk; not made earlier, where the state's operands fill the registers
+    float x[4][kOwnSteps][2], mx[R][2];
+    weights(mx, 0);
+#pragma unroll
+    for (int b = 0; b < 4; ++b) {
+#pragma unroll
+      for (int o = 0; o < kOwnSteps; ++o)
+#pragma unroll
+        for (int h = 0; h < 2; ++h) x[b][o][h] = __bfloat162float(small.x[Order::own_step(b, o, r) * Sm::kXStride + row + 8 * h]);
+      operand_of(vt[b], x[b], mx);
+    }
 #pragma unroll
     for (int b = 0; b < 4; ++b)
 #pragma unroll
@@ -147,8 +146,6 @@ struct FwdMultiply {
     for (int k = 0; k < 4; ++k) Wgmma<64>::run<false>(y, vt[k], k_major(sm.M) + k * kStep16<false>, 1);
     wgmma_commit();
     uint32_t vw[4][4];  // V^T diag(w)
-    float mx[R][2];
-    weights(mx, 0);
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
       float weighted[kOwnSteps][2];
@@ -189,7 +186,10 @@ struct FwdMultiply {
   // M from q k^T: the decay from an earlier step, gamma within a step, 0 later.
   __device__ __forceinline__ void weigh(const typename Sm::Small& small, const float (&qk)[32]) const {
     constexpr int kSides = R == 4 ? 1 : 2;  // rows row and row + 8 are of one step at rank 4
-    const Panels<kRows> M{sm.M};
+    int swizzle = q << 3;  // of M's panels; made anew here: kept ahead of the loop over chunks, the places of all columns would fill registers
+#if !defined(WEFT_EMULATE)
+    asm volatile("" : "+r"(swizzle));
+#endif
     int step[kSides];
     float cs[kSides];
 #pragma unroll
@@ -219,7 +219,7 @@ struct FwdMultiply {
             m[e] = factor * qk[8 * b + 4 * half + 2 * h + e];
             if (b == warp && factor == 0) m[e] = 0;
           }
-          *reinterpret_cast<uint32_t*>(M.at(row + 8 * h, b * 16 + half * 8 + r * 2)) = pack_bf16(m[0], m[1]);
+          *reinterpret_cast<uint32_t*>(sm.M + (row + 8 * h) * 64 + (swizzle ^ ((2 * b + half) << 3)) + r * 2) = pack_bf16(m[0], m[1]);
         }
     }
   }

@@ -67,8 +67,8 @@ void mamba3_fwd_sm90(const Mamba3Fwd& a, const Launch& l) {
   const int variant = v ? std::atoi(v) : 0;
   if (a.in.rank == 1) return mamba3::launch<1, 1, 0, 0>(a, l);
   if (a.in.rank == 2) return mamba3::launch<2, 1, 0, 0>(a, l);
-  if (variant == 2) return mamba3::launch<4, 2, 80, 176>(a, l);
-  if (variant == 3) return mamba3::launch<4, 2, 72, 184>(a, l);
+  if (variant == 2) return mamba3::launch<4, 2, 96, 160>(a, l);
+  if (variant == 3) return mamba3::launch<4, 2, 80, 176>(a, l);
   return mamba3::launch<4, 2, 88, 168>(a, l);
 }
 
