@@ -6,8 +6,8 @@
 //   dq = W k + e^{cs} dY S                     dk = W^T q + w v dS                         w_j = scale_j e^{cs_end - cs_j}
 // The D terms and the gate's backward are the gates pass's; here follow the turn back of dq and dk with d theta, and sums in fp32 of
 // L G (q k^T) for scale, gamma and a.
-// Floor at b8 s4096 H128 R4: S, dS 8.6 GB (2.0 ms at 4.3 TB/s); 2048 x 128 items of 2300 clocks of wgmma, the 64 x 64 products done for
-// both sides (2.6 ms). Bound by the two multiplying warps of a scheduler: about 1,500 instructions an item each, little overlap.
+// Floor at b8 s4096 H128 R4: tiles and states 21.5 GB read, y and dv 4.3 GB written, 6.0 ms at 4.3 TB/s; 2048 x 128 items of 2,200 clocks of
+// wgmma (2.5 ms). Bound by the latency of the two multiplying warps of a scheduler: about 1,320 and 1,150 instructions an item.
 #include "kernels/mamba3/chunk_feed.cuh"
 #include "kernels/mamba3/chunk_multiply.cuh"
 

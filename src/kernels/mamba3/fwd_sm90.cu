@@ -4,10 +4,8 @@
 //   M_ij = e^{cs_i - cs_j} scale_j (q_i . k_j) for an earlier step j, gamma_i (q_i . k_j) within a step, 0 later
 //   y^T = S q^T diag(e^{cs}) + V^T M^T + D V^T      S = e^{cs_end} S + (V diag(w))^T k      o_t = sum_r mimo_o y silu(z mimo_z)
 // Floor at b8 s4096 H128 P64 N128 G8 R4, 2048 x 128 chunks of a head on 132 processors at 1.75 GHz: wgmma 896 clocks each, 1.02 ms; x, z, o, B, C
-// 2.1 GB, 0.5 ms at 4.3 TB/s; special functions (gate, turns, decay) 600 clocks, 0.7 ms. Bound by issue: about 700 instructions of the
-// multiplying and 520 of the feeding warp of a scheduler a chunk of a head, 1.4 ms if it never waits.
-#include <cstdlib>
-
+// 2.1 GB, 0.5 ms at 4.3 TB/s; special functions (gate, turns, decay) 600 clocks, 0.7 ms. Bound by issue: about 950 instructions each of the
+// multiplying and the feeding warp of a scheduler a chunk of a head, 2.1 ms if it never waits; two blocks a processor hide each other's waits.
 #include "kernels/mamba3/fwd_feed.cuh"
 #include "kernels/mamba3/fwd_multiply.cuh"
 
@@ -30,8 +28,10 @@ const char* refusal(const Mamba3Inputs& a, const Device& device) {
 
 namespace {
 
-template <int R, int kBlocks, int kFeedRegs, int kMultiplyRegs>
-__global__ void __launch_bounds__(2 * kGroup, kBlocks) fwd_kernel(const Mamba3Fwd args) {
+constexpr int kFeedRegisters = 88, kMultiplyRegisters = 168;  // at rank 4, where two blocks fit a processor
+
+template <int R>
+__global__ void __launch_bounds__(2 * kGroup, R == 4 ? 2 : 1) fwd_kernel(const Mamba3Fwd args) {
   const Mamba3Inputs& a = args.in;
   static_assert(sizeof(FwdSmem<R>) <= kSmemLimit);
   WEFT_DYNAMIC_SMEM(raw);
@@ -41,17 +41,17 @@ __global__ void __launch_bounds__(2 * kGroup, kBlocks) fwd_kernel(const Mamba3Fw
   constexpr int kSteps = kRows / R;
   const FwdPlace at{document, head, head / (a.heads / a.groups), (length + kSteps - 1) / kSteps, start, length};
   if (threadIdx.x < kGroup) {
-    if constexpr (kFeedRegs > 0) fewer_registers<kFeedRegs>();
+    if constexpr (R == 4) fewer_registers<kFeedRegisters>();
     FwdFeed<R>{args, at, sm}.run();
   } else {
-    if constexpr (kFeedRegs > 0) more_registers<kMultiplyRegs>();
+    if constexpr (R == 4) more_registers<kMultiplyRegisters>();
     FwdMultiply<R>{args, at, sm}.run();
   }
 }
 
-template <int R, int kBlocks, int kFeedRegs, int kMultiplyRegs>
+template <int R>
 void launch(const Mamba3Fwd& a, const Launch& l) {
-  launch_grid(fwd_kernel<R, kBlocks, kFeedRegs, kMultiplyRegs>, dim3(static_cast<unsigned>(a.in.heads * a.in.documents)), dim3(2 * kGroup), sizeof(FwdSmem<R>), l.stream, a);
+  launch_grid(fwd_kernel<R>, dim3(static_cast<unsigned>(a.in.heads * a.in.documents)), dim3(2 * kGroup), sizeof(FwdSmem<R>), l.stream, a);
 }
 
 }  // namespace
@@ -63,13 +63,9 @@ Support supports_mamba3_fwd_sm90(const Mamba3Fwd& a, const Device& device) {
 }
 
 void mamba3_fwd_sm90(const Mamba3Fwd& a, const Launch& l) {
-  const char* v = std::getenv("WEFT_MB_FWD");
-  const int variant = v ? std::atoi(v) : 0;
-  if (a.in.rank == 1) return mamba3::launch<1, 1, 0, 0>(a, l);
-  if (a.in.rank == 2) return mamba3::launch<2, 1, 0, 0>(a, l);
-  if (variant == 2) return mamba3::launch<4, 2, 96, 160>(a, l);
-  if (variant == 3) return mamba3::launch<4, 2, 80, 176>(a, l);
-  return mamba3::launch<4, 2, 88, 168>(a, l);
+  if (a.in.rank == 1) return mamba3::launch<1>(a, l);
+  if (a.in.rank == 2) return mamba3::launch<2>(a, l);
+  mamba3::launch<4>(a, l);
 }
 
 }  // namespace weft::kernels
