@@ -41,8 +41,9 @@ void* allocate(size_t bytes) {
   return p;
 }
 void release(void* p) { cudaFree(p); }
-void set(void* p, int byte, size_t bytes) { require(cudaMemset(p, byte, bytes), "cudaMemset"); }
-void copy(void* to, const void* from, size_t bytes) { require(cudaMemcpy(to, from, bytes, cudaMemcpyDefault), "cudaMemcpy"); }
+// Both wait for the device: graphs run on a stream that does not wait for the default one.
+void set(void* p, int byte, size_t bytes) { require(cudaMemset(p, byte, bytes), "cudaMemset"), require(cudaDeviceSynchronize(), "after a fill"); }
+void copy(void* to, const void* from, size_t bytes) { require(cudaMemcpy(to, from, bytes, cudaMemcpyDefault), "cudaMemcpy"), require(cudaDeviceSynchronize(), "after a copy"); }
 void wait(cudaStream_t stream, const char* what) {
   require(stream == nullptr ? cudaDeviceSynchronize() : cudaStreamSynchronize(stream), what);
 }
@@ -355,7 +356,7 @@ void Case::expect(const char* what, const Array& array, const std::vector<double
       else if (got[i] == want[i])
         e = 0;
       else
-        e = std::abs(got[i] - want[i]) / std::max(t.relative * std::abs(want[i]) + t.of_rms * rms, 1e-30);
+        e = std::abs(got[i] - want[i]) / std::max(t.relative * std::abs(want[i]) + t.of_rms * rms + t.floor, 1e-30);
       if (!(e <= worst)) worst = e, where = i;
     }
     return worst;
@@ -369,7 +370,7 @@ void Case::expect(const char* what, const Array& array, const std::vector<double
   }
   if (want.empty()) return;
   const size_t spoiled = want.size() * 2 / 3;  // the negative control
-  got[spoiled] = std::isnan(want[spoiled]) ? 0 : want[spoiled] + (rms > 0 ? 0.05 * (std::abs(want[spoiled]) + rms) : 1.0);
+  got[spoiled] = std::isnan(want[spoiled]) ? 0 : want[spoiled] + std::max(rms > 0 ? 0.05 * (std::abs(want[spoiled]) + rms) : 1.0, 2 * t.floor);
   if (error() <= 1) {
     ++checker_.controls_missed;
     fail(std::string(what) + ": the negative control passed");

@@ -93,7 +93,7 @@ void from_double(DType, double value, void* element);
 double round_to(DType, double value);
 
 struct Tolerance {
-  double relative, of_rms;  // |got - want| <= relative * |want| + of_rms * rms(want)
+  double relative, of_rms, floor = 0;  // |got - want| <= relative * |want| + of_rms * rms(want) + floor
 };
 Tolerance rounded(DType);  // one rounding of an fp32 result
 constexpr Tolerance kExact{0, 0};

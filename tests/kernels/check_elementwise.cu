@@ -131,11 +131,14 @@ void activation(Checker& checker, Act kind, int64_t rows, int cols, DType t, boo
     const int64_t n = rows * cols;
     Array x = Array::normal(random, n, t, 2), dy = Array::normal(random, n, t),
           prob = Array::normal(random, rows, DType::kF32, 0.3, 0.5);
-    Values y(n), dx(n), dprob(rows);
+    Values y(n), dx(n), dprob(rows), weight(rows);
     for (int64_t i = 0; i < n; ++i) {
       const double p = with_prob ? prob[i / cols] : 1, a = act(kind, x[i]);
-      y[i] = a * p, dx[i] = dy[i] * p * slope(kind, x[i]), dprob[i / cols] += dy[i] * a;
+      y[i] = a * p, dx[i] = dy[i] * p * slope(kind, x[i]), dprob[i / cols] += dy[i] * a, weight[i / cols] += std::abs(dy[i] * x[i]);
     }
+    // For bf16 results Phi(x) of the exact GELU is good to 1e-7 of one, not of itself: far down its tail nothing of x Phi(x) is left.
+    Tolerance sums = kSums;
+    if (t == DType::kBf16 && kind == Act::kGeluExact && rows > 0) sums.floor = 1e-7 * *std::max_element(weight.begin(), weight.end());
     Array y_a = Array::poison(n, t), dx_a = Array::poison(n, t), dprob_a = Array::poison(rows, DType::kF32);
     ActFwd f{x.data(), with_prob ? prob.as<float>() : nullptr, y_a.data(), rows, cols, kind, t};
     if (fwd.run(supports_act_fwd_sm90(f, checker.device()), 0, [&](const Launch& l) { act_fwd_sm90(f, l); }, {&y_a}))
@@ -143,7 +146,7 @@ void activation(Checker& checker, Act kind, int64_t rows, int cols, DType t, boo
     ActBwd b{dy.data(), x.data(), f.prob, dx_a.data(), with_prob ? dprob_a.as<float>() : nullptr, rows, cols, kind, t};
     if (bwd.run(supports_act_bwd_sm90(b, checker.device()), 0, [&](const Launch& l) { act_bwd_sm90(b, l); }, {&dx_a, &dprob_a})) {
       bwd.expect("dx", dx_a, dx, rounded(t));
-      if (with_prob) bwd.expect("dprob", dprob_a, dprob, kSums);
+      if (with_prob) bwd.expect("dprob", dprob_a, dprob, sums);
     }
   }
 }

@@ -45,8 +45,10 @@ inline void must(cudaError_t e, const char* what) {
 }
 inline void* device_alloc(size_t n) { void* p; must(cudaMalloc(&p, n ? n : 1), "cudaMalloc"); return p; }
 inline void device_free(void* p) { cudaFree(p); }
-inline void device_copy(void* to, const void* from, size_t n) { must(cudaMemcpy(to, from, n, cudaMemcpyDefault), "cudaMemcpy"); }
-inline void device_fill(void* p, int byte, size_t n) { must(cudaMemset(p, byte, n), "cudaMemset"); }
+// Both wait for the device: a fill, or the end of a copy from pageable memory, may else come after a kernel on a stream that does not wait for
+// the default one.
+inline void device_copy(void* to, const void* from, size_t n) { must(cudaMemcpy(to, from, n, cudaMemcpyDefault), "cudaMemcpy"), must(cudaDeviceSynchronize(), "after a copy"); }
+inline void device_fill(void* p, int byte, size_t n) { must(cudaMemset(p, byte, n), "cudaMemset"), must(cudaDeviceSynchronize(), "after a fill"); }
 inline void device_wait(const char* what) { must(cudaGetLastError(), what), must(cudaDeviceSynchronize(), what); }
 inline kernels::Device device() {
   cudaDeviceProp p;
