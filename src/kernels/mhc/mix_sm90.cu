@@ -183,16 +183,21 @@ __global__ void __launch_bounds__(256) post_bwd(MhcPostBwd a, bool aligned) {
     a.dp[t * N + threadIdx.x - N * N] = out[threadIdx.x];
 }
 
-// Sums of df over strips of tokens.
-template <class T>
-__global__ void __launch_bounds__(128) column_parts(const T* df, int64_t tokens, int32_t dim, int64_t strip, float* parts) {
+// Sums of df over strips of tokens, made again from g: the df that is stored is rounded.
+template <class T, int N>
+__global__ void __launch_bounds__(128) column_parts(MhcPostBwd a, int64_t strip, float* parts) {
   const int col = blockIdx.y * 128 + threadIdx.x;
-  if (col >= dim) return;
-  const int64_t first = blockIdx.x * strip, last = first + strip < tokens ? first + strip : tokens;
+  if (col >= a.dim) return;
+  const int64_t first = blockIdx.x * strip, last = first + strip < a.tokens ? first + strip : a.tokens;
   float sum = 0;
-#pragma unroll 8
-  for (int64_t t = first; t < last; ++t) sum += to_f32(df[t * dim + col]);
-  parts[blockIdx.x * static_cast<int64_t>(dim) + col] = sum;
+#pragma unroll 4
+  for (int64_t t = first; t < last; ++t) {
+    float df = 0;
+#pragma unroll
+    for (int i = 0; i < N; ++i) df += a.p[t * N + i] * to_f32(static_cast<const T*>(a.g)[(t * N + i) * a.dim + col]);
+    sum += df;
+  }
+  parts[blockIdx.x * static_cast<int64_t>(a.dim) + col] = sum;
 }
 
 int64_t strip_of(int64_t tokens) { return ceil_div(tokens, 64) > 16 ? ceil_div(tokens, 64) : 16; }
@@ -276,12 +281,11 @@ void mhc_post_bwd_sm90(const MhcPostBwd& a, const Launch& launch) {
   with_float_type(a.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     with_streams(a.n, [&](auto n) {
-      launch_grid(post_bwd<typename decltype(type)::type, decltype(n)::value>, dim3(static_cast<unsigned>(a.tokens)), dim3(256),
-                  0, launch.stream, a, aligned);
+      constexpr int N = decltype(n)::value;
+      if (a.dbias != nullptr && a.dim > 0)  // first: dx may take the place of g
+        launch_grid(column_parts<T, N>, dim3(static_cast<unsigned>(strips), static_cast<unsigned>(ceil_div(a.dim, 128))), dim3(128), 0, launch.stream, a, strip, parts);
+      launch_grid(post_bwd<T, N>, dim3(static_cast<unsigned>(a.tokens)), dim3(256), 0, launch.stream, a, aligned);
     });
-    if (a.dbias != nullptr && a.dim > 0)
-      launch_grid(column_parts<T>, dim3(static_cast<unsigned>(strips), static_cast<unsigned>(ceil_div(a.dim, 128))), dim3(128), 0,
-                  launch.stream, static_cast<const T*>(a.df), a.tokens, a.dim, strip, parts);
   });
   if (a.dbias != nullptr) add_column_sums(parts, strips, a.dim, a.dbias, launch.stream);
 }
