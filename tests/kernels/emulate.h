@@ -170,6 +170,21 @@ T exchange(T v, int from) {  // every lane of the warp calls it
   return r;
 }
 
+// What every lane of the warp gives, in one meeting: f(lane, its value) for all 32.
+template <class T, class Visit>
+void gather(T v, Visit visit) {
+  static_assert(sizeof(T) <= 8);
+  Warp& w = warp();
+  std::memcpy(&w.slot[lane()][0], &v, sizeof(T));
+  warp_barrier();
+  for (int l = 0; l < 32; ++l) {
+    T r;
+    std::memcpy(&r, &w.slot[l][0], sizeof(T));
+    visit(l, r);
+  }
+  warp_barrier();
+}
+
 inline float bf16_value(uint32_t word, int half) { return std::bit_cast<float>((word >> (16 * half)) << 16); }
 
 inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -322,7 +337,7 @@ template <class T> T __shfl_up_sync(unsigned, T v, int o) { return emulate::exch
 template <class T> T __shfl_down_sync(unsigned, T v, int o) { return emulate::exchange(v, emulate::lane() + o < 32 ? emulate::lane() + o : emulate::lane()); }
 inline unsigned __ballot_sync(unsigned, int p) {
   unsigned r = 0;
-  for (int l = 0; l < 32; ++l) r |= static_cast<unsigned>(emulate::exchange(p != 0, l)) << l;
+  emulate::gather(p != 0, [&](int l, bool v) { r |= static_cast<unsigned>(v) << l; });
   return r;
 }
 template <class T> T atomicAdd(T* p, T v) { T old = *p; *p += v; return old; }

@@ -13,17 +13,22 @@ inline unsigned __brev(unsigned v) {
 template <class T>
 unsigned __match_any_sync(unsigned, T v) {
   unsigned r = 0;
-  for (int l = 0; l < 32; ++l) r |= static_cast<unsigned>(emulate::exchange(v, l) == v) << l;
+  emulate::gather(v, [&](int l, T other) { r |= static_cast<unsigned>(other == v) << l; });
   return r;
 }
 inline unsigned __reduce_max_sync(unsigned, unsigned v) {
   unsigned r = 0;
-  for (int l = 0; l < 32; ++l) r = std::max(r, emulate::exchange(v, l));
+  emulate::gather(v, [&](int, unsigned other) { r = std::max(r, other); });
   return r;
 }
 inline unsigned __reduce_min_sync(unsigned, unsigned v) {
   unsigned r = ~0u;
-  for (int l = 0; l < 32; ++l) r = std::min(r, emulate::exchange(v, l));
+  emulate::gather(v, [&](int, unsigned other) { r = std::min(r, other); });
+  return r;
+}
+inline unsigned __reduce_add_sync(unsigned, unsigned v) {
+  unsigned r = 0;
+  emulate::gather(v, [&](int, unsigned other) { r += other; });
   return r;
 }
 inline int __any_sync(unsigned m, int p) { return __ballot_sync(m, p) != 0; }

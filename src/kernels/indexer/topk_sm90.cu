@@ -1,169 +1,235 @@
-// DSA indexer with a streaming top-k. A warp owns one token: its queries are B fragments in registers, keys come by in tiles of 64 that the
-// block's eight tokens share, and the sums over heads are in the lanes at once. Scores above the token's threshold join a list of kCap in
-// shared memory, in index order; when it is full the exact top_k stay (binary search of the k-th score's bits) and the threshold rises.
-// No global memory beyond the result. Floor at b8 s4096 J32 Di64: 2.7e11 FLOP of MMA (0.35 ms at 800 TFLOP/s, 0.6 on mma.sync).
-#include "kernels/common/mma.cuh"
+// DSA indexer with a streaming top-k. A block of one warpgroup owns eight tokens. Their queries lie in shared memory as the B operand of
+// wgmma, row (head, token), so that a thread's sums of one row of keys are all heads of two tokens: the weighted sum over heads needs no other
+// lane. Keys come by in tiles of 64, the A operand; two halves of the heads take turns, one in the tensor cores while the other is added up.
+// The scores cross shared memory to the warp that owns the token: those above its threshold join a list of kCap, in index order; when it is
+// full the exact top_k stay and the threshold rises. No global memory beyond the result.
+// Floor at b8 s4096 J32 Di64: 2.7e11 FLOP (0.35 ms at 800 TFLOP/s); 2.1e9 products of a score by two instructions (0.15 ms of the issue slots).
+#include "kernels/common/wgmma.cuh"
 #include "kernels/indexer/indexer.h"
 
 namespace weft::kernels {
 namespace indexer {
 namespace {
 
-constexpr int kTokens = 8, kKeys = 64, kD = 64, kThreads = 32 * kTokens;
+constexpr int kTokens = 8, kKeys = 64, kD = 64, kThreads = 128, kStages = 4;
+constexpr int kHeads = 16, kPart = kHeads * kTokens * kD;  // of one product: heads, elements of its queries
+constexpr int kPitch = kKeys + 4;                          // scores of a token: a warp's stores meet no bank twice
 
-template <int kCap>
+template <int kParts, int kCap>
 struct Smem {
-  bf16 k[2][kKeys * kD];
+  bf16 q[kParts * kPart];
+  bf16 k[kStages][kKeys * kD];
   uint2 list[kTokens][kCap];  // (ordered score, index)
+  float score[2][kTokens * kPitch];
+  float gate[kParts * kHeads * kTokens];
   int first_key;
 };
 
-// Larger floats have larger keys; NaN is above all.
+// Larger floats have larger keys; NaN is above all, and no key is 0.
 __device__ __forceinline__ uint32_t ordered(float v) {
   const uint32_t u = __float_as_uint(v);
   return v != v ? 0xffffffffu : u & 0x80000000u ? ~u : u | 0x80000000u;
 }
+__device__ __forceinline__ float of_ordered(uint32_t key) { return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key); }
 
-// One warp keeps the top_k of `count` entries, in order; ties go to the earlier entry. Returns the k-th key.
+__device__ __forceinline__ float relu(float v) {  // NaN stays NaN
+#if defined(WEFT_EMULATE)
+  return v < 0 ? 0.f : v;
+#else
+  float r;
+  asm("max.NaN.f32 %0, %1, 0f00000000;\n" : "=f"(r) : "f"(v));
+  return r;
+#endif
+}
+
+// One warp keeps the top_k of `count` >= top_k entries, in order; ties go to the earlier entry. Returns a key that just the top_k reach, or the
+// k-th key where others equal it.
 template <int kCap>
 __device__ __forceinline__ uint32_t keep_best(uint2* list, int count, int top_k) {
   constexpr int kPer = kCap / 32;
   const int lane = lane_id();
-  uint2 e[kPer];
-#pragma unroll
-  for (int i = 0; i < kPer; ++i) e[i] = i * 32 + lane < count ? list[i * 32 + lane] : uint2{0, 0};
-  uint32_t kth = 0;  // the largest value that at least top_k keys reach
-  for (int bit = 31; bit >= 0; --bit) {
-    const uint32_t trial = kth | (1u << bit);
-    int n = 0;
-#pragma unroll
-    for (int i = 0; i < kPer; ++i) n += e[i].x >= trial;
-#pragma unroll
-    for (int o = 16; o > 0; o >>= 1) n += __shfl_xor_sync(0xffffffffu, n, o);
-    if (n >= top_k) kth = trial;
-  }
-  int above = 0;
-#pragma unroll
-  for (int i = 0; i < kPer; ++i) above += e[i].x > kth;
-#pragma unroll
-  for (int o = 16; o > 0; o >>= 1) above += __shfl_xor_sync(0xffffffffu, above, o);
-  int ties = top_k - above, at = 0;
-  const unsigned before = (1u << lane) - 1;
-  __syncwarp();
+  uint32_t key[kPer], low = 0xffffffffu, high = 0;
 #pragma unroll
   for (int i = 0; i < kPer; ++i) {
     const bool real = i * 32 + lane < count;
-    const unsigned equal = __ballot_sync(0xffffffffu, real && e[i].x == kth);
-    const bool keep = real && (e[i].x > kth || (e[i].x == kth && __popc(equal & before) < ties));
+    key[i] = real ? list[i * 32 + lane].x : 0;
+    low = real && key[i] < low ? key[i] : low, high = key[i] > high ? key[i] : high;
+  }
+  low = __reduce_min_sync(0xffffffffu, low), high = __reduce_max_sync(0xffffffffu, high);
+  const auto reach = [&](uint32_t least) {
+    int n = 0;
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) n += key[i] >= least;
+    return static_cast<int>(__reduce_add_sync(0xffffffffu, static_cast<unsigned>(n)));
+  };
+  int n = count;  // that reach low, at least top_k
+  while (low < high && n != top_k) {
+    const uint32_t middle = high - (high - low) / 2;
+    const int m = reach(middle);
+    if (m >= top_k) low = middle, n = m; else high = middle - 1;
+  }
+  int ties = n == top_k || low == 0xffffffffu ? top_k : top_k - reach(low + 1), at = 0;
+  const unsigned before = (1u << lane) - 1;
+#pragma unroll
+  for (int i = 0; i < kPer; ++i) {
+    const unsigned equal = __ballot_sync(0xffffffffu, key[i] == low);
+    const bool keep = key[i] > low || (key[i] == low && __popc(equal & before) < ties);
     const unsigned kept = __ballot_sync(0xffffffffu, keep);
-    if (keep) list[at + __popc(kept & before)] = e[i];
+    const uint32_t index = keep ? list[i * 32 + lane].y : 0;
+    __syncwarp();
+    if (keep) list[at + __popc(kept & before)] = {key[i], index};
     at += __popc(kept);
     ties -= __popc(equal) < ties ? __popc(equal) : ties;
   }
   __syncwarp();
-  return kth;
+  return low;
 }
 
-template <int kTiles, int kCap>
-__global__ void __launch_bounds__(kThreads, kTiles == 4 && kCap == 512 ? 2 : 1) topk_kernel(const IndexerTopK a) {
+template <int kParts, int kCap>
+__global__ void __launch_bounds__(kThreads, sizeof(Smem<kParts, kCap>) < 113 * 1024 ? 2 : 1) topk_kernel(const IndexerTopK a) {
+  constexpr bool kGatesHere = kParts == 2;  // in registers; else read from shared memory at each use
   WEFT_DYNAMIC_SMEM(raw);
-  auto& sm = *reinterpret_cast<Smem<kCap>*>(raw);
-  const int lane = lane_id(), warp = warp_id(), q = lane >> 2, r = lane & 3;
-  const int64_t block0 = (static_cast<int64_t>(gridDim.x) - 1 - blockIdx.x) * kTokens, t = block0 + warp;  // later tokens, which see more keys, first
-  const bool real = t < a.tokens;
-  // The token's document: the last one that starts at or before it.
-  int64_t low = 0, high = a.documents - 1;
-  while (low < high) {
-    const int64_t mid = (low + high + 1) / 2;
-    if (a.cu_seqlens[mid] <= (real ? t : a.tokens - 1)) low = mid; else high = mid - 1;
-  }
-  const int start = a.cu_seqlens[low], last = static_cast<int>(real ? t : -1);
-  if (warp == 0 && lane == 0) sm.first_key = start;
-  uint32_t fq[kTiles][4][2];
-  float gate[kTiles][2];
+  auto& sm = *reinterpret_cast<Smem<kParts, kCap>*>(raw);
+  const int lane = lane_id(), warp = warp_id(), thread = static_cast<int>(threadIdx.x), q = lane >> 2, r = lane & 3;
+  const int64_t block0 = (static_cast<int64_t>(gridDim.x) - 1 - blockIdx.x) * kTokens;  // later tokens, which see more keys, first
+  // The warp's two tokens: the first key of the document (the last one that starts at or before the token), and the last.
+  int start[2], last[2], count[2] = {0, 0};
+  float threshold[2] = {NAN, NAN};  // no score is at most NaN: all join
 #pragma unroll
-  for (int n = 0; n < kTiles; ++n) {
-    const int head = n * 8 + q;
-#pragma unroll
-    for (int k = 0; k < 4; ++k)
-#pragma unroll
-      for (int h = 0; h < 2; ++h)
-        fq[n][k][h] = real && head < a.heads ? *reinterpret_cast<const uint32_t*>(static_cast<const bf16*>(a.q) + (t * a.heads + head) * kD + k * 16 + h * 8 + r * 2) : 0u;
-#pragma unroll
-    for (int b = 0; b < 2; ++b) {
-      const int j = n * 8 + r * 2 + b;
-      gate[n][b] = real && j < a.heads ? a.gate[t * a.heads + j] : 0.f;
+  for (int u = 0; u < 2; ++u) {
+    const int64_t t = block0 + warp * 2 + u, known = t < a.tokens ? t : a.tokens - 1;
+    int64_t low = 0, high = a.documents - 1;
+    while (low < high) {
+      const int64_t middle = (low + high + 1) / 2;
+      if (a.cu_seqlens[middle] <= known) low = middle; else high = middle - 1;
     }
+    start[u] = a.cu_seqlens[low], last[u] = static_cast<int>(t < a.tokens ? t : -1);
+  }
+  if (thread == 0) sm.first_key = start[0];
+#pragma unroll
+  for (int i = 0; i < kParts * kPart / 8 / kThreads; ++i) {
+    const int unit = i * kThreads + thread, token = unit / (kParts * kHeads * 8), head = unit / 8 % (kParts * kHeads), d = unit % 8;
+    const bool ok = block0 + token < a.tokens && head < a.heads;
+    cp_async16(sm.q + (head * kTokens + token) * kD + ((d ^ token) << 3), static_cast<const bf16*>(a.q) + (ok ? ((block0 + token) * a.heads + head) * kD + d * 8 : 0), ok);
+  }
+  cp_async_commit();
+  const auto gate_of = [&](int head, int token) { return head < a.heads && block0 + token < a.tokens ? a.gate[(block0 + token) * a.heads + head] : 0.f; };
+  float gate[2][kGatesHere ? kParts * kHeads : 1];
+  if constexpr (kGatesHere) {
+#pragma unroll
+    for (int j = 0; j < kParts * kHeads; ++j) gate[0][j] = gate_of(j, r * 2), gate[1][j] = gate_of(j, r * 2 + 1);
+  } else {
+    for (int i = thread; i < kParts * kHeads * kTokens; i += kThreads) sm.gate[i] = gate_of(i / kTokens, i % kTokens);
   }
   __syncthreads();
   const int64_t first = sm.first_key, end = block0 + kTokens < a.tokens ? block0 + kTokens : a.tokens;
   const int tiles = static_cast<int>((end - first + kKeys - 1) / kKeys);
-  auto load = [&](int i) {
-    const int64_t s0 = first + static_cast<int64_t>(i) * kKeys;
-    load_tile_async<kKeys, kD, kThreads>(Tile<kD>{sm.k[i & 1]}, static_cast<const bf16*>(a.k) + s0 * kD, kD, static_cast<int>(a.tokens - s0 < kKeys ? a.tokens - s0 : kKeys));
+  const auto load = [&](int i) {
+    if (i < tiles) {
+      const int64_t s0 = first + static_cast<int64_t>(i) * kKeys;
+      load_tile_async<kKeys, kD, kThreads>(Tile<kD>{sm.k[i % kStages]}, static_cast<const bf16*>(a.k) + s0 * kD, kD, static_cast<int>(a.tokens - s0 < kKeys ? a.tokens - s0 : kKeys));
+    }
     cp_async_commit();
   };
-  uint2* list = sm.list[warp];
-  int count = 0;
-  uint32_t threshold = 0;
-  bool full = false;  // top_k entries are known: only larger keys matter
-  load(0);
-  for (int i = 0; i < tiles; ++i) {
-    cp_async_wait<0>();
-    __syncthreads();
-    if (i + 1 < tiles) load(i + 1);
-    const Tile<kD> K{sm.k[i & 1]};
-    for (int m = 0; m < kKeys / 16; ++m) {
-      const int64_t s0 = first + static_cast<int64_t>(i) * kKeys + m * 16;
-      if (s0 > last || s0 + 15 < start) continue;
-      float low_sum = 0, high_sum = 0, c[kTiles][4] = {};
+  float z[2][kHeads * kTokens / 2];
+  const auto multiply = [&](int i, int part, float(&to)[kHeads * kTokens / 2]) {
+    const uint64_t keys = k_major(sm.k[i % kStages]), queries = k_major(sm.q + part * kPart);
+    wgmma_fence();
 #pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        uint32_t fa[4];
-        load_a(fa, K, m * 16, k * 16);
+    for (int k = 0; k < kD / 16; ++k) Wgmma<kHeads * kTokens>::template run<false, false>(to, keys + k * kStep16<false>, queries + k * kStep16<false>, k > 0);
+    wgmma_commit();
+  };
+  const auto select = [&](int i) {
+    const float* scores = sm.score[i & 1];
+    float v[4];
+    unsigned joins[4];
 #pragma unroll
-        for (int n = 0; n < kTiles; ++n) mma_bf16(c[n], fa, fq[n][k][0], fq[n][k][1]);
-      }
+    for (int e = 0; e < 4; ++e) v[e] = scores[(warp * 2 + e / 2) * kPitch + e % 2 * 32 + lane];
+    const int s0 = static_cast<int>(first) + i * kKeys + lane;
 #pragma unroll
-      for (int n = 0; n < kTiles; ++n)
-#pragma unroll
-        for (int b = 0; b < 2; ++b) {
-          const float u = c[n][b], v = c[n][2 + b];
-          low_sum += gate[n][b] * (u < 0 ? 0.f : u), high_sum += gate[n][b] * (v < 0 ? 0.f : v);  // NaN stays NaN
-        }
-      low_sum = warp_sum<4>(low_sum), high_sum = warp_sum<4>(high_sum);
-      // Lanes 0 to 15 take the 16 keys in order.
-      const float from_low = __shfl_sync(0xffffffffu, low_sum, (lane & 7) * 4), from_high = __shfl_sync(0xffffffffu, high_sum, (lane & 7) * 4);
-      const uint32_t key = ordered(lane & 8 ? from_high : from_low);
-      const int64_t s = s0 + lane;
-      const bool join = lane < 16 && s >= start && s <= last && (!full || key > threshold);
-      const unsigned joins = __ballot_sync(0xffffffffu, join);
-      if (joins == 0) continue;
-      if (count + 16 > kCap) {
-        __syncwarp();
-        threshold = keep_best<kCap>(list, count, a.top_k);
-        count = a.top_k, full = true;
-      }
-      if (join) list[count + __popc(joins & ((1u << lane) - 1))] = {key, static_cast<uint32_t>(s)};
-      count += __popc(joins);
+    for (int e = 0; e < 4; ++e) {
+      const int s = s0 + e % 2 * 32;
+      joins[e] = __ballot_sync(0xffffffffu, s >= start[e / 2] && s <= last[e / 2] && !(v[e] <= threshold[e / 2]));
     }
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      if (joins[e] == 0) continue;
+      const int u = e / 2;
+      uint2* list = sm.list[warp * 2 + u];
+      if (count[u] + 32 > kCap) {
+        __syncwarp();
+        threshold[u] = of_ordered(keep_best<kCap>(list, count[u], a.top_k)), count[u] = a.top_k;
+      }
+      if (joins[e] >> lane & 1) list[count[u] + __popc(joins[e] & ((1u << lane) - 1))] = {ordered(v[e]), static_cast<uint32_t>(s0 + e % 2 * 32)};
+      count[u] += __popc(joins[e]);
+    }
+  };
+#pragma unroll
+  for (int i = 0; i < kStages - 1; ++i) load(i);
+  cp_async_wait<kStages - 2>();
+  fence_async_proxy();
+  __syncthreads();
+  if (tiles > 0) multiply(0, 0, z[0]);
+  for (int i = 0; i < tiles; ++i) {
+    float sum[2][2] = {};  // token, row of keys
+#pragma unroll
+    for (int p = 0; p < kParts; ++p) {
+      if (p + 1 < kParts) {
+        multiply(i, p + 1, z[(p + 1) & 1]);
+        wgmma_wait<1>();
+      } else {
+        cp_async_wait<kStages - 3>();  // tile i + 1
+        fence_async_proxy();
+        __syncthreads();  // also: products of tile i - 1 are over, its scores are written
+        load(i + kStages - 1);
+        if (i + 1 < tiles) {
+          multiply(i + 1, 0, z[0]);
+          wgmma_wait<1>();
+        } else {
+          wgmma_wait<0>();
+        }
+      }
+      auto& sums = z[p & 1];
+      wgmma_settle(sums);
+#pragma unroll
+      for (int j = 0; j < kHeads; ++j) {
+        float2 g;
+        if constexpr (kGatesHere) g = {gate[0][p * kHeads + j], gate[1][p * kHeads + j]}; else g = *reinterpret_cast<const float2*>(sm.gate + (p * kHeads + j) * kTokens + r * 2);
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          sum[0][h] += g.x * relu(sums[j * 4 + h * 2]);
+          sum[1][h] += g.y * relu(sums[j * 4 + h * 2 + 1]);
+        }
+      }
+    }
+#pragma unroll
+    for (int b = 0; b < 2; ++b)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) sm.score[i & 1][(r * 2 + b) * kPitch + warp * 16 + q + h * 8] = sum[b][h];
+    if (i > 0) select(i - 1);
   }
+  __syncthreads();
+  if (tiles > 0) select(tiles - 1);
   __syncwarp();
-  if (count > a.top_k) keep_best<kCap>(list, count, a.top_k), count = a.top_k;
-  if (!real) return;
-  for (int i = lane; i < a.top_k; i += 32) a.indices[t * a.top_k + i] = i < count ? static_cast<int32_t>(list[i].y) : -1;
+#pragma unroll
+  for (int u = 0; u < 2; ++u) {
+    uint2* list = sm.list[warp * 2 + u];
+    if (count[u] > a.top_k) keep_best<kCap>(list, count[u], a.top_k), count[u] = a.top_k;
+    if (last[u] < 0) continue;
+    for (int i = lane; i < a.top_k; i += 32) a.indices[static_cast<int64_t>(last[u]) * a.top_k + i] = i < count[u] ? static_cast<int32_t>(list[i].y) : -1;
+  }
 }
 
-template <int kTiles, int kCap>
+template <int kParts, int kCap>
 void launch(const IndexerTopK& a, const Launch& l) {
-  launch_grid(topk_kernel<kTiles, kCap>, dim3(static_cast<unsigned>((a.tokens + kTokens - 1) / kTokens)), dim3(kThreads), sizeof(Smem<kCap>), l.stream, a);
+  launch_grid(topk_kernel<kParts, kCap>, dim3(static_cast<unsigned>((a.tokens + kTokens - 1) / kTokens)), dim3(kThreads), sizeof(Smem<kParts, kCap>), l.stream, a);
 }
 
 }  // namespace
 }  // namespace indexer
 
 Support supports_indexer_topk_sm90(const IndexerTopK& a, const Device& device) {
-  if (device.kind != Device::kCuda || device.sm / 10 != 9) return {"needs a GPU of compute capability 9.x"};
+  if (device.kind != Device::kCuda || device.sm != 90) return {"needs a GPU of compute capability 9.0"};
   if (a.dtype != DType::kBf16) return {"dtype is not bf16"};
   if (a.head_dim != indexer::kD) return {"built for head_dim 64"};
   if (a.heads < 1 || a.heads > 64) return {"built for 1 to 64 heads"};
@@ -177,8 +243,8 @@ size_t workspace_indexer_topk_sm90(const IndexerTopK&) { return 0; }
 
 void indexer_topk_sm90(const IndexerTopK& a, const Launch& l) {
   if (a.tokens == 0) return;
-  if (a.heads <= 32) return a.top_k <= 256 ? indexer::launch<4, 512>(a, l) : indexer::launch<4, 1024>(a, l);
-  a.top_k <= 256 ? indexer::launch<8, 512>(a, l) : indexer::launch<8, 1024>(a, l);
+  if (a.heads <= 32) return a.top_k <= 256 ? indexer::launch<2, 512>(a, l) : indexer::launch<2, 1024>(a, l);
+  a.top_k <= 256 ? indexer::launch<4, 512>(a, l) : indexer::launch<4, 1024>(a, l);
 }
 
 }  // namespace weft::kernels
