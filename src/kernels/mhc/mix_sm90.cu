@@ -49,30 +49,45 @@ __global__ void __launch_bounds__(kFlatThreads)
   store_some(static_cast<T*>(a.u) + t * a.dim + col, count, full, sum);
 }
 
+// Vectors as they lie in memory, all asked for before the first is used; short or unaligned ones element by element.
+template <class T>
+__device__ __forceinline__ Vec8<T> load_raw(const T* p, int count, bool full) {
+  if (full) return load8(p);
+  float v[8];
+  load_some(p, count, false, v);
+  return pack<T>(v);
+}
+
 template <class T, int N>
-__global__ void __launch_bounds__(256) aggregate_bwd(MhcAggregateBwd a, bool aligned) {
+__global__ void __launch_bounds__(256, sizeof(T) == 2 ? 3 : 2) aggregate_bwd(MhcAggregateBwd a, bool aligned) {
   const int64_t t = blockIdx.x;
+  const bool adds = a.dx != nullptr && a.dx_in != nullptr;
   float h[N], dh[N] = {};
 #pragma unroll
   for (int j = 0; j < N; ++j) h[j] = a.h[t * N + j];
   for (int col = threadIdx.x * 8; col < a.dim; col += 2048) {
     const int count = a.dim - col < 8 ? a.dim - col : 8;
     const bool full = aligned && count == 8;
-    float du[8], x[N][8], in[N][8] = {};
-    load_some(static_cast<const T*>(a.du) + t * a.dim + col, count, full, du);
+    Vec8<T> raw_x[N], raw_in[N];
+    const Vec8<T> raw_du = load_raw(static_cast<const T*>(a.du) + t * a.dim + col, count, full);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      load_some(static_cast<const T*>(a.x) + (t * N + j) * a.dim + col, count, full, x[j]);
-      if (a.dx != nullptr && a.dx_in != nullptr) load_some(static_cast<const T*>(a.dx_in) + (t * N + j) * a.dim + col, count, full, in[j]);
+      raw_x[j] = load_raw(static_cast<const T*>(a.x) + (t * N + j) * a.dim + col, count, full);
+      if (adds) raw_in[j] = load_raw(static_cast<const T*>(a.dx_in) + (t * N + j) * a.dim + col, count, full);
     }
+    float du[8];
+    unpack(raw_du, du);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
+      float x[8], sum[8] = {};
+      unpack(raw_x[j], x);
+      if (adds) unpack(raw_in[j], sum);
 #pragma unroll
       for (int c = 0; c < 8; ++c) {
-        dh[j] += c < count ? du[c] * x[j][c] : 0.0f;
-        in[j][c] += h[j] * du[c];
+        dh[j] += c < count ? du[c] * x[c] : 0.0f;
+        sum[c] += h[j] * du[c];
       }
-      if (a.dx != nullptr) store_some(static_cast<T*>(a.dx) + (t * N + j) * a.dim + col, count, full, in[j]);
+      if (a.dx != nullptr) store_some(static_cast<T*>(a.dx) + (t * N + j) * a.dim + col, count, full, sum);
     }
   }
   block_sums(dh, a.dh + t * N);
@@ -113,7 +128,7 @@ __global__ void __launch_bounds__(kFlatThreads)
 }
 
 template <class T, int N>
-__global__ void __launch_bounds__(256) post_bwd(MhcPostBwd a, bool aligned) {
+__global__ void __launch_bounds__(256, sizeof(T) == 2 ? 2 : 1) post_bwd(MhcPostBwd a, bool aligned) {
   const int64_t t = blockIdx.x;
   float h[N][N], p[N], sums[N * N + N] = {};  // of dh as it lies in memory, then of dp
 #pragma unroll
@@ -126,53 +141,42 @@ __global__ void __launch_bounds__(256) post_bwd(MhcPostBwd a, bool aligned) {
     const int count = a.dim - col < 8 ? a.dim - col : 8;
     const bool full = aligned && count == 8;
     Vec8<T> raw_g[N], raw_x[N];
-    float f[8], b[8], df[8] = {};
-    if (full) {
 #pragma unroll
-      for (int i = 0; i < N; ++i) {
-        raw_g[i] = load8(static_cast<const T*>(a.g) + (t * N + i) * a.dim + col);
-        raw_x[i] = load8(static_cast<const T*>(a.x) + (t * N + i) * a.dim + col);
-      }
-    } else {
+    for (int i = 0; i < N; ++i) raw_g[i] = load_raw(static_cast<const T*>(a.g) + (t * N + i) * a.dim + col, count, full);
+    const Vec8<T> raw_f = load_raw(static_cast<const T*>(a.f) + t * a.dim + col, count, full);
 #pragma unroll
-      for (int i = 0; i < N; ++i) {
-        float v[8];
-        load_some(static_cast<const T*>(a.g) + (t * N + i) * a.dim + col, count, false, v);
-        raw_g[i] = pack<T>(v);
-        load_some(static_cast<const T*>(a.x) + (t * N + i) * a.dim + col, count, false, v);
-        raw_x[i] = pack<T>(v);
-      }
-    }
-    load_some(static_cast<const T*>(a.f) + t * a.dim + col, count, full, f);
+    for (int i = 0; i < N; ++i) raw_x[i] = load_raw(static_cast<const T*>(a.x) + (t * N + i) * a.dim + col, count, full);
+    float f[8], df[8] = {}, g[N][8];
+    unpack(raw_f, f);
     if (a.bias != nullptr) {
+      float b[8];
       load_some(static_cast<const T*>(a.bias) + col, count, full, b);
 #pragma unroll
       for (int c = 0; c < 8; ++c) f[c] += b[c];
     }
-    float dx[N][8] = {};
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      float g[8];
-      unpack(raw_g[i], g);
+      unpack(raw_g[i], g[i]);
 #pragma unroll
-      for (int c = 0; c < 8; ++c) df[c] += p[i] * g[c], sums[N * N + i] += g[c] * f[c];
+      for (int c = 0; c < 8; ++c) df[c] += p[i] * g[i][c], sums[N * N + i] += g[i][c] * f[c];
+    }
+    store_some(static_cast<T*>(a.df) + t * a.dim + col, count, full, df);
 #pragma unroll
-      for (int j = 0; j < N; ++j) {
-        float x[8];
-        unpack(raw_x[j], x);
+    for (int j = 0; j < N; ++j) {
+      float x[8], dx[8] = {};
+      unpack(raw_x[j], x);
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
         float dot = 0;
 #pragma unroll
-        for (int c = 0; c < 8; ++c) dx[j][c] += h[i][j] * g[c], dot += g[c] * x[c];
+        for (int c = 0; c < 8; ++c) dx[c] += h[i][j] * g[i][c], dot += g[i][c] * x[c];
         if (a.transposed)
           sums[j * N + i] += dot;
         else
           sums[i * N + j] += dot;
       }
+      if (a.dx != nullptr) store_some(static_cast<T*>(a.dx) + (t * N + j) * a.dim + col, count, full, dx);
     }
-    if (a.dx != nullptr)
-#pragma unroll
-      for (int j = 0; j < N; ++j) store_some(static_cast<T*>(a.dx) + (t * N + j) * a.dim + col, count, full, dx[j]);
-    store_some(static_cast<T*>(a.df) + t * a.dim + col, count, full, df);
   }
   __shared__ float out[N * N + N];
   block_sums(sums, out);
