@@ -173,7 +173,7 @@ void check_norms(Checker& checker) {
     norms(checker, 5, 128, t, 4);
     if (checker.options().small) continue;
     for (auto [rows, cols] :
-         {std::pair<int64_t, int>{300, 4096}, {1100, 136}, {40, 7168}, {7, 8200}, {5, 16384}, {3, 20000}, {1100, 24}})
+         {std::pair<int64_t, int>{300, 4096}, {1100, 136}, {40, 7168}, {7, 8200}, {5, 16384}, {3, 20000}, {1100, 24}, {1100, 1032}})
       norms(checker, rows, cols, t, 0);
   }
 }

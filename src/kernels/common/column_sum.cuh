@@ -6,7 +6,8 @@ namespace weft::kernels::dev {
 
 template <int kRows>
 __global__ void __launch_bounds__(32 * kRows)
-    column_sum(const float* parts, int64_t num_parts, int64_t cols, int64_t stride, float* out) {
+    column_sum(const float* parts, const float* parts2, int64_t num_parts, int64_t cols, int64_t stride, float* out, float* out2) {
+  if (blockIdx.y == 1) parts = parts2, out = out2;
   __shared__ float sums[kRows][33];
   const int64_t c = static_cast<int64_t>(blockIdx.x) * 32 + threadIdx.x;
   float s = 0;
@@ -30,8 +31,18 @@ namespace weft::kernels {
 inline void add_column_sums(const float* parts, int64_t num_parts, int64_t cols, float* out, cudaStream_t stream,
                             int64_t stride = 0) {
   if (cols == 0 || num_parts == 0) return;
-  launch_grid(dev::column_sum<16>, dim3(static_cast<unsigned>(ceil_div(cols, 32))), dim3(32, 16), 0, stream, parts, num_parts,
-              cols, stride == 0 ? cols : stride, out);
+  launch_grid(dev::column_sum<16>, dim3(static_cast<unsigned>(ceil_div(cols, 32))), dim3(32, 16), 0, stream, parts, parts,
+              num_parts, cols, stride == 0 ? cols : stride, out, out);
+}
+// Two such sums in one launch; one whose `out` is null is left out.
+inline void add_column_sums(const float* parts, float* out, const float* parts2, float* out2, int64_t num_parts, int64_t cols, cudaStream_t stream) {
+  if (out == nullptr || out2 == nullptr) {
+    if (out != nullptr) add_column_sums(parts, num_parts, cols, out, stream);
+    if (out2 != nullptr) add_column_sums(parts2, num_parts, cols, out2, stream);
+    return;
+  }
+  if (cols == 0 || num_parts == 0) return;
+  launch_grid(dev::column_sum<16>, dim3(static_cast<unsigned>(ceil_div(cols, 32)), 2), dim3(32, 16), 0, stream, parts, parts2, num_parts, cols, cols, out, out2);
 }
 
 }  // namespace weft::kernels

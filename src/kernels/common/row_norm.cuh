@@ -100,34 +100,49 @@ __global__ void __launch_bounds__(512) row_norm_fwd(RowNorm a) {
   }
 }
 
+// Backward: while a row is worked on, the next one's vectors are on their way (where registers allow), and two scratch areas take turns, so
+// that a row costs one barrier.
 template <class T, int NV, bool kLayer>
-__global__ void __launch_bounds__(NV == 1 ? 1024 : 512, NV == 2 && !kLayer ? 2 : 1) row_norm_bwd(RowNorm a) {
-  __shared__ float scratch[66];
+__global__ void __launch_bounds__(NV == 1 ? 1024 : NV == 3 ? 256 : 512, NV == 3 ? 2 : 1) row_norm_bwd(RowNorm a) {
+  constexpr bool kAhead = sizeof(T) == 2 && NV < 4;
+  __shared__ float scratch[2][66];
   WEFT_DYNAMIC_SMEM(row_norm_smem);
   float* smem = reinterpret_cast<float*>(row_norm_smem);
   const int vecs = a.cols / 8, lane = threadIdx.x % a.lanes, sub = threadIdx.x / a.lanes, rows_per_block = blockDim.x / a.lanes;
   const T *x = static_cast<const T*>(a.x), *w = static_cast<const T*>(a.w), *dy = static_cast<const T*>(a.dy),
           *dsum = static_cast<const T*>(a.dsum);
   T* dx = static_cast<T*>(a.y);
+  const float per_col = 1.0f / static_cast<float>(a.cols);
   float dw[NV][8] = {}, db[kLayer ? NV : 1][8] = {};
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * rows_per_block; first < a.rows;
-       first += static_cast<int64_t>(gridDim.x) * rows_per_block) {
-    const int64_t row = first + sub;
+  struct Row {
+    Vec8<T> x[NV], g[NV];
+    float rstd, mean;
+  };
+  const auto read = [&](int64_t row, Row& to) {
     const bool here = row < a.rows;
-    const float rstd = here ? a.rstd[row] : 0.0f, mean = kLayer && here ? a.mean[row] : 0.0f;
-    Vec8<T> raw_x[NV], raw_g[NV];
+    to.rstd = here ? a.rstd[row] : 0.0f, to.mean = kLayer && here ? a.mean[row] : 0.0f;
 #pragma unroll
     for (int i = 0; i < NV; ++i) {
       const int v = lane + i * a.lanes;
-      if (here && v < vecs) raw_g[i] = load8(dy + row * a.cols + v * 8), raw_x[i] = load8(x + row * a.cols + v * 8);
+      if (here && v < vecs) to.g[i] = load8(dy + row * a.cols + v * 8), to.x[i] = load8(x + row * a.cols + v * 8);
     }
+  };
+  const int64_t step = static_cast<int64_t>(gridDim.x) * rows_per_block;
+  int turn = 0;
+  Row now, next;
+  if constexpr (kAhead) read(static_cast<int64_t>(blockIdx.x) * rows_per_block + sub, next);
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * rows_per_block; first < a.rows; first += step, turn ^= 1) {
+    const int64_t row = first + sub;
+    const bool here = row < a.rows;
+    if constexpr (kAhead) now = next, read(row + step, next); else read(row, now);
+    const float rstd = now.rstd, mean = now.mean;
     float dot = 0, total = 0;
 #pragma unroll
     for (int i = 0; i < NV; ++i) {
       const int v = lane + i * a.lanes;
       if (!(here && v < vecs)) continue;
       float f[8], g[8], s[8];
-      unpack(raw_x[i], f), unpack(raw_g[i], g);
+      unpack(now.x[i], f), unpack(now.g[i], g);
       if (w != nullptr) load8(w + v * 8, s);
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
@@ -137,22 +152,32 @@ __global__ void __launch_bounds__(NV == 1 ? 1024 : 512, NV == 2 && !kLayer ? 2 :
         if constexpr (kLayer) db[i][j] += g[j];
       }
     }
-    if constexpr (kLayer) {
-      const float2 both = a.lanes <= 32 ? float2{lanes_reduce(dot, a.lanes), lanes_reduce(total, a.lanes)}
-                                        : block_reduce(float2{dot, total}, scratch);
-      dot = both.x / static_cast<float>(a.cols), total = both.y / static_cast<float>(a.cols);
+    if (a.lanes <= 32) {
+      dot = lanes_reduce(dot, a.lanes);
+      if constexpr (kLayer) total = lanes_reduce(total, a.lanes);
     } else {
-      dot = row_sum<T>(dot, a.lanes, scratch) / static_cast<float>(a.cols), total = 0;
+      float* s = scratch[turn];
+      const int warps = blockDim.x >> 5, in_warp = threadIdx.x & 31;
+      dot = lanes_reduce(dot);
+      if constexpr (kLayer) total = lanes_reduce(total);
+      if (in_warp == 0) s[threadIdx.x >> 5] = dot, s[33 + (threadIdx.x >> 5)] = total;
+      __syncthreads();
+      dot = lanes_reduce(in_warp < warps ? s[in_warp] : 0.0f);
+      if constexpr (kLayer) total = lanes_reduce(in_warp < warps ? s[33 + in_warp] : 0.0f);
     }
+    dot *= rstd * per_col, total *= rstd * per_col;
 #pragma unroll
     for (int i = 0; i < NV; ++i) {
       const int v = lane + i * a.lanes;
       if (!(here && v < vecs)) continue;
       float f[8], g[8], s[8];
-      unpack(raw_x[i], f), unpack(raw_g[i], g);
+      unpack(now.x[i], f), unpack(now.g[i], g);
       if (w != nullptr) load8(w + v * 8, s);
 #pragma unroll
-      for (int j = 0; j < 8; ++j) f[j] = rstd * ((w != nullptr ? g[j] * s[j] : g[j]) - total - (f[j] - mean) * rstd * dot);
+      for (int j = 0; j < 8; ++j) {
+        const float n = (f[j] - mean) * rstd, gw = w != nullptr ? g[j] * s[j] : g[j];
+        f[j] = kLayer ? rstd * gw - total - n * dot : rstd * gw - n * dot;
+      }
       if (dsum != nullptr) {
         load8(dsum + row * a.cols + v * 8, g);
 #pragma unroll
@@ -258,14 +283,15 @@ struct RowPlan {
   int rows_per_block() const { return vectors == 0 ? 1 : threads / lanes; }
 };
 
-// `wide`: one vector a thread in long rows, where two would leave too few registers for two blocks an SM.
-inline RowPlan plan_rows(int32_t cols, bool aligned, bool wide = false) {
+// `wide`: one vector a thread in long rows, where two would leave too few registers for two blocks an SM. `three`: the kernel is also built
+// for three vectors a thread.
+inline RowPlan plan_rows(int32_t cols, bool aligned, bool wide = false, bool three = false) {
   const int vecs = cols / 8;
   if (!aligned || cols % 8 != 0 || vecs == 0 || vecs > 2048) return {};
   if (vecs <= 128) {
     int lanes = 1;
     while (lanes < 32 && lanes < vecs) lanes *= 2;
-    const int vectors = vecs <= 32 ? 1 : vecs <= 64 ? 2 : 4;
+    const int vectors = vecs <= 32 ? 1 : vecs <= 64 ? 2 : vecs <= 96 && three ? 3 : 4;
     return {vectors, lanes, 256};
   }
   const int vectors = vecs > 1024 ? 4 : wide ? 1 : 2;
@@ -312,7 +338,7 @@ void launch_row_norm_bwd(dev::RowNorm a, float* dw, float* db, DType dtype, cons
   if (a.rows == 0 || a.cols == 0) return;
   bool aligned = true;
   for (const void* p : {a.x, a.w, a.dy, a.dsum, static_cast<const void*>(a.y)}) aligned = aligned && is_aligned(p, 16);
-  const RowPlan plan = plan_rows(a.cols, aligned, kLayer);
+  const RowPlan plan = plan_rows(a.cols, aligned, true, true);
   a.lanes = plan.lanes;
   const int64_t parts = row_norm_parts(ceil_div(a.rows, plan.rows_per_block()), a.cols);
   float* sums = static_cast<float*>(launch.workspace);
@@ -328,13 +354,14 @@ void launch_row_norm_bwd(dev::RowNorm a, float* dw, float* db, DType dtype, cons
       go(dev::row_norm_bwd<T, 1, kLayer>, plan.threads);
     else if (plan.vectors == 2)
       go(dev::row_norm_bwd<T, 2, kLayer>, plan.threads);
+    else if (plan.vectors == 3)
+      go(dev::row_norm_bwd<T, 3, kLayer>, plan.threads);
     else if (plan.vectors == 4)
       go(dev::row_norm_bwd<T, 4, kLayer>, plan.threads);
     else
       go(dev::row_norm_bwd_plain<T, kLayer>, 256);
   });
-  if (dw != nullptr) add_column_sums(a.dw_parts, parts, a.cols, dw, launch.stream);
-  if (db != nullptr) add_column_sums(a.db_parts, parts, a.cols, db, launch.stream);
+  add_column_sums(a.dw_parts, dw, a.db_parts, db, parts, a.cols, launch.stream);
 }
 
 }  // namespace weft::kernels
