@@ -62,24 +62,43 @@ __device__ __forceinline__ uint32_t keep_best(uint2* list, int count, int top_k)
     for (int i = 0; i < kPer; ++i) n += key[i] >= least;
     return static_cast<int>(__reduce_add_sync(0xffffffffu, static_cast<unsigned>(n)));
   };
-  int n = count;  // that reach low, at least top_k
-  while (low < high && n != top_k) {
-    const uint32_t middle = high - (high - low) / 2;
+  int n = count, over = 0;  // keys that reach low, at least top_k; keys above high, fewer
+  for (bool line = true; low < high && n != top_k; line = !line) {  // by turns where a straight line meets top_k, and in the middle
+    const uint32_t span = high - low;
+    uint32_t middle = high - span / 2;
+    if (line) {
+      const float part = static_cast<float>(n - top_k) / static_cast<float>(n - over) * static_cast<float>(span);
+      const uint32_t on = part < 4e9f ? static_cast<uint32_t>(part) : span;
+      middle = low + (on < 1 ? 1 : on > span ? span : on);
+    }
     const int m = reach(middle);
-    if (m >= top_k) low = middle, n = m; else high = middle - 1;
+    if (m >= top_k) low = middle, n = m; else high = middle - 1, over = m;
   }
-  int ties = n == top_k || low == 0xffffffffu ? top_k : top_k - reach(low + 1), at = 0;
   const unsigned before = (1u << lane) - 1;
+  int at = 0;
+  if (n == top_k) {
 #pragma unroll
-  for (int i = 0; i < kPer; ++i) {
-    const unsigned equal = __ballot_sync(0xffffffffu, key[i] == low);
-    const bool keep = key[i] > low || (key[i] == low && __popc(equal & before) < ties);
-    const unsigned kept = __ballot_sync(0xffffffffu, keep);
-    const uint32_t index = keep ? list[i * 32 + lane].y : 0;
-    __syncwarp();
-    if (keep) list[at + __popc(kept & before)] = {key[i], index};
-    at += __popc(kept);
-    ties -= __popc(equal) < ties ? __popc(equal) : ties;
+    for (int i = 0; i < kPer; ++i) {
+      const bool keep = key[i] >= low;
+      const unsigned kept = __ballot_sync(0xffffffffu, keep);
+      const uint2 entry{key[i], list[i * 32 + lane].y};
+      __syncwarp();
+      if (keep) list[at + __popc(kept & before)] = entry;
+      at += __popc(kept);
+    }
+  } else {  // low is the k-th key, and others equal it
+    int ties = low == 0xffffffffu ? top_k : top_k - reach(low + 1);
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) {
+      const unsigned equal = __ballot_sync(0xffffffffu, key[i] == low);
+      const bool keep = key[i] > low || (key[i] == low && __popc(equal & before) < ties);
+      const unsigned kept = __ballot_sync(0xffffffffu, keep);
+      const uint2 entry{key[i], list[i * 32 + lane].y};
+      __syncwarp();
+      if (keep) list[at + __popc(kept & before)] = entry;
+      at += __popc(kept);
+      ties -= __popc(equal) < ties ? __popc(equal) : ties;
+    }
   }
   __syncwarp();
   return low;
@@ -152,42 +171,37 @@ __global__ void __launch_bounds__(kThreads, sizeof(Smem<kParts, kCap>) < 113 * 1
       joins[e] = __ballot_sync(0xffffffffu, s >= start[e / 2] && s <= last[e / 2] && !(v[e] <= threshold[e / 2]));
     }
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      if (joins[e] == 0) continue;
-      const int u = e / 2;
+    for (int u = 0; u < 2; ++u) {
+      if ((joins[u * 2] | joins[u * 2 + 1]) == 0) continue;
       uint2* list = sm.list[warp * 2 + u];
-      if (count[u] + 32 > kCap) {
+      if (count[u] + kKeys > kCap) {
         __syncwarp();
         threshold[u] = of_ordered(keep_best<kCap>(list, count[u], a.top_k)), count[u] = a.top_k;
       }
-      if (joins[e] >> lane & 1) list[count[u] + __popc(joins[e] & ((1u << lane) - 1))] = {ordered(v[e]), static_cast<uint32_t>(s0 + e % 2 * 32)};
-      count[u] += __popc(joins[e]);
+#pragma unroll
+      for (int e = u * 2; e < u * 2 + 2; ++e) {
+        if (joins[e] >> lane & 1) list[count[u] + __popc(joins[e] & ((1u << lane) - 1))] = {ordered(v[e]), static_cast<uint32_t>(s0 + e % 2 * 32)};
+        count[u] += __popc(joins[e]);
+      }
     }
   };
 #pragma unroll
   for (int i = 0; i < kStages - 1; ++i) load(i);
-  cp_async_wait<kStages - 2>();
-  fence_async_proxy();
-  __syncthreads();
-  if (tiles > 0) multiply(0, 0, z[0]);
   for (int i = 0; i < tiles; ++i) {
+    cp_async_wait<kStages - 2>();
+    fence_async_proxy();
+    __syncthreads();  // tile i has come, all have done with tile i - 1 and written its scores
+    load(i + kStages - 1);
+    // Both halves of the products start and end within a round: ptxas lets none run over the end of a loop.
+    multiply(i, 0, z[0]), multiply(i, 1, z[1]);
     float sum[2][2] = {};  // token, row of keys
 #pragma unroll
     for (int p = 0; p < kParts; ++p) {
       if (p + 1 < kParts) {
-        multiply(i, p + 1, z[(p + 1) & 1]);
         wgmma_wait<1>();
       } else {
-        cp_async_wait<kStages - 3>();  // tile i + 1
-        fence_async_proxy();
-        __syncthreads();  // also: products of tile i - 1 are over, its scores are written
-        load(i + kStages - 1);
-        if (i + 1 < tiles) {
-          multiply(i + 1, 0, z[0]);
-          wgmma_wait<1>();
-        } else {
-          wgmma_wait<0>();
-        }
+        if (i > 0) select(i - 1);
+        wgmma_wait<0>();
       }
       auto& sums = z[p & 1];
       wgmma_settle(sums);
@@ -201,15 +215,15 @@ __global__ void __launch_bounds__(kThreads, sizeof(Smem<kParts, kCap>) < 113 * 1
           sum[1][h] += g.y * relu(sums[j * 4 + h * 2 + 1]);
         }
       }
+      if (p + 2 < kParts) multiply(i, p + 2, sums);
     }
 #pragma unroll
     for (int b = 0; b < 2; ++b)
 #pragma unroll
       for (int h = 0; h < 2; ++h) sm.score[i & 1][(r * 2 + b) * kPitch + warp * 16 + q + h * 8] = sum[b][h];
-    if (i > 0) select(i - 1);
   }
   __syncthreads();
-  if (tiles > 0) select(tiles - 1);
+  select(tiles - 1);
   __syncwarp();
 #pragma unroll
   for (int u = 0; u < 2; ++u) {
