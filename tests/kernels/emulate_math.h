@@ -44,6 +44,17 @@ inline int __syncthreads_or(int p) {
   emulate::block_barrier();
   return r;
 }
+inline int __syncthreads_count(int p) {
+  static int count;
+  emulate::block_barrier();
+  count = 0;
+  emulate::block_barrier();
+  count += p != 0;
+  emulate::block_barrier();
+  const int r = count;
+  emulate::block_barrier();
+  return r;
+}
 template <class T>
 T atomicMax(T* p, T v) {
   T old = *p;

@@ -1,5 +1,7 @@
 // A block a row; the row stays in L2 over the passes. Thresholds are found digit by digit (radix selection) on order-preserving
-// keys: by count for top-k, by integer mass for top-p. The last pass walks the row in index order.
+// keys: by count for top-k, by integer mass for top-p. The last pass walks the row in index order. With a top-k that a block can bound (the
+// k-th largest of its threads' maxima is no higher than the k-th largest of the row) the row is read twice: once for its top and sum, once for
+// the few values from that bound on, which are then all there is.
 #include "kernels/sample/sample.h"
 
 #include "kernels/common/device.cuh"
@@ -9,7 +11,7 @@ namespace {
 
 using namespace dev;
 
-constexpr int kThreads = 512, kTile = kThreads * 8;
+constexpr int kThreads = 512, kTile = kThreads * 8, kMostCandidates = 2048;
 using Mass = unsigned long long;
 
 struct Row {  // one row's settings
@@ -36,6 +38,28 @@ __device__ __forceinline__ void adjusted(const Sample& a, const Row& r, const T*
     z[j] = z[j] / r.temperature + 0.0f;  // no -0: equal values have equal keys
   }
 }
+
+template <class T>
+struct WholeRow {
+  const Sample& a;
+  const Row& r;
+  const T* logits;
+  bool aligned;
+  __device__ __forceinline__ int count() const { return a.vocab; }
+  __device__ __forceinline__ void load(int c, float (&z)[8]) const { adjusted(a, r, logits, c, aligned, z); }
+  __device__ __forceinline__ int index(int c) const { return c; }
+};
+struct Candidates {  // of a row, in the order of their indices
+  const float* values;
+  const int* indices;
+  int n;
+  __device__ __forceinline__ int count() const { return n; }
+  __device__ __forceinline__ void load(int c, float (&z)[8]) const {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) z[j] = c + j < n ? values[c + j] : -INFINITY;
+  }
+  __device__ __forceinline__ int index(int c) const { return indices[c]; }
+};
 
 __device__ __forceinline__ uint32_t key_of(float z) {
   const uint32_t u = __float_as_uint(z);
@@ -91,13 +115,140 @@ __device__ __forceinline__ int find_bin(const Mass* bins, Mass target, Mass& abo
   return *shared_bin;
 }
 
+struct Shared {
+  Mass bins[256], scratch[kThreads / 32], above;
+  float fscratch[33];
+  int number;
+  float values[kMostCandidates];
+  int indices[kMostCandidates];
+};
+
+// The draw, among the values of `from`, which hold all that top-k keeps.
+template <class Source>
+__device__ __forceinline__ void choose(const Sample& a, int64_t row, const Source& from, Shared& sm, float row_top, float lse) {
+  float z[8];
+  // Kept: keys above `threshold`, and the first `ties` of those that equal it.
+  uint32_t threshold = key_of(-INFINITY);
+  Mass ties = ~Mass{0};
+  const int32_t k = a.top_k == nullptr ? 0 : a.top_k[row];
+  if (k > 0 && k < from.count()) {
+    Mass above = 0;
+    uint32_t prefix = 0;
+    for (int shift = 24; shift >= 0; shift -= 8) {
+      __syncthreads();
+      if (threadIdx.x < 256) sm.bins[threadIdx.x] = 0;
+      __syncthreads();
+      for (int c = threadIdx.x * 8; c < from.count(); c += kTile) {
+        from.load(c, z);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+          const uint32_t key = key_of(z[j]);
+          if (c + j < from.count() && (shift == 24 || key >> (shift + 8) == prefix)) atomicAdd(&sm.bins[(key >> shift) & 255u], Mass{1});
+        }
+      }
+      prefix =
+          prefix << 8 | static_cast<uint32_t>(find_bin(sm.bins, static_cast<Mass>(k) - above, above, &sm.number, &sm.above));
+    }
+    threshold = prefix, ties = static_cast<Mass>(k) - above;
+  }
+  const float p = a.top_p == nullptr ? 1.0f : a.top_p[row];
+  if (p < 1.0f) {
+    Mass mine = 0;
+    for (int c = threadIdx.x * 8; c < from.count(); c += kTile) {
+      from.load(c, z);
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+        if (key_of(z[j]) > threshold) mine += mass_of(z[j], row_top);
+    }
+    const Mass at_threshold = ties == ~Mass{0} ? 0 : ties * mass_of(value_of(threshold), row_top),
+               total = block_sum(mine, sm.scratch) + at_threshold;
+    const double wanted = ceil(static_cast<double>(p) * static_cast<double>(total));
+    const Mass target = wanted < 1 ? 1 : static_cast<Mass>(wanted);
+    Mass above = 0;
+    uint32_t prefix = 0;
+    for (int shift = 24; shift >= 0; shift -= 8) {
+      __syncthreads();
+      if (threadIdx.x < 256) sm.bins[threadIdx.x] = 0;
+      __syncthreads();
+      for (int c = threadIdx.x * 8; c < from.count(); c += kTile) {
+        from.load(c, z);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+          const uint32_t key = key_of(z[j]);
+          if (key > threshold && (shift == 24 || key >> (shift + 8) == prefix))
+            atomicAdd(&sm.bins[(key >> shift) & 255u], mass_of(z[j], row_top));
+        }
+      }
+      if (threadIdx.x == 0 && at_threshold > 0 && (shift == 24 || threshold >> (shift + 8) == prefix))
+        atomicAdd(&sm.bins[(threshold >> shift) & 255u], at_threshold);
+      prefix = prefix << 8 | static_cast<uint32_t>(find_bin(sm.bins, target - above, above, &sm.number, &sm.above));
+    }
+    const Mass one = mass_of(value_of(prefix), row_top), needed = one > 0 ? (target - above + one - 1) / one : 1;
+    if (prefix > threshold)
+      threshold = prefix, ties = needed;
+    else if (needed < ties)
+      ties = needed;
+  }
+  const float min_p = a.min_p == nullptr ? 0.0f : a.min_p[row];
+  auto stays = [&](float v) { return expf(v - row_top) >= min_p; };
+  // Mass of those kept, then the walk.
+  Mass mine = 0, equal = 0;
+  for (int c = threadIdx.x * 8; c < from.count(); c += kTile) {
+    from.load(c, z);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const uint32_t key = key_of(z[j]);
+      if (key > threshold && stays(z[j])) mine += mass_of(z[j], row_top);
+      equal += c + j < from.count() && key == threshold;
+    }
+  }
+  equal = block_sum(equal, sm.scratch);
+  if (equal < ties) ties = equal;
+  const float edge = value_of(threshold);
+  const Mass edge_mass = edge > -INFINITY && stays(edge) ? mass_of(edge, row_top) : 0,
+             total = block_sum(mine, sm.scratch) + ties * edge_mass;
+  const double at = static_cast<double>(a.uniform[row]) * static_cast<double>(total);
+  Mass target = static_cast<Mass>(at < 0 ? 0 : at), passed = 0, ties_passed = 0;
+  if (target >= total) target = total - 1;
+  if (threadIdx.x == 0) sm.number = 0x7fffffff;
+  for (int base = 0; base < from.count(); base += kTile) {
+    const int c = base + threadIdx.x * 8;
+    Mass own = 0, own_ties = 0, all, all_ties;
+    if (c < from.count()) from.load(c, z);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) own_ties += c + j < from.count() && key_of(z[j]) == threshold;
+    const Mass tie = ties_passed + block_prefix(own_ties, sm.scratch, all_ties);
+    Mass rank = tie;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      if (c + j >= from.count()) continue;
+      const uint32_t key = key_of(z[j]);
+      if (key > threshold ? stays(z[j]) : (key == threshold && rank++ < ties && edge_mass > 0)) own += mass_of(z[j], row_top);
+    }
+    Mass running = passed + block_prefix(own, sm.scratch, all);
+    if (own > 0 && running <= target && target < running + own) {  // one thread only
+      rank = tie;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        if (c + j >= from.count()) continue;
+        const uint32_t key = key_of(z[j]);
+        if (!(key > threshold ? stays(z[j]) : (key == threshold && rank++ < ties && edge_mass > 0))) continue;
+        const Mass m = mass_of(z[j], row_top);
+        if (running <= target && target < running + m) {
+          a.token[row] = from.index(c + j);
+          if (a.logprob != nullptr) a.logprob[row] = z[j] - lse;
+        }
+        running += m;
+      }
+    }
+    passed += all, ties_passed += all_ties;
+    if (passed > target) break;
+  }
+}
+
 template <class T>
-__global__ void __launch_bounds__(kThreads) sample(Sample a, bool aligned) {
-  __shared__ Mass bins[256];
-  __shared__ Mass scratch[kThreads / 32];
-  __shared__ Mass shared_above;
-  __shared__ float fscratch[33];
-  __shared__ int shared_int;
+__global__ void __launch_bounds__(kThreads, 1) sample(Sample a, bool aligned) {
+  __shared__ Shared sm;
   const int64_t row = blockIdx.x;
   const T* logits = static_cast<const T*>(a.logits) + row * a.stride;
   const float temperature = a.temperature == nullptr ? 1.0f : a.temperature[row];
@@ -120,13 +271,13 @@ __global__ void __launch_bounds__(kThreads) sample(Sample a, bool aligned) {
     }
   }
   bad = __syncthreads_or(bad);
-  const float row_top = block_reduce<MaxOp>(top, fscratch, -INFINITY);
-  sum = block_reduce(top == -INFINITY ? 0.0f : sum * expf(top - row_top), fscratch);
-  if (threadIdx.x == 0) shared_int = 0x7fffffff;
+  const float row_top = block_reduce<MaxOp>(top, sm.fscratch, -INFINITY);
+  sum = block_reduce(top == -INFINITY ? 0.0f : sum * expf(top - row_top), sm.fscratch);
+  if (threadIdx.x == 0) sm.number = 0x7fffffff;
   __syncthreads();
-  if (top == row_top && best != 0x7fffffff) atomicMin(&shared_int, best);
+  if (top == row_top && best != 0x7fffffff) atomicMin(&sm.number, best);
   __syncthreads();
-  const int row_best = shared_int;
+  const int row_best = sm.number;
   if (bad || row_best == 0x7fffffff) {
     if (threadIdx.x == 0) {
       a.token[row] = -1;
@@ -142,123 +293,35 @@ __global__ void __launch_bounds__(kThreads) sample(Sample a, bool aligned) {
     }
     return;
   }
-  // Kept: keys above `threshold`, and the first `ties` of those that equal it.
-  uint32_t threshold = key_of(-INFINITY);
-  Mass ties = ~Mass{0};
   const int32_t k = a.top_k == nullptr ? 0 : a.top_k[row];
-  if (k > 0 && k < a.vocab) {
-    Mass above = 0;
-    uint32_t prefix = 0;
-    for (int shift = 24; shift >= 0; shift -= 8) {
-      __syncthreads();
-      if (threadIdx.x < 256) bins[threadIdx.x] = 0;
-      __syncthreads();
-      for (int c = threadIdx.x * 8; c < a.vocab; c += kTile) {
+  if (k > 0 && k <= kThreads && k < a.vocab) {
+    uint32_t bound = 0;  // the k-th largest of the threads' highest keys
+    const uint32_t own = key_of(top);
+    for (int bit = 31; bit >= 0; --bit)
+      if (__syncthreads_count(own >= (bound | 1u << bit)) >= k) bound |= 1u << bit;
+    const float least = value_of(bound);
+    int n = 0;
+    for (int base = 0; base < a.vocab && n <= kMostCandidates; base += kTile) {
+      const int c = base + threadIdx.x * 8;
+      int mine = 0;
+      if (c < a.vocab) {
         adjusted(a, r, logits, c, aligned, z);
 #pragma unroll
-        for (int j = 0; j < 8; ++j) {
-          const uint32_t key = key_of(z[j]);
-          if (c + j < a.vocab && (shift == 24 || key >> (shift + 8) == prefix)) atomicAdd(&bins[(key >> shift) & 255u], Mass{1});
-        }
+        for (int j = 0; j < 8; ++j) mine += c + j < a.vocab && z[j] >= least;
       }
-      prefix =
-          prefix << 8 | static_cast<uint32_t>(find_bin(bins, static_cast<Mass>(k) - above, above, &shared_int, &shared_above));
-    }
-    threshold = prefix, ties = static_cast<Mass>(k) - above;
-  }
-  const float p = a.top_p == nullptr ? 1.0f : a.top_p[row];
-  if (p < 1.0f) {
-    Mass mine = 0;
-    for (int c = threadIdx.x * 8; c < a.vocab; c += kTile) {
-      adjusted(a, r, logits, c, aligned, z);
+      if (__syncthreads_or(mine) == 0) continue;
+      Mass all;
+      int at = n + static_cast<int>(block_prefix(static_cast<Mass>(mine), sm.scratch, all));
+      n += static_cast<int>(all);
+      if (mine == 0 || n > kMostCandidates) continue;
 #pragma unroll
       for (int j = 0; j < 8; ++j)
-        if (key_of(z[j]) > threshold) mine += mass_of(z[j], row_top);
+        if (c + j < a.vocab && z[j] >= least) sm.values[at] = z[j], sm.indices[at] = c + j, ++at;
     }
-    const Mass at_threshold = ties == ~Mass{0} ? 0 : ties * mass_of(value_of(threshold), row_top),
-               total = block_sum(mine, scratch) + at_threshold;
-    const double wanted = ceil(static_cast<double>(p) * static_cast<double>(total));
-    const Mass target = wanted < 1 ? 1 : static_cast<Mass>(wanted);
-    Mass above = 0;
-    uint32_t prefix = 0;
-    for (int shift = 24; shift >= 0; shift -= 8) {
-      __syncthreads();
-      if (threadIdx.x < 256) bins[threadIdx.x] = 0;
-      __syncthreads();
-      for (int c = threadIdx.x * 8; c < a.vocab; c += kTile) {
-        adjusted(a, r, logits, c, aligned, z);
-#pragma unroll
-        for (int j = 0; j < 8; ++j) {
-          const uint32_t key = key_of(z[j]);
-          if (key > threshold && (shift == 24 || key >> (shift + 8) == prefix))
-            atomicAdd(&bins[(key >> shift) & 255u], mass_of(z[j], row_top));
-        }
-      }
-      if (threadIdx.x == 0 && at_threshold > 0 && (shift == 24 || threshold >> (shift + 8) == prefix))
-        atomicAdd(&bins[(threshold >> shift) & 255u], at_threshold);
-      prefix = prefix << 8 | static_cast<uint32_t>(find_bin(bins, target - above, above, &shared_int, &shared_above));
-    }
-    const Mass one = mass_of(value_of(prefix), row_top), needed = one > 0 ? (target - above + one - 1) / one : 1;
-    if (prefix > threshold)
-      threshold = prefix, ties = needed;
-    else if (needed < ties)
-      ties = needed;
+    __syncthreads();
+    if (n <= kMostCandidates) return choose(a, row, Candidates{sm.values, sm.indices, n}, sm, row_top, lse);
   }
-  const float min_p = a.min_p == nullptr ? 0.0f : a.min_p[row];
-  auto stays = [&](float v) { return expf(v - row_top) >= min_p; };
-  // Mass of those kept, then the walk.
-  Mass mine = 0, equal = 0;
-  for (int c = threadIdx.x * 8; c < a.vocab; c += kTile) {
-    adjusted(a, r, logits, c, aligned, z);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const uint32_t key = key_of(z[j]);
-      if (key > threshold && stays(z[j])) mine += mass_of(z[j], row_top);
-      equal += c + j < a.vocab && key == threshold;
-    }
-  }
-  equal = block_sum(equal, scratch);
-  if (equal < ties) ties = equal;
-  const float edge = value_of(threshold);
-  const Mass edge_mass = edge > -INFINITY && stays(edge) ? mass_of(edge, row_top) : 0,
-             total = block_sum(mine, scratch) + ties * edge_mass;
-  const double at = static_cast<double>(a.uniform[row]) * static_cast<double>(total);
-  Mass target = static_cast<Mass>(at < 0 ? 0 : at), passed = 0, ties_passed = 0;
-  if (target >= total) target = total - 1;
-  if (threadIdx.x == 0) shared_int = 0x7fffffff;
-  for (int base = 0; base < a.vocab; base += kTile) {
-    const int c = base + threadIdx.x * 8;
-    Mass own = 0, own_ties = 0, all, all_ties;
-    if (c < a.vocab) adjusted(a, r, logits, c, aligned, z);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) own_ties += c + j < a.vocab && key_of(z[j]) == threshold;
-    const Mass tie = ties_passed + block_prefix(own_ties, scratch, all_ties);
-    Mass rank = tie;
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      if (c + j >= a.vocab) continue;
-      const uint32_t key = key_of(z[j]);
-      if (key > threshold ? stays(z[j]) : (key == threshold && rank++ < ties && edge_mass > 0)) own += mass_of(z[j], row_top);
-    }
-    Mass running = passed + block_prefix(own, scratch, all);
-    if (own > 0 && running <= target && target < running + own) {  // one thread only
-      rank = tie;
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        if (c + j >= a.vocab) continue;
-        const uint32_t key = key_of(z[j]);
-        if (!(key > threshold ? stays(z[j]) : (key == threshold && rank++ < ties && edge_mass > 0))) continue;
-        const Mass m = mass_of(z[j], row_top);
-        if (running <= target && target < running + m) {
-          a.token[row] = c + j;
-          if (a.logprob != nullptr) a.logprob[row] = z[j] - lse;
-        }
-        running += m;
-      }
-    }
-    passed += all, ties_passed += all_ties;
-    if (passed > target) break;
-  }
+  choose(a, row, WholeRow<T>{a, r, logits, aligned}, sm, row_top, lse);
 }
 
 }  // namespace
