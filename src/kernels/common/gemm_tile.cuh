@@ -1,29 +1,34 @@
 // One 128 x kN output tile by three warpgroups: a producer that keeps kStages k-blocks of 64 in flight by TMA, two consumers of 64 rows
 // each on wgmma. A persistent block calls produce/consume once a tile with the same sequence of k-blocks; the pipeline runs on across tiles.
+// kOutlet: with room for an Outlet (below) at kOutletAt.
 #pragma once
 #include "kernels/common/wgmma.cuh"
 
 namespace weft::kernels {
 
 constexpr int kGemmThreads = 384, kGemmM = 128, kGemmK = 64;
+constexpr int kOutletBox = 64 * 128, kOutletBytes = 4 * kOutletBox;
 
-template <bool kATrans, bool kBTrans, int kN>
+template <bool kATrans, bool kBTrans, int kN, bool kOutlet = false>
 struct GemmTile {
   // A transposed B lies in boxes of 64 columns: where kN is no multiple, half of the last box is loaded and not multiplied.
   static constexpr int kB = kBTrans ? (kN + 63) / 64 * 64 : kN;
-  static constexpr int kStages = kN > 192 ? 4 : kN > 128 ? 5 : 6;
+  static constexpr int kStages = kN > 192 ? 4 : kN > 128 ? (kOutlet ? 4 : 5) : 6;
   struct Smem {
     bf16 a[kStages][kGemmM * kGemmK];
     bf16 b[kStages][kB * kGemmK];
     uint64_t full[kStages], empty[kStages];
   };
-  static constexpr size_t kSmemBytes = sizeof(Smem) + 1024;
+  static constexpr size_t kOutletAt = (sizeof(Smem) + 1023) / 1024 * 1024;
+  static constexpr size_t kSmemBytes = (kOutlet ? kOutletAt + kOutletBytes : sizeof(Smem)) + 1024;
 
   Smem& sm;
   int stage = 0, phase = 0;
 
   __device__ explicit GemmTile(Smem& s) : sm(s) {}
   static __device__ Smem& place(uint8_t* raw) { return *reinterpret_cast<Smem*>((reinterpret_cast<uintptr_t>(raw) + 1023) / 1024 * 1024); }
+
+  __device__ uint8_t* outlet() const { return reinterpret_cast<uint8_t*>(&sm) + kOutletAt; }
 
   __device__ void init() {  // by all threads; ends with a barrier
     if (threadIdx.x == 0) {
@@ -92,6 +97,50 @@ struct GemmTile {
     }
     fence_async_proxy();
     group_barrier(1, 256);
+  }
+};
+
+// The way out for sums: through shared memory and the copy engine, 64 rows of 128 bytes of a consumer warpgroup at a time (an output map's
+// box, 128-byte swizzle), while the next tile begins. Rows of 32 bytes, as registers hold them, cost the L2 a multiple.
+struct Outlet {
+  uint8_t* buffers;  // two of kOutletBox bytes
+  int number, turn = 0, row;  // row: the thread's first in the box; the second is 8 further
+
+  __device__ Outlet(uint8_t* place, int consumer) : buffers(place + consumer * 2 * kOutletBox), number(consumer), row((warp_id() & 3) * 16 + (lane_id() >> 2)) {}
+  __device__ uint8_t* open() {  // by the warpgroup: a buffer that has been read
+    if (threadIdx.x % 128 == 0) bulk_wait<1>();
+    group_barrier(2 + number, 128);
+    return buffers + (turn ^= 1) * kOutletBox;
+  }
+  template <class Send>
+  __device__ void close(Send send) {
+    fence_async_proxy();
+    group_barrier(2 + number, 128);
+    if (threadIdx.x % 128 == 0) send(), bulk_commit();
+  }
+  __device__ void finish() {  // before the block ends
+    if (threadIdx.x % 128 == 0) bulk_wait<0>();
+  }
+  // Where the thread's words of 16-byte unit `unit` of a row lie; h: its first or second row.
+  __device__ uint8_t* at(uint8_t* buffer, int h, int unit) const { return buffer + (row + h * 8) * 128 + ((unit ^ (row & 7)) << 4); }
+
+  // The tile's fp32 sums, added to out or stored.
+  template <int kN>
+  __device__ void send(const float (&acc)[kN / 2], const CUtensorMap* out, int col0, int row0, int batch, bool add) {
+    static_assert(kN % 32 == 0);
+    const int r = lane_id() & 3;
+#pragma unroll
+    for (int c = 0; c < kN / 32; ++c) {
+      uint8_t* to = open();
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          *reinterpret_cast<float2*>(at(to, h, i * 2 + (r >> 1)) + (r & 1) * 8) = float2{acc[(c * 4 + i) * 4 + h * 2], acc[(c * 4 + i) * 4 + h * 2 + 1]};
+      close([&] {
+        if (add) tma_add(out, to, col0 + c * 32, row0, batch); else tma_store(out, to, col0 + c * 32, row0, batch);
+      });
+    }
   }
 };
 

@@ -31,6 +31,17 @@ __device__ __forceinline__ void tma_load(void* smem, const CUtensorMap* map, uin
                "l"(reinterpret_cast<uint64_t>(map)), "r"(smem_address(barrier)), "r"(c0), "r"(c1), "r"(c2)
                : "memory");
 }
+// A box out of shared memory, as bulk_store of wgmma.cuh; what lies outside the tensor is left out. add: fp32, to what is there.
+__device__ __forceinline__ void tma_store(const CUtensorMap* map, const void* smem, int c0, int c1, int c2) {
+  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];\n" ::"l"(reinterpret_cast<uint64_t>(map)), "r"(smem_address(smem)), "r"(c0),
+               "r"(c1), "r"(c2)
+               : "memory");
+}
+__device__ __forceinline__ void tma_add(const CUtensorMap* map, const void* smem, int c0, int c1, int c2) {
+  asm volatile("cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4}], [%1];\n" ::"l"(reinterpret_cast<uint64_t>(map)), "r"(smem_address(smem)),
+               "r"(c0), "r"(c1), "r"(c2)
+               : "memory");
+}
 __device__ __forceinline__ void tma_prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];\n" ::"l"(reinterpret_cast<uint64_t>(map)) : "memory");
 }
@@ -38,6 +49,8 @@ __device__ __forceinline__ void tma_prefetch_map(const CUtensorMap* map) {
 // Host: a bf16 tensor [batch][rows][cols], contiguous but for row_stride elements, read in boxes [box_rows][64] with the 128-byte swizzle.
 // Parts of a box outside the tensor arrive as zeros. Throws CudaError. cols and row_stride multiples of 8, data 16-byte aligned.
 CUtensorMap tensor_map(const void* data, int64_t cols, int64_t rows, int64_t batch, int64_t row_stride, int box_rows);
+// The same of fp32 in boxes [box_rows][32]; cols and row_stride multiples of 4.
+CUtensorMap tensor_map_f32(const float* data, int64_t cols, int64_t rows, int64_t batch, int64_t row_stride, int box_rows);
 int sm_count();  // of the current device
 
 }  // namespace weft::kernels

@@ -61,9 +61,9 @@ struct Walk {
 
 template <bool kATrans, bool kBTrans, int kN, class Out>
 __global__ void __launch_bounds__(kGemmThreads, 1) grouped_kernel(const __grid_constant__ CUtensorMap map_a, const __grid_constant__ CUtensorMap map_b,
-                                                                  const int32_t* ends, const Shape shape, Out* out, const bool accumulate) {
-  constexpr bool kWgrad = kATrans && kBTrans;
-  using Tile = GemmTile<kATrans, kBTrans, kN>;
+                                                                  const __grid_constant__ CUtensorMap map_out, const int32_t* ends, const Shape shape, Out* out, const bool accumulate) {
+  constexpr bool kWgrad = kATrans && kBTrans, kOutlet = sizeof(Out) == 4;
+  using Tile = GemmTile<kATrans, kBTrans, kN, kOutlet>;
   WEFT_DYNAMIC_SMEM(raw);
   Tile tile(Tile::place(raw));
   tile.init();
@@ -83,6 +83,7 @@ __global__ void __launch_bounds__(kGemmThreads, 1) grouped_kernel(const __grid_c
   } else {
     more_registers<232>();
     const int lane = lane_id(), warp = warp_id() & 3;
+    Outlet outlet(tile.outlet(), role);
     for (int64_t t = blockIdx.x; walk.find(t); t += gridDim.x) {
       const Place at = place_of<kWgrad, kN>(shape, static_cast<int>(t - walk.before));
       int blocks, last = kGemmK;
@@ -113,9 +114,7 @@ __global__ void __launch_bounds__(kGemmThreads, 1) grouped_kernel(const __grid_c
 #pragma unroll
               for (int j = 0; j < 4; ++j) {
                 const int c = at.col + (i + j) * 8 + lane % 4 * 2;
-                if (r >= limit || c >= shape.cols) continue;
-                const float v0 = value((i + j) * 4 + half * 2), v1 = value((i + j) * 4 + half * 2 + 1);
-                if (accumulate) add_pair(line + c, v0, v1); else *reinterpret_cast<float2*>(line + c) = {v0, v1};
+                if (r < limit && c < shape.cols) *reinterpret_cast<float2*>(line + c) = {value((i + j) * 4 + half * 2), value((i + j) * 4 + half * 2 + 1)};
               }
             }
           }
@@ -127,15 +126,19 @@ __global__ void __launch_bounds__(kGemmThreads, 1) grouped_kernel(const __grid_c
       }
       float acc[kN / 2];
       tile.consume(acc, role, blocks, last);
-      store([&](int i) { return acc[i]; });
+      if constexpr (kOutlet)
+        outlet.send<kN>(acc, &map_out, at.col, at.row + role * 64, walk.group, accumulate);
+      else
+        store([&](int i) { return acc[i]; });
     }
+    if constexpr (kOutlet) outlet.finish();
     if constexpr (!kWgrad) clear_tail(out, ends[shape.groups - 1], shape);
   }
 }
 
 template <bool kATrans, bool kBTrans, int kN, class Out>
 void launch(const GroupedGemm& a, const Launch& l) {
-  using Tile = GemmTile<kATrans, kBTrans, kN>;
+  using Tile = GemmTile<kATrans, kBTrans, kN, sizeof(Out) == 4>;
   constexpr bool kWgrad = kATrans && kBTrans;
   const bool forward = a.kind == GroupedGemm::kForward;
   Shape s{a.groups, forward ? a.n : a.k, forward ? a.k : a.n, kWgrad ? a.n : 0, 0, 0, static_cast<int>(a.rows)};
@@ -148,7 +151,9 @@ void launch(const GroupedGemm& a, const Launch& l) {
     map_a = tensor_map(a.a, s.depth, a.rows, 1, s.depth, kGemmM);
     map_b = tensor_map(a.w, a.k, a.n, a.groups, a.k, kBTrans ? kGemmK : kN);
   }
-  launch_grid(grouped_kernel<kATrans, kBTrans, kN, Out>, dim3(sm_count()), dim3(kGemmThreads), Tile::kSmemBytes, l.stream, map_a, map_b, a.ends, s, static_cast<Out*>(a.out),
+  CUtensorMap map_out{};
+  if constexpr (sizeof(Out) == 4) map_out = tensor_map_f32(static_cast<const float*>(a.out), a.k, a.n, a.groups, a.k, 64);
+  launch_grid(grouped_kernel<kATrans, kBTrans, kN, Out>, dim3(sm_count()), dim3(kGemmThreads), Tile::kSmemBytes, l.stream, map_a, map_b, map_out, a.ends, s, static_cast<Out*>(a.out),
               a.accumulate);
 }
 

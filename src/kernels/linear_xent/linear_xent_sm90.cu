@@ -1,8 +1,10 @@
 // Linear cross-entropy on wgmma. Forward: a block takes 128 tokens and one of kSplits ranges of the vocabulary, walks it in tiles of 256
-// and keeps (max, sum of exponentials) of each row in registers; a last kernel joins the ranges. Backward, for kRowBytes-sized pieces of
-// tokens and kVocab of vocabulary: dz tile by tile into a buffer that stays in L2, then dx (fp32, summed over the pieces) and dw. For dw the
-// rows that give nothing become zeros in a copy of the piece: 0 times a NaN that stands there would reach every word.
-// Floor at T 32768, D 4096, V 65536: 4 products of 1.76e13 FLOP, 88 ms at 800 TFLOP/s; extra memory 64 MB.
+// and keeps (max, sum of exponentials) of each row in registers; a last kernel joins the ranges. Backward, for pieces of tokens that fit the
+// memory and kVocab of vocabulary: dz tile by tile into a buffer that stays in L2, then dx (fp32, summed over the pieces) and dw. For dw the
+// rows that give nothing become zeros in a copy of the piece: 0 times a NaN that stands there would reach every word. With 2048 tokens at
+// D 4096 all three products are a whole number of rounds of 132 tiles but for 3 %.
+// Floor at T 32768, D 4096, V 65536: 4 products of 1.76e13 FLOP, 107 ms at the 660 TFLOP/s of a plain product on an H200, which is bound by its
+// 700 W; extra memory 64 MB.
 #include <algorithm>
 
 #include "kernels/common/gemm_tile.cuh"
@@ -13,7 +15,7 @@ namespace xent {
 namespace {
 
 constexpr int kN = 256, kSplits = 8, kGroup = 16;  // kGroup row tiles share the ranges that run at one time: x of a group stays in L2
-constexpr int64_t kVocab = 8192, kPieceBytes = int64_t{64} << 20;
+constexpr int64_t kVocab = 4096, kPieceBytes = int64_t{64} << 20;
 
 struct FwdParts {
   float *max, *sum, *label;  // [kSplits, T], [kSplits, T], [T]
@@ -137,8 +139,8 @@ struct Piece {
 };
 
 template <bool kATrans, bool kBTrans, Out kOut>
-__global__ void __launch_bounds__(kGemmThreads, 1) product_kernel(const __grid_constant__ CUtensorMap map_a, const __grid_constant__ CUtensorMap map_b, const Piece p, void* out, const LinearXentBwd x) {
-  using Tile = GemmTile<kATrans, kBTrans, kN>;
+__global__ void __launch_bounds__(kGemmThreads, 1) product_kernel(const __grid_constant__ CUtensorMap map_a, const __grid_constant__ CUtensorMap map_b, const __grid_constant__ CUtensorMap map_out, const Piece p, const LinearXentBwd x) {
+  using Tile = GemmTile<kATrans, kBTrans, kN, true>;
   WEFT_DYNAMIC_SMEM(raw);
   Tile tile(Tile::place(raw));
   tile.init();
@@ -150,45 +152,48 @@ __global__ void __launch_bounds__(kGemmThreads, 1) product_kernel(const __grid_c
       for (int t = blockIdx.x; t < tiles; t += gridDim.x) tile.produce(&map_a, &map_b, t % row_tiles * kGemmM, t / row_tiles * kN, 0, 0, 0, depth);
   } else {
     more_registers<232>();
-    const int lane = lane_id(), r = lane & 3;
+    const int r = lane_id() & 3;
+    Outlet outlet(tile.outlet(), role);
     for (int t = blockIdx.x; t < tiles; t += gridDim.x) {
-      float acc[kN / 2];
-      tile.consume(acc, role, depth);
-      const int64_t row0 = static_cast<int64_t>(t % row_tiles) * kGemmM + role * 64 + (warp_id() & 3) * 16 + lane / 4, col0 = static_cast<int64_t>(t / row_tiles) * kN;
+      const int row0 = t % row_tiles * kGemmM + role * 64, col0 = t / row_tiles * kN;
+      float g[2] = {0, 0}, both[2] = {0, 0}, lse[2] = {0, 0};
+      int at[2] = {-1, -1};  // the label's column in the tile
+      if constexpr (kOut == Out::kLogitGradient) {
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int64_t row = row0 + h * 8;
-        const bool ok = row < p.rows;
-        if constexpr (kOut == Out::kLogitGradient) {
-          const int64_t token = p.token + row, label = ok ? x.labels[token] : -1;
-          const float g = label >= 0 ? x.d_loss[token] : 0.f, both = g + (ok && x.d_lse ? x.d_lse[token] : 0.f), lse = ok ? x.lse[token] : 0.f;
-          const int64_t at = label - p.word - col0;  // the label's column in the tile
-#pragma unroll
-          for (int i = 0; i < kN / 8; i += 4) {
-            uint32_t v[4];
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-              const int c = (i + j) * 8 + r * 2;
-              float d0 = both == 0 ? 0.f : both * __expf(acc[(i + j) * 4 + h * 2] - lse), d1 = both == 0 ? 0.f : both * __expf(acc[(i + j) * 4 + h * 2 + 1] - lse);
-              if (c == at) d0 -= g;
-              if (c + 1 == at) d1 -= g;
-              v[j] = pack_bf16(d0, d1);
-            }
-            transpose_quad(v);
-            const int64_t c = col0 + (i + r) * 8;
-            if (ok && c < p.stride) *reinterpret_cast<uint4*>(static_cast<bf16*>(out) + row * p.stride + c) = uint4{v[0], v[1], v[2], v[3]};
-          }
-        } else {
-          float* line = static_cast<float*>(out) + row * p.stride + col0 + r * 2;
-#pragma unroll
-          for (int i = 0; i < kN / 8; ++i) {
-            if (!ok || col0 + i * 8 + r * 2 >= p.cols) continue;
-            const float v0 = acc[i * 4 + h * 2], v1 = acc[i * 4 + h * 2 + 1];
-            if constexpr (kOut == Out::kStore) *reinterpret_cast<float2*>(line + i * 8) = {v0, v1}; else add_pair(line + i * 8, v0, v1);
-          }
+        for (int h = 0; h < 2; ++h) {
+          const int row = row0 + outlet.row + h * 8;
+          if (row >= p.rows) continue;
+          const int64_t token = p.token + row, label = x.labels[token], column = label - p.word - col0;
+          g[h] = label >= 0 ? x.d_loss[token] : 0.f, both[h] = g[h] + (x.d_lse ? x.d_lse[token] : 0.f), lse[h] = x.lse[token];
+          if (label >= 0 && column >= 0 && column < kN) at[h] = static_cast<int>(column);
         }
       }
+      float acc[kN / 2];
+      tile.consume(acc, role, depth);
+      if constexpr (kOut == Out::kLogitGradient) {
+#pragma unroll
+        for (int c = 0; c < kN / 64; ++c) {
+          uint8_t* to = outlet.open();
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            float d[16];
+#pragma unroll
+            for (int i = 0; i < 16; ++i) d[i] = both[h] == 0 ? 0.f : both[h] * exp2_fast((acc[(c * 8 + i / 2) * 4 + h * 2 + i % 2] - lse[h]) * kLog2E);
+            if (at[h] >> 6 == c) {
+#pragma unroll
+              for (int i = 0; i < 16; ++i)
+                if (c * 64 + i / 2 * 8 + r * 2 + i % 2 == at[h]) d[i] -= g[h];
+            }
+#pragma unroll
+            for (int i = 0; i < 8; ++i) *reinterpret_cast<uint32_t*>(outlet.at(to, h, i) + r * 4) = pack_bf16(d[2 * i], d[2 * i + 1]);
+          }
+          outlet.close([&] { tma_store(&map_out, to, col0 + c * 64, row0, 0); });
+        }
+      } else {
+        outlet.send<kN>(acc, &map_out, col0, row0, 0, kOut == Out::kAdd);
+      }
     }
+    outlet.finish();
   }
 }
 
@@ -215,7 +220,9 @@ int64_t piece_rows(const LinearXentBwd& a) {
 
 template <bool kATrans, bool kBTrans, Out kOut>
 void product(const CUtensorMap& a, const CUtensorMap& b, const Piece& p, void* out, const LinearXentBwd& x, cudaStream_t stream) {
-  launch_grid(product_kernel<kATrans, kBTrans, kOut>, dim3(sm_count()), dim3(kGemmThreads), GemmTile<kATrans, kBTrans, kN>::kSmemBytes, stream, a, b, p, out, x);
+  CUtensorMap to;
+  if constexpr (kOut == Out::kLogitGradient) to = tensor_map(out, p.cols, p.rows, 1, p.stride, 64); else to = tensor_map_f32(static_cast<const float*>(out), p.cols, p.rows, 1, p.stride, 64);
+  launch_grid(product_kernel<kATrans, kBTrans, kOut>, dim3(sm_count()), dim3(kGemmThreads), GemmTile<kATrans, kBTrans, kN, true>::kSmemBytes, stream, a, b, to, p, x);
 }
 
 template <class Args>
