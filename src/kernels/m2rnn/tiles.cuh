@@ -126,8 +126,8 @@ __device__ __forceinline__ void step(float (&h)[2][4], float (&c)[2][4], const R
   for (int n = 0; n < 2; ++n)
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      const float kept = f * h[n][e];
-      c[n][e] = tanh_fast(c[n][e]), h[n][e] = rest * c[n][e] + kept;
+      const float kept = f * h[n][e];  // ahead of the tanh
+      c[n][e] = tanh_fast(c[n][e]), h[n][e] = fmaf(rest, c[n][e], kept);
     }
 }
 // h of a warp in memory [64, 16] fp32.
