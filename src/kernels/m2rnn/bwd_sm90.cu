@@ -22,6 +22,7 @@ struct Smem {
   Rows<kChunk, true> rows;
   bf16 h[kPiece + 1][4][16 * 16];  // before each step, by warp: the 8 x 8 tiles of the first operand's words, each transposed
   uint4 c[4][kPiece][32];          // of the step, by warp; then the warp's Results
+  float W[kV * kV];
 };
 static_assert(sizeof(Results) <= sizeof(uint4) * kPiece * 32);
 
@@ -57,16 +58,17 @@ struct Walk {
   const M2rnnBwd& a;
   Smem& sm;
   const int warp = warp_id(), lane = lane_id(), q = lane >> 2, r = lane & 3;
-  const RoundedB W, WT;
+  const SmemAddress at_kv = slot_address(sm.rows.k, sm.rows.v, warp), at_qdy = slot_address(sm.rows.q, sm.rows.dy, warp);
   float h[2][4], G[2][4], dW[2][4] = {};  // G: of the state after the step at hand, from later steps
 
-  __device__ __forceinline__ Walk(const M2rnnBwd& args, Smem& smem, int head) : a(args), sm(smem), W(args.W + head * kV * kV, false), WT(args.W + head * kV * kV, true) {}
+  __device__ __forceinline__ Walk(const M2rnnBwd& args, Smem& smem) : a(args), sm(smem) {}
 
   // Eight steps from t0; with kKeep, h before each and after the last, and c, stay in shared memory.
   template <bool kKeep>
   __device__ __forceinline__ void forward(int t0) {
+    const RoundedB W(sm.W, false);
     uint32_t kv[4], words[4];
-    load_slots(kv, sm.rows.k, sm.rows.v, t0, warp);
+    load_slots(kv, at_kv + t0 / kPiece * slot_stride());
 #pragma unroll
     for (int s = 0; s < kPiece; ++s) {
       float c[2][4];
@@ -81,8 +83,10 @@ struct Walk {
   }
 
   __device__ __forceinline__ void backward(int t0) {
+    const RoundedB WT(sm.W, true);
+    const int on = t0 / kPiece * slot_stride();
     uint32_t qdy[4], kv[4], qdy_columns[4], after[4];
-    load_slots(qdy, sm.rows.q, sm.rows.dy, t0, warp), load_columns(kv, sm.rows.k, sm.rows.v, t0, warp), load_columns(qdy_columns, sm.rows.q, sm.rows.dy, t0, warp);
+    load_slots(qdy, at_qdy + on), load_columns(kv, at_kv + on), load_columns(qdy_columns, at_qdy + on);
     ldmatrix_x4_trans(after, smem_address(sm.h[kPiece][warp] + lane * 8));
     float dq[4] = {}, dk[4] = {}, dv[4] = {}, df[kPiece];
 #pragma unroll
@@ -151,7 +155,8 @@ __global__ void __launch_bounds__(kThreads, 4) bwd_kernel(const M2rnnBwd a, cons
   float4* starts = parts.starts + row * (kStarts * kThreads * 2) + thread * 2;
   const float D = a.D ? a.D[head * kV + column] : 0.f;
   float dD = 0;
-  Walk w(a, sm, head);
+  for (int i = thread; i < kV * kV; i += kThreads) sm.W[i] = a.W[head * kV * kV + i];
+  Walk w(a, sm);
   read_state(w.G, a.d_final_state ? a.d_final_state + state : nullptr);
   for (int c = chunks - 1; c >= 0; --c) {
     const int64_t first = start + static_cast<int64_t>(c) * kChunk;

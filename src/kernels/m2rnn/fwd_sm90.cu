@@ -34,9 +34,10 @@ __global__ void __launch_bounds__(kThreads, 4) fwd_kernel(const M2rnnFwd a) {
     __syncthreads();
     if (c + 1 < runs) load_rows(sm.rows[(c + 1) & 1], a, nullptr, first + kRun, count(c + 1), head);
     const auto& rows = sm.rows[c & 1];
-    for (int t0 = 0; t0 < n; t0 += 8) {
+    SmemAddress at_kv = slot_address(rows.k, rows.v, warp), at_q = slot_address(rows.q, rows.v, warp);
+    for (int t0 = 0; t0 < n; t0 += 8, at_kv += slot_stride(), at_q += slot_stride()) {
       uint32_t kv[4], qs[4];
-      load_slots(kv, rows.k, rows.v, t0, warp), load_columns(qs, rows.q, rows.v, t0, warp);
+      load_slots(kv, at_kv), load_columns(qs, at_q);
       float y[4] = {};  // of slots 2 r and 2 r + 1, columns q and q + 8
 #pragma unroll
       for (int s = 0; s < 8; ++s) {

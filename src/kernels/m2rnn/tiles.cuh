@@ -86,17 +86,17 @@ __device__ __forceinline__ void load_rows(Rows<kCount, kBackward>& to, const Arg
   cp_async_commit();
 }
 
-// Eight steps from t0 and 16 columns of rows of q or k (from column `warp` * 16) in words 0 and 1, and of rows of v or dy in words 2 and 3.
+// Where a lane reads eight steps: 16 columns of rows of q or k (from column `warp` * 16) in words 0 and 1, and of rows of v or dy in words 2
+// and 3. The next eight are slot_stride() bytes on.
+__device__ __forceinline__ SmemAddress slot_address(const bf16* wide, const bf16* narrow, int warp) {
+  const int l = lane_id(), row = l & 7, col = (l >> 3 & 1) * 8;
+  return smem_address(l < 16 ? wide + place<kK>(row, warp * 16 + col) : narrow + place<kV>(row, col));
+}
+__device__ __forceinline__ int slot_stride() { return lane_id() < 16 ? kK * 16 : kV * 16; }
 // Slots: the steps are k, the first operand's rows or the second's columns those of the rows.
-__device__ __forceinline__ void load_slots(uint32_t (&to)[4], const bf16* wide, const bf16* narrow, int t0, int warp) {
-  const int l = lane_id(), row = t0 + (l & 7), col = (l >> 3 & 1) * 8;
-  ldmatrix_x4_trans(to, smem_address(l < 16 ? wide + place<kK>(row, warp * 16 + col) : narrow + place<kV>(row, col)));
-}
+__device__ __forceinline__ void load_slots(uint32_t (&to)[4], SmemAddress at) { ldmatrix_x4_trans(to, at); }
 // Columns: as the second operand, the steps are its columns and the columns of the rows k.
-__device__ __forceinline__ void load_columns(uint32_t (&to)[4], const bf16* wide, const bf16* narrow, int t0, int warp) {
-  const int l = lane_id(), row = t0 + (l & 7), col = (l >> 3 & 1) * 8;
-  ldmatrix_x4(to, smem_address(l < 16 ? wide + place<kK>(row, warp * 16 + col) : narrow + place<kV>(row, col)));
-}
+__device__ __forceinline__ void load_columns(uint32_t (&to)[4], SmemAddress at) { ldmatrix_x4(to, at); }
 // Of a word of load_slots, the bits of step s of eight.
 __device__ __forceinline__ uint32_t slot_mask(int s) { return (lane_id() & 3) != s / 2 ? 0u : s & 1 ? 0xffff0000u : 0xffffu; }
 
