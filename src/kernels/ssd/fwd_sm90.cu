@@ -1,8 +1,8 @@
-// SSD forward. One block walks the chunks of one document for kHeads heads of one group: a warpgroup loads and makes M a chunk ahead, one a head
+// SSD forward. One block walks the chunks of one document for kHeads heads of one group: a warpgroup loads, one makes M ahead, one a head
 // multiplies, with the head's state [64, 128] in its registers. Per chunk of 64 tokens, all products transposed so that P is wgmma's 64 rows and
 // the state an operand in place:
 //   M_ij = (C_i . B_j) e^{cs_i - cs_j} dt_j (j <= i)    y^T = S C^T diag(e^{cs}) + X^T M^T + D X^T    S = e^{cs_63} S + (X diag(w))^T B
-// fence_async_proxy waits for a thread's own stores: y leaves by ordinary stores a chunk before the next, and the saved states by bulk copies.
+// The multiplying warpgroups need no fence_async_proxy, which would wait for their stores of y and of states.
 // Floor for b8 s4096 H128 P64 N128 G8: x, y, B, C 1.21 GB (0.28 ms at 4.3 TB/s), saved states 1.07 GB more (0.53 ms); 512 x 128 chunks of a
 // head on 132 processors at 1.75 GHz: wgmma 768 clocks each, 0.22 ms. One document has 128 blocks of 512 chunks, by count 1,500 clocks: 0.44 ms.
 #include "kernels/common/state_group.cuh"
@@ -12,23 +12,20 @@ namespace weft::kernels {
 namespace ssd {
 namespace {
 
-enum FwdBarrier { kFull = 1, kFree = 3, kOwn = 5 };  // kFull, kFree: + stage; kOwn: + warpgroup
+constexpr int kStages = 3;
+enum FwdBarrier { kLoaded = 1, kFull = 4, kFree = 7, kOwn = 10 };  // + stage; kOwn: + head
 constexpr int kYStride = kP + 8;  // stores of eight neighbouring lanes meet no bank twice
 
 template <int kHeads>
 struct FwdSmem {
-  static constexpr int kThreads = kGroup * (1 + kHeads);
-  struct Keys {
-    bf16 B[kL * kN], C[kL * kN];  // Panels
-  } keys[3];
+  static constexpr int kThreads = kGroup * (2 + kHeads), kPart = kGroup * (1 + kHeads);  // kPart: those who multiply, and one warpgroup they meet
   struct Stage {
-    bf16 x[kHeads][kL * kP], M[kHeads][kL * kL];  // Panels; M zero right of the diagonal blocks
-  } stage[2];
+    bf16 B[kL * kN], C[kL * kN], x[kHeads][kL * kP], M[kHeads][kL * kL];  // Panels; M zero right of the diagonal blocks
+  } stage[kStages];
   struct Decay {
     float to[kL], from[kL], grow[kL], w[kL];  // log2(e) cs, that less log2(dt): M_ij's factor is 2^{to_i - from_j}; e^{cs}; dt e^{cs_63 - cs}
-  } decay[2][kHeads];
+  } decay[kStages][kHeads];
   alignas(16) bf16 y[kHeads][kL * kYStride];
-  bf16 state[kHeads][kP * kN];
 };
 
 // What one block works on; tokens.
@@ -37,31 +34,26 @@ struct FwdPlace {
 };
 
 template <int kHeads>
-struct FwdAhead {
+struct FwdFeed {
   using Sm = FwdSmem<kHeads>;
   const SsdFwd& a;
   const FwdPlace& at;
   Sm& sm;
 
   __device__ __forceinline__ void run() const {
-    if (at.chunks == 0) return;
     const int thread = static_cast<int>(threadIdx.x), warp = thread >> 5, lane = thread & 31;
-    for (auto& stage : sm.stage)
-      for (auto& M : stage.M) clear_right(Panels<kL>{M}, warp, lane);
     const float A = warp < kHeads ? a.A[at.head0 + warp] : 0.f;
     float dt[2];  // of tokens 2 lane, 2 lane + 1 of the chunk to come, for head `warp`
     fetch(dt, 0);
-    load_keys(sm.keys[0], 0);
-    cp_async_commit();
-    for (int c = 0, keys = 0; c < at.chunks; ++c) {
-      const int s = c & 1, next = keys == 2 ? 0 : keys + 1, t = fresh(thread);
+    for (int c = 0, s = 0; c < at.chunks; ++c, s = s == kStages - 1 ? 0 : s + 1) {
+      if (c >= kStages) group_barrier(kFree + s, Sm::kPart);
       auto& stage = sm.stage[s];
-      if (c >= 2) group_barrier(kFree + s, Sm::kThreads);
       const int64_t first = at.start + c * kL;
+      const int left = at.length - c * kL, t = fresh(thread);
+      load_panels<kN, kGroup>(stage.B, static_cast<const bf16*>(a.B) + first * a.B_stride + at.group * kN, a.B_stride, left, t);
+      load_panels<kN, kGroup>(stage.C, static_cast<const bf16*>(a.C) + first * a.C_stride + at.group * kN, a.C_stride, left, t);
 #pragma unroll
-      for (int h = 0; h < kHeads; ++h) load_panels<kP, kGroup>(stage.x[h], static_cast<const bf16*>(a.x) + first * a.x_stride + (at.head0 + h) * kP, a.x_stride, at.length - c * kL, t);
-      cp_async_commit();
-      if (c + 1 < at.chunks) load_keys(sm.keys[next], c + 1);
+      for (int h = 0; h < kHeads; ++h) load_panels<kP, kGroup>(stage.x[h], static_cast<const bf16*>(a.x) + first * a.x_stride + (at.head0 + h) * kP, a.x_stride, left, t);
       cp_async_commit();
       if (warp < kHeads) {
         auto& d = sm.decay[s][warp];
@@ -73,33 +65,13 @@ struct FwdAhead {
         *reinterpret_cast<float2*>(&d.w[i]) = {dt[0] * exp2_fast(end - cs0), dt[1] * exp2_fast(end - cs1)};
       }
       fetch(dt, c + 1);
-      cp_async_wait<2>();
+      cp_async_wait<0>();
       fence_async_proxy();
-      group_barrier(kOwn, kGroup);
-      float cb[32];
-      wgmma_fence();
-#pragma unroll
-      for (int k = 0; k < 8; ++k) Wgmma<64>::run<false, false>(cb, k_major(sm.keys[keys].C) + step(k), k_major(sm.keys[keys].B) + step(k), k > 0);
-      wgmma_commit();
-      wgmma_wait<0>();
-      wgmma_settle(cb);
-#pragma unroll
-      for (int h = 0; h < kHeads; ++h) weigh(Panels<kL>{stage.M[h]}, sm.decay[s][h], cb, fresh(thread));
-      cp_async_wait<1>();
-      fence_async_proxy();
-      group_arrive(kFull + s, Sm::kThreads);
-      keys = next;
+      group_arrive(kLoaded + s, 2 * kGroup);
     }
-    cp_async_wait<0>();
   }
 
  private:
-  __device__ __forceinline__ void load_keys(typename Sm::Keys& to, int c) const {
-    const int64_t first = at.start + c * kL;
-    const int left = at.length - c * kL, t = fresh(static_cast<int>(threadIdx.x));
-    load_panels<kN, kGroup>(to.B, static_cast<const bf16*>(a.B) + first * a.B_stride + at.group * kN, a.B_stride, left, t);
-    load_panels<kN, kGroup>(to.C, static_cast<const bf16*>(a.C) + first * a.C_stride + at.group * kN, a.C_stride, left, t);
-  }
   __device__ __forceinline__ void fetch(float (&dt)[2], int c) const {
     const int64_t H = a.heads;
     const int warp = static_cast<int>(threadIdx.x) >> 5;
@@ -109,6 +81,36 @@ struct FwdAhead {
       dt[e] = warp < kHeads && i < at.length ? a.dt[(at.start + i) * H + at.head0 + warp] : 0.f;
     }
   }
+};
+
+template <int kHeads>
+struct FwdMake {  // M of each chunk
+  using Sm = FwdSmem<kHeads>;
+  const FwdPlace& at;
+  Sm& sm;
+
+  __device__ __forceinline__ void run() const {
+    const int thread = static_cast<int>(threadIdx.x) & (kGroup - 1);
+    for (auto& stage : sm.stage)
+      for (auto& M : stage.M) clear_right(Panels<kL>{M}, thread >> 5, thread & 31);
+    for (int c = 0, s = 0; c < at.chunks; ++c, s = s == kStages - 1 ? 0 : s + 1) {
+      auto& stage = sm.stage[s];
+      group_barrier(kLoaded + s, 2 * kGroup);
+      float cb[32];
+      wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < 8; ++k) Wgmma<64>::run<false, false>(cb, k_major(stage.C) + step(k), k_major(stage.B) + step(k), k > 0);
+      wgmma_commit();
+      wgmma_wait<0>();
+      wgmma_settle(cb);
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h) weigh(Panels<kL>{stage.M[h]}, sm.decay[s][h], cb, fresh(thread));
+      fence_async_proxy();
+      group_arrive(kFull + s, Sm::kPart);
+    }
+  }
+
+ private:
   static constexpr uint64_t step(int k) { return (k >> 2) * kPanelStep + (k & 3) * kStep16<false>; }
   // M from C B^T: the decay and dt of tokens not later, 0 later.
   static __device__ __forceinline__ void weigh(const Panels<kL>& M, const typename Sm::Decay& d, const float (&cb)[32], int thread) {
@@ -139,7 +141,7 @@ struct FwdMultiply {
   const SsdFwd& a;
   const FwdPlace& at;
   Sm& sm;
-  const int thread = static_cast<int>(threadIdx.x), group = thread >> 7, mine = group - 1, lane = thread & 31, warp = thread >> 5 & 3, q = lane >> 2, r = lane & 3,
+  const int thread = static_cast<int>(threadIdx.x), mine = (thread >> 7) - 2, lane = thread & 31, warp = thread >> 5 & 3, q = lane >> 2, r = lane & 3,
             row = warp * 16 + q;  // and row + 8
   const int head = at.head0 + mine;
   const int64_t state_row = (static_cast<int64_t>(at.document) * a.heads + head) * (kP * kN);
@@ -148,23 +150,19 @@ struct FwdMultiply {
 
   __device__ __forceinline__ void run() {
     read_state(S, a.initial_state ? a.initial_state + state_row : nullptr, row);
-    for (int c = 0, keys = 0; c < at.chunks; ++c, keys = keys == 2 ? 0 : keys + 1) item(c, sm.keys[keys]);
+    for (int c = 0, s = 0; c < at.chunks; ++c, s = s == kStages - 1 ? 0 : s + 1) item(c, s);
     if (at.chunks > 0) {
-      group_barrier(kOwn + group, kGroup);
+      group_barrier(kOwn + mine, kGroup);
       send(at.chunks - 1);
-      bulk_wait<0>();
     }
     if (a.final_state) write_state(S, a.final_state + state_row, row);
   }
 
  private:
-  __device__ __forceinline__ void item(int c, const typename Sm::Keys& keys) {
-    const int s = c & 1;
+  __device__ __forceinline__ void item(int c, int s) {
     const auto& stage = sm.stage[s];
     const auto& d = sm.decay[s][mine];
-    const bool sends = kSave && warp == 0 && lane == 0;
-    if (sends) bulk_wait<0>();  // the last chunk's state has left its place
-    group_barrier(kFull + s, Sm::kThreads);
+    group_barrier(kFull + s, Sm::kPart);
     if (c > 0) send(c - 1);
     float y[32];
     {
@@ -173,9 +171,9 @@ struct FwdMultiply {
       pack_state(state, S);
       wgmma_fence();
 #pragma unroll
-      for (int k = 0; k < 8; ++k) Wgmma<64>::run<false>(y, state[k], k_major(keys.C) + step(k), k > 0);
+      for (int k = 0; k < 8; ++k) Wgmma<64>::run<false>(y, state[k], k_major(stage.C) + step(k), k > 0);
       wgmma_commit();
-      if constexpr (kSave) save_state(sm.state[mine], kN, state, row);
+      if constexpr (kSave) save_state(static_cast<bf16*>(a.states) + (static_cast<int64_t>(at.start / kL + at.document + c) * a.heads + head) * (kP * kN), kN, state, row);
     }
     uint32_t xt[4][4];
 #pragma unroll
@@ -210,11 +208,9 @@ struct FwdMultiply {
     wgmma_settle(S);
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < 4; ++k) Wgmma<128>::run<true>(S, xw[k], mn_major(keys.B) + k * kStep16<true>, 1);
+    for (int k = 0; k < 4; ++k) Wgmma<128>::run<true>(S, xw[k], mn_major(stage.B) + k * kStep16<true>, 1);
     wgmma_commit();
-    if constexpr (kSave) fence_async_proxy();
-    group_barrier(kOwn + group, kGroup);  // y of the last chunk has been sent, the state is whole
-    if (sends) bulk_store(static_cast<bf16*>(a.states) + (static_cast<int64_t>(at.start / kL + at.document + c) * a.heads + head) * (kP * kN), sm.state[mine], kP * kN * 2), bulk_commit();
+    group_barrier(kOwn + mine, kGroup);  // y of the last chunk has been sent
     wgmma_wait<1>();
     wgmma_settle(y);
 #pragma unroll
@@ -223,7 +219,7 @@ struct FwdMultiply {
                         pack_bf16(y[4 * n + 2], y[4 * n + 3]), pack_bf16(y[4 * n + 4], y[4 * n + 5]), pack_bf16(y[4 * n + 6], y[4 * n + 7]));
     wgmma_wait<0>();
     wgmma_settle(S);
-    if (c + 2 < at.chunks) group_arrive(kFree + s, Sm::kThreads);
+    if (c + kStages < at.chunks) group_arrive(kFree + s, Sm::kPart);
   }
   static constexpr uint64_t step(int k) { return (k >> 2) * kPanelStep + (k & 3) * kStep16<false>; }
 
@@ -246,11 +242,15 @@ __global__ void __launch_bounds__(FwdSmem<kHeads>::kThreads, 1) fwd_kernel(const
   const int blocks = a.heads / kHeads, document = static_cast<int>(blockIdx.x) / blocks, head0 = static_cast<int>(blockIdx.x) % blocks * kHeads;
   const int start = a.cu_seqlens[document], length = a.cu_seqlens[document + 1] - start;
   const FwdPlace at{document, head0, head0 / (a.heads / a.groups), (length + kL - 1) / kL, start, length};
+  constexpr int kMultiplyRegisters = kHeads > 1 ? 192 : 240;
   if (threadIdx.x < kGroup) {
-    if constexpr (kHeads > 1) fewer_registers<72>();
-    FwdAhead<kHeads>{a, at, sm}.run();
+    fewer_registers<56>();
+    FwdFeed<kHeads>{a, at, sm}.run();
+  } else if (threadIdx.x < 2 * kGroup) {
+    fewer_registers<72>();
+    FwdMake<kHeads>{at, sm}.run();
   } else {
-    if constexpr (kHeads > 1) more_registers<216>();
+    more_registers<kMultiplyRegisters>();
     FwdMultiply<kHeads, kSave>{a, at, sm}.run();
   }
 }
