@@ -54,6 +54,18 @@ __device__ __forceinline__ float sum_eight(float (&v)[8]) {
   return warp_sum<4>(v[0]);
 }
 
+// Starts to fetch what is read later.
+__device__ __forceinline__ void prefetch_l1(const void* p) {
+#if !defined(WEFT_EMULATE)
+  asm volatile("prefetch.global.L1 [%0];\n" ::"l"(p));
+#endif
+}
+__device__ __forceinline__ void prefetch_l2(const void* p) {
+#if !defined(WEFT_EMULATE)
+  asm volatile("prefetch.global.L2 [%0];\n" ::"l"(p));
+#endif
+}
+
 struct Walk {
   const M2rnnBwd& a;
   Smem& sm;
@@ -165,6 +177,11 @@ __global__ void __launch_bounds__(kThreads, 4) bwd_kernel(const M2rnnBwd a, cons
     load_rows(sm.rows, a, a.dy, first, n, head);
     const float* saved = a.states + ((start / kChunk + document + c) * a.heads + head) * (kK * kV);
     read_state(w.h, saved);
+    if (c > 0) {  // the chunk before: rows of v, then of dy, and the state
+      const int64_t token = first - kChunk + (thread & 63);
+      prefetch_l2(thread < 64 ? static_cast<const bf16*>(a.v) + token * a.v_stride + head * kV : static_cast<const bf16*>(a.dy) + (token * a.heads + head) * kV);
+      if (thread < 32) prefetch_l2(saved - a.heads * (kK * kV) + thread * 32);
+    }
     cp_async_wait<0>();
     __syncthreads();
     for (int p = 0; p + 1 < pieces; ++p) {
@@ -182,6 +199,7 @@ __global__ void __launch_bounds__(kThreads, 4) bwd_kernel(const M2rnnBwd a, cons
         }
       }
       w.forward<true>(t0);
+      if (p > 1) prefetch_l1(starts + (p - 2) * kThreads * 2);
       w.backward(t0);
       __syncthreads();
       {
