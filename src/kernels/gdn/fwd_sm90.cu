@@ -1,5 +1,5 @@
 // Gated delta rule forward in chunks of 64. All products of the walk are transposed so that S^T, and then v', are operands from registers; what does
-// not depend on the state, T and P, is made a chunk ahead by a warpgroup of its own. G = inclusive sum of g:
+// not depend on the state, T and P, is made a chunk ahead by a warpgroup of its own, which takes the longest. G = inclusive sum of g:
 //   A_ij = beta_i (k_i . k_j) e^{G_i - G_j} (j < i)      T = (I + A)^{-1}, see inverse.cuh
 //   v' = T diag(beta) (v - diag(e^G) k S)                o = scale (diag(e^G) q S + P v'),  P_ij = (q_i . k_j) e^{G_i - G_j} (j <= i)
 //   S = e^{G_63} S + k^T diag(e^{G_63 - G}) v'
@@ -54,14 +54,12 @@ struct FwdAhead : Ahead<GdnFwd> {
     if (c >= 2) group_barrier(kFree + s, kWalkThreads);
     {
       const Member m;
-      load_values(stage.v, a.v, c, m);
-      cp_async_commit();
       if (c + 1 < at.chunks) load_keys(next.q, next.k, c + 1, m);
       cp_async_commit();
       if (m.warp == 0) set_decays(d, g[0], g[1], b[0], b[1]);
       fetch(c + 1, m);
     }
-    cp_async_wait<2>();
+    cp_async_wait<1>();
     fence_async_proxy();
     group_barrier(kOwn, kGroup);
     weigh(d, Panels<kL>{stage.P}, k_major(keys.q), k_major(keys.k), 1.f, Member());
@@ -70,7 +68,6 @@ struct FwdAhead : Ahead<GdnFwd> {
       const Member m;
       sm.inverse.invert(Panels<kL>{stage.T}, m.warp, m.lane, kOwn);
     }
-    cp_async_wait<1>();
     fence_async_proxy();
     group_arrive(kFull + s, kWalkThreads);
   }
@@ -98,7 +95,9 @@ struct FwdWalk : Walk<GdnFwd> {
 
   __device__ __forceinline__ void run() {
     read(a.initial_state);
+    load_half(0), load_half(1);
     for (int c = 0, keys = 0; c < at.chunks; ++c, keys = keys == 2 ? 0 : keys + 1) chunk(c, sm.keys[keys]);
+    cp_async_wait<0>();
     if (at.chunks > 0) {
       group_barrier(kOwn + group, kGroup);
       send(a.o, sm.o, at.chunks - 1);
@@ -108,11 +107,17 @@ struct FwdWalk : Walk<GdnFwd> {
   }
 
  private:
+  __device__ __forceinline__ void load_half(int c) const {  // of v: the warpgroup's own columns
+    if (c < at.chunks)
+      load_panels<64, kGroup>(sm.stage[c & 1].v + half * (kL * 64), static_cast<const bf16*>(a.v) + at.first(c) * at.value_row + at.head * kD + half * 64, at.value_row, at.left(c), fresh(thread));
+    cp_async_commit();
+  }
   __device__ __forceinline__ void chunk(int c, const Smem::Keys& keys) {
     const int s = c & 1;
     const auto& stage = sm.stage[s];
     const Decays& d = sm.decay[s];
     const uint64_t k = k_major(keys.k), q = k_major(keys.q);
+    cp_async_wait<1>();  // v
     if (kSave && thread == 0) bulk_wait<0>();  // the last chunk's state has left its place
     group_barrier(kFull + s, kWalkThreads);
     if (c > 0) send(a.o, sm.o, c - 1);
@@ -192,6 +197,7 @@ struct FwdWalk : Walk<GdnFwd> {
     wgmma_settle(S);
     if (kSave && half == 0 && thread == 0) bulk_wait<1>();  // T has been read
     if (c + 2 < at.chunks) group_arrive(kFree + s, kWalkThreads);
+    load_half(c + 2);  // v was read before the barrier of the warpgroup
   }
 };
 
