@@ -16,7 +16,7 @@ struct Smem {
   } stage[kStages];
   struct Factors {
     float to[kL], dt[kL], grow[kL], fade[kL];  // log2(e) cs; dt; e^{cs}; e^{cs_63 - cs}
-    float c[kL], b[kL], inter[kL], diagonal[kL];  // dC . C and u without the diagonal, u through dS, G_jj (C B^T)_jj
+    float c[kL], b[kL], through[kL], inter[kL], diagonal[kL];  // dC . C and u without the diagonal; what they have through S and dS; G_jj (C B^T)_jj
     float ends[4], d[4];                          // <dS, S>, <dy, x>, by warp
   } factors[kStages];
   alignas(16) bf16 dx[kL * kOutStride];
@@ -125,7 +125,7 @@ struct Feed {
     for (int e = 0; e < 2; ++e) {
       const int i = 2 * lane + e;
       u[e] = f.inter[i] + f.b[i];
-      dcs[e] = f.c[i] - f.dt[i] * u[e];
+      dcs[e] = f.c[i] + f.through[i] - f.dt[i] * u[e];
       inter += f.dt[i] * f.inter[i];
     }
     const float end = f.grow[kL - 1] * ((f.ends[0] + f.ends[1]) + (f.ends[2] + f.ends[3])) + warp_sum(inter);

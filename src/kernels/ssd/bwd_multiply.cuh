@@ -101,12 +101,8 @@ struct MultiplyC : Multiply {  // rows are tokens i
       const int row = m.row, r = m.r;
       if (h > 0) group_barrier(kFull + s, kThreads);
       wgmma_wait<0>();
-      float z[32], x[32];
-      dots<kN>(z, sm.C, stage.S);
+      float x[32];
       dots<kP>(x, stage.dy, stage.x);
-      wgmma_wait<1>();
-      wgmma_settle(z);
-      const float2 through = m.row_dots(z, stage.dy);
       uint32_t operand[4][4];
       const float to[2] = {f.to[row], f.to[row + 8]};
       float c[2] = {};
@@ -129,7 +125,7 @@ struct MultiplyC : Multiply {  // rows are tokens i
       uint32_t grown[4][4];
       m.scaled_rows(grown, stage.dy, f.grow[row], f.grow[row + 8]);
       add<128>(dC, grown, stage.S);
-      c[0] = warp_sum<4>(c[0]) + f.grow[row] * through.x, c[1] = warp_sum<4>(c[1]) + f.grow[row + 8] * through.y;
+      c[0] = warp_sum<4>(c[0]), c[1] = warp_sum<4>(c[1]);
       if (r == 0) f.c[row] = c[0], f.c[row + 8] = c[1];
       wgmma_wait<0>();
       wgmma_settle(dC);
@@ -188,7 +184,7 @@ struct MultiplyB : Multiply {  // rows are tokens j
   }
 };
 
-struct MultiplyX : Multiply {  // rows are tokens j
+struct MultiplyX : Multiply {  // rows are tokens j, and i for what dC . C has through S
   __device__ __forceinline__ void run() const {
     group_barrier(kFull, kThreads);
     {
@@ -206,7 +202,8 @@ struct MultiplyX : Multiply {  // rows are tokens j
       const int row = m.row, r = m.r;
       if (h > 0) group_barrier(kFull + s, kThreads);
       wgmma_wait<0>();
-      float x[32];
+      float z[32], x[32];
+      dots<kN>(z, sm.C, stage.S);
       dots<kN>(x, sm.B, stage.dS);
       const float dt[2] = {f.dt[row], f.dt[row + 8]}, from[2] = {f.to[row], f.to[row + 8]}, fade[2] = {f.fade[row], f.fade[row + 8]}, D = a.D ? a.D[on.first + h] : 0.f;
       uint32_t upper[4][4];  // M^T
@@ -221,6 +218,10 @@ struct MultiplyX : Multiply {  // rows are tokens j
           upper[n / 2][n % 2 * 2 + half] = pack_bf16(m0, m1);
         }
       }
+      wgmma_wait<1>();
+      wgmma_settle(z);
+      const float2 through = m.row_dots(z, stage.dy);
+      if (r == 0) f.through[row] = f.grow[row] * through.x, f.through[row + 8] = f.grow[row + 8] * through.y;
       wgmma_wait<0>();
       wgmma_settle(x);
       const float2 inter = m.row_dots(x, stage.x);

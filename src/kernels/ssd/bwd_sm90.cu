@@ -32,13 +32,13 @@ __global__ void __launch_bounds__(chunk::kThreads, 1) bwd_chunk_kernel(const Ssd
     fewer_registers<56>();
     Feed{a, w, on, sm}.run();
   } else if (role == 1) {
-    more_registers<168>();
+    more_registers<152>();
     MultiplyC{{a, on, sm}}.run();
   } else if (role == 2) {
     more_registers<168>();
     MultiplyB{{a, on, sm}}.run();
   } else {
-    fewer_registers<120>();
+    more_registers<136>();
     MultiplyX{{a, on, sm}}.run();
   }
 }
