@@ -101,7 +101,7 @@ struct GemmTile {
 };
 
 // The way out for sums: through shared memory and the copy engine, 64 rows of 128 bytes of a consumer warpgroup at a time (an output map's
-// box, 128-byte swizzle), while the next tile begins. Rows of 32 bytes, as registers hold them, cost the L2 a multiple.
+// box, 128-byte swizzle), while the next tile begins. From registers they would go out in rows of 32 bytes.
 struct Outlet {
   uint8_t* buffers;  // two of kOutletBox bytes
   int number, turn = 0, row;  // row: the thread's first in the box; the second is 8 further

@@ -103,8 +103,8 @@ __global__ void __launch_bounds__(512) row_norm_fwd(RowNorm a) {
 // Backward: while a row is worked on, the next one's vectors are on their way (where registers allow), and two scratch areas take turns, so
 // that a row costs one barrier.
 template <class T, int NV, bool kLayer>
-__global__ void __launch_bounds__(NV == 1 ? 1024 : NV == 3 ? 256 : 512, NV == 3 ? 2 : 1) row_norm_bwd(RowNorm a) {
-  constexpr bool kAhead = sizeof(T) == 2 && NV < 4;
+__global__ void __launch_bounds__(NV == 1 || NV == 3 ? 256 : 512, NV == 1 && sizeof(T) == 2 ? 4 : NV == 3 || (NV == 2 && !kLayer) ? 2 : 1) row_norm_bwd(RowNorm a) {
+  constexpr bool kAhead = sizeof(T) == 2 && (NV == 2 ? kLayer : NV < 4);
   __shared__ float scratch[2][66];
   WEFT_DYNAMIC_SMEM(row_norm_smem);
   float* smem = reinterpret_cast<float*>(row_norm_smem);
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(NV == 1 ? 1024 : NV == 3 ? 256 : 512, NV == 3 
       dot = lanes_reduce(in_warp < warps ? s[in_warp] : 0.0f);
       if constexpr (kLayer) total = lanes_reduce(in_warp < warps ? s[33 + in_warp] : 0.0f);
     }
-    dot *= rstd * per_col, total *= rstd * per_col;
+    dot *= -rstd * per_col * rstd, total = kLayer ? -rstd * per_col * total : 0.0f;
 #pragma unroll
     for (int i = 0; i < NV; ++i) {
       const int v = lane + i * a.lanes;
@@ -175,8 +175,8 @@ __global__ void __launch_bounds__(NV == 1 ? 1024 : NV == 3 ? 256 : 512, NV == 3 
       if (w != nullptr) load8(w + v * 8, s);
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
-        const float n = (f[j] - mean) * rstd, gw = w != nullptr ? g[j] * s[j] : g[j];
-        f[j] = kLayer ? rstd * gw - total - n * dot : rstd * gw - n * dot;
+        const float scale = w != nullptr ? rstd * s[j] : rstd;
+        f[j] = g[j] * scale + ((kLayer ? f[j] - mean : f[j]) * dot + total);
       }
       if (dsum != nullptr) {
         load8(dsum + row * a.cols + v * 8, g);
@@ -283,9 +283,8 @@ struct RowPlan {
   int rows_per_block() const { return vectors == 0 ? 1 : threads / lanes; }
 };
 
-// `wide`: one vector a thread in long rows, where two would leave too few registers for two blocks an SM. `three`: the kernel is also built
-// for three vectors a thread.
-inline RowPlan plan_rows(int32_t cols, bool aligned, bool wide = false, bool three = false) {
+// `three`: the kernel is also built for three vectors a thread.
+inline RowPlan plan_rows(int32_t cols, bool aligned, bool three = false) {
   const int vecs = cols / 8;
   if (!aligned || cols % 8 != 0 || vecs == 0 || vecs > 2048) return {};
   if (vecs <= 128) {
@@ -294,7 +293,7 @@ inline RowPlan plan_rows(int32_t cols, bool aligned, bool wide = false, bool thr
     const int vectors = vecs <= 32 ? 1 : vecs <= 64 ? 2 : vecs <= 96 && three ? 3 : 4;
     return {vectors, lanes, 256};
   }
-  const int vectors = vecs > 1024 ? 4 : wide ? 1 : 2;
+  const int vectors = vecs > 1024 ? 4 : 2;
   const int threads = static_cast<int>(ceil_div(ceil_div(vecs, vectors), 32) * 32);
   return {vectors, threads, threads};
 }
@@ -338,7 +337,7 @@ void launch_row_norm_bwd(dev::RowNorm a, float* dw, float* db, DType dtype, cons
   if (a.rows == 0 || a.cols == 0) return;
   bool aligned = true;
   for (const void* p : {a.x, a.w, a.dy, a.dsum, static_cast<const void*>(a.y)}) aligned = aligned && is_aligned(p, 16);
-  const RowPlan plan = plan_rows(a.cols, aligned, true, true);
+  const RowPlan plan = plan_rows(a.cols, aligned, true);
   a.lanes = plan.lanes;
   const int64_t parts = row_norm_parts(ceil_div(a.rows, plan.rows_per_block()), a.cols);
   float* sums = static_cast<float*>(launch.workspace);

@@ -42,66 +42,85 @@ __device__ __forceinline__ float relu(float v) {  // NaN stays NaN
 #endif
 }
 
-// One warp keeps the top_k of `count` >= top_k entries, in order; ties go to the earlier entry. Returns a key that just the top_k reach, or the
-// k-th key where others equal it.
+// A warp's two lists: of each that holds more than top_k entries the top_k stay, in order; ties go to the earlier entry. threshold: a value that
+// no later entry may be at or below. Both are worked on at once, for the counts wait on one another.
 template <int kCap>
-__device__ __forceinline__ uint32_t keep_best(uint2* list, int count, int top_k) {
+__device__ __forceinline__ void keep_best(uint2 (*lists)[kCap], int (&count)[2], int top_k, float (&threshold)[2]) {
   constexpr int kPer = kCap / 32;
   const int lane = lane_id();
-  uint32_t key[kPer], low = 0xffffffffu, high = 0;
+  uint32_t key[2][kPer], low[2] = {0xffffffffu, 0xffffffffu}, high[2] = {0, 0};
 #pragma unroll
-  for (int i = 0; i < kPer; ++i) {
-    const bool real = i * 32 + lane < count;
-    key[i] = real ? list[i * 32 + lane].x : 0;
-    low = real && key[i] < low ? key[i] : low, high = key[i] > high ? key[i] : high;
-  }
-  low = __reduce_min_sync(0xffffffffu, low), high = __reduce_max_sync(0xffffffffu, high);
-  const auto reach = [&](uint32_t least) {
+  for (int u = 0; u < 2; ++u)
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) {
+      const bool real = i * 32 + lane < count[u];
+      const uint32_t k = real ? lists[u][i * 32 + lane].x : 0;
+      key[u][i] = k, low[u] = real && k < low[u] ? k : low[u], high[u] = k > high[u] ? k : high[u];
+    }
+  const auto reach = [&](int u, uint32_t least) {  // keys at or above
     int n = 0;
 #pragma unroll
-    for (int i = 0; i < kPer; ++i) n += key[i] >= least;
+    for (int i = 0; i < kPer; ++i) n += key[u][i] >= least;
     return static_cast<int>(__reduce_add_sync(0xffffffffu, static_cast<unsigned>(n)));
   };
-  int n = count, over = 0;  // keys that reach low, at least top_k; keys above high, fewer
-  for (bool line = true; low < high && n != top_k; line = !line) {  // by turns where a straight line meets top_k, and in the middle
-    const uint32_t span = high - low;
-    uint32_t middle = high - span / 2;
-    if (line) {
-      const float part = static_cast<float>(n - top_k) / static_cast<float>(n - over) * static_cast<float>(span);
-      const uint32_t on = part < 4e9f ? static_cast<uint32_t>(part) : span;
-      middle = low + (on < 1 ? 1 : on > span ? span : on);
+  int n[2], over[2] = {0, 0};  // keys that reach low, at least top_k; keys above high, fewer
+#pragma unroll
+  for (int u = 0; u < 2; ++u) low[u] = __reduce_min_sync(0xffffffffu, low[u]), high[u] = __reduce_max_sync(0xffffffffu, high[u]), n[u] = count[u];
+  for (bool line = true;; line = !line) {  // by turns where a straight line meets top_k, and in the middle
+    const bool going[2] = {n[0] > top_k && low[0] < high[0], n[1] > top_k && low[1] < high[1]};
+    if (!going[0] && !going[1]) break;
+    uint32_t middle[2];
+    int m[2];
+#pragma unroll
+    for (int u = 0; u < 2; ++u) {
+      const uint32_t span = high[u] - low[u];
+      middle[u] = high[u] - span / 2;
+      if (line && going[u]) {
+        const float part = static_cast<float>(n[u] - top_k) / static_cast<float>(n[u] - over[u]) * static_cast<float>(span);
+        const uint32_t on = part < 4e9f ? static_cast<uint32_t>(part) : span;
+        middle[u] = low[u] + (on < 1 ? 1 : on > span ? span : on);
+      }
     }
-    const int m = reach(middle);
-    if (m >= top_k) low = middle, n = m; else high = middle - 1, over = m;
+#pragma unroll
+    for (int u = 0; u < 2; ++u) m[u] = reach(u, middle[u]);
+#pragma unroll
+    for (int u = 0; u < 2; ++u) {
+      if (!going[u]) continue;
+      if (m[u] >= top_k) low[u] = middle[u], n[u] = m[u]; else high[u] = middle[u] - 1, over[u] = m[u];
+    }
   }
   const unsigned before = (1u << lane) - 1;
-  int at = 0;
-  if (n == top_k) {
 #pragma unroll
-    for (int i = 0; i < kPer; ++i) {
-      const bool keep = key[i] >= low;
-      const unsigned kept = __ballot_sync(0xffffffffu, keep);
-      const uint2 entry{key[i], list[i * 32 + lane].y};
-      __syncwarp();
-      if (keep) list[at + __popc(kept & before)] = entry;
-      at += __popc(kept);
-    }
-  } else {  // low is the k-th key, and others equal it
-    int ties = low == 0xffffffffu ? top_k : top_k - reach(low + 1);
+  for (int u = 0; u < 2; ++u) {
+    if (count[u] <= top_k) continue;
+    int at = 0;
+    if (n[u] == top_k) {
 #pragma unroll
-    for (int i = 0; i < kPer; ++i) {
-      const unsigned equal = __ballot_sync(0xffffffffu, key[i] == low);
-      const bool keep = key[i] > low || (key[i] == low && __popc(equal & before) < ties);
-      const unsigned kept = __ballot_sync(0xffffffffu, keep);
-      const uint2 entry{key[i], list[i * 32 + lane].y};
-      __syncwarp();
-      if (keep) list[at + __popc(kept & before)] = entry;
-      at += __popc(kept);
-      ties -= __popc(equal) < ties ? __popc(equal) : ties;
+      for (int i = 0; i < kPer; ++i) {
+        const bool keep = key[u][i] >= low[u];
+        const unsigned kept = __ballot_sync(0xffffffffu, keep);
+        const uint2 entry{key[u][i], lists[u][i * 32 + lane].y};
+        __syncwarp();
+        if (keep) lists[u][at + __popc(kept & before)] = entry;
+        at += __popc(kept);
+      }
+    } else {  // low is the k-th key, and others equal it
+      int ties = low[u] == 0xffffffffu ? top_k : top_k - reach(u, low[u] + 1);
+#pragma unroll
+      for (int i = 0; i < kPer; ++i) {
+        const unsigned equal = __ballot_sync(0xffffffffu, key[u][i] == low[u]);
+        const bool keep = key[u][i] > low[u] || (key[u][i] == low[u] && __popc(equal & before) < ties);
+        const unsigned kept = __ballot_sync(0xffffffffu, keep);
+        const uint2 entry{key[u][i], lists[u][i * 32 + lane].y};
+        __syncwarp();
+        if (keep) lists[u][at + __popc(kept & before)] = entry;
+        at += __popc(kept);
+        ties -= __popc(equal) < ties ? __popc(equal) : ties;
+      }
     }
+    count[u] = top_k, threshold[u] = of_ordered(low[u]);
   }
   __syncwarp();
-  return low;
 }
 
 template <int kParts, int kCap>
@@ -158,7 +177,10 @@ __global__ void __launch_bounds__(kThreads, sizeof(Smem<kParts, kCap>) < 113 * 1
     for (int k = 0; k < kD / 16; ++k) Wgmma<kHeads * kTokens>::template run<false, false>(to, keys + k * kStep16<false>, queries + k * kStep16<false>, k > 0);
     wgmma_commit();
   };
-  const auto select = [&](int i) {
+  // All warps thin their lists at the same time, or one or another would be at it in every round and the others wait.
+  const auto meet = [&] { return __syncthreads_or(count[0] > kCap - kKeys || count[1] > kCap - kKeys) != 0; };
+  const auto select = [&](int i, bool thin) {
+    if (thin) keep_best<kCap>(sm.list + warp * 2, count, a.top_k, threshold);
     const float* scores = sm.score[i & 1];
     float v[4];
     unsigned joins[4];
@@ -171,18 +193,10 @@ __global__ void __launch_bounds__(kThreads, sizeof(Smem<kParts, kCap>) < 113 * 1
       joins[e] = __ballot_sync(0xffffffffu, s >= start[e / 2] && s <= last[e / 2] && !(v[e] <= threshold[e / 2]));
     }
 #pragma unroll
-    for (int u = 0; u < 2; ++u) {
-      if ((joins[u * 2] | joins[u * 2 + 1]) == 0) continue;
-      uint2* list = sm.list[warp * 2 + u];
-      if (count[u] + kKeys > kCap) {
-        __syncwarp();
-        threshold[u] = of_ordered(keep_best<kCap>(list, count[u], a.top_k)), count[u] = a.top_k;
-      }
-#pragma unroll
-      for (int e = u * 2; e < u * 2 + 2; ++e) {
-        if (joins[e] >> lane & 1) list[count[u] + __popc(joins[e] & ((1u << lane) - 1))] = {ordered(v[e]), static_cast<uint32_t>(s0 + e % 2 * 32)};
-        count[u] += __popc(joins[e]);
-      }
+    for (int e = 0; e < 4; ++e) {
+      const int u = e / 2;
+      if (joins[e] >> lane & 1) sm.list[warp * 2 + u][count[u] + __popc(joins[e] & ((1u << lane) - 1))] = {ordered(v[e]), static_cast<uint32_t>(s0 + e % 2 * 32)};
+      count[u] += __popc(joins[e]);
     }
   };
 #pragma unroll
@@ -190,7 +204,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(Smem<kParts, kCap>) < 113 * 1
   for (int i = 0; i < tiles; ++i) {
     cp_async_wait<kStages - 2>();
     fence_async_proxy();
-    __syncthreads();  // tile i has come, all have done with tile i - 1 and written its scores
+    const bool thin = meet();  // tile i has come, all have done with tile i - 1 and written its scores
     load(i + kStages - 1);
     // Both halves of the products start and end within a round: ptxas lets none run over the end of a loop.
     multiply(i, 0, z[0]), multiply(i, 1, z[1]);
@@ -200,7 +214,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(Smem<kParts, kCap>) < 113 * 1
       if (p + 1 < kParts) {
         wgmma_wait<1>();
       } else {
-        if (i > 0) select(i - 1);
+        if (i > 0) select(i - 1, thin);
         wgmma_wait<0>();
       }
       auto& sums = z[p & 1];
@@ -222,13 +236,12 @@ __global__ void __launch_bounds__(kThreads, sizeof(Smem<kParts, kCap>) < 113 * 1
 #pragma unroll
       for (int h = 0; h < 2; ++h) sm.score[i & 1][(r * 2 + b) * kPitch + warp * 16 + q + h * 8] = sum[b][h];
   }
-  __syncthreads();
-  select(tiles - 1);
+  select(tiles - 1, meet());
   __syncwarp();
+  keep_best<kCap>(sm.list + warp * 2, count, a.top_k, threshold);
 #pragma unroll
   for (int u = 0; u < 2; ++u) {
-    uint2* list = sm.list[warp * 2 + u];
-    if (count[u] > a.top_k) keep_best<kCap>(list, count[u], a.top_k), count[u] = a.top_k;
+    const uint2* list = sm.list[warp * 2 + u];
     if (last[u] < 0) continue;
     for (int i = lane; i < a.top_k; i += 32) a.indices[static_cast<int64_t>(last[u]) * a.top_k + i] = i < count[u] ? static_cast<int32_t>(list[i].y) : -1;
   }
