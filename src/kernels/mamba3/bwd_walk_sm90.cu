@@ -2,8 +2,8 @@
 // it makes k = Rot(B + bias), v = x mimo_x and walks S, before each chunk (at rank 1 the forward's saved states are S); backwards it makes
 // q = Rot(C + bias), dY = d_o mimo_o silu(z mimo_z) and walks the gradient dS of the state after each chunk:
 //   S' = e^{cs_end} S + sum_j w_j v_j k_j^T      dS' = e^{cs_end} dS + sum_i e^{cs_i} dY_i q_i^T
-// A block takes a (direction, document, head): one warpgroup makes the tiles, one keeps the state [P, N] in its registers; at rank 4 two blocks
-// fit a processor. Everything leaves by bulk copies out of shared memory. Floor at b8 s4096 H128 R4: operands 12.9 GB and S, dS 8.6 GB written, 5.0 ms
+// A block takes a (direction, document, head): one warpgroup turns k or q, one makes v or dY and keeps the state [P, N] in its registers; at
+// rank 4 two blocks fit a processor. Everything leaves by bulk copies out of shared memory. Floor at b8 s4096 H128 R4: operands 12.9 GB and S, dS 8.6 GB written, 5.0 ms
 // at 4.3 TB/s.
 #include "kernels/common/state_group.cuh"
 #include "kernels/mamba3/bwd.cuh"
@@ -34,34 +34,32 @@ struct WalkPlace {
   int document, local, group, chunks, start, length;  // local: first head within the piece; tokens
 };
 
+template <bool kReverse>
+__device__ __forceinline__ int chunk_of(const WalkPlace& at, int i) { return kReverse ? at.chunks - 1 - i : i; }
+__device__ __forceinline__ uint4 read16(const void* base, int64_t i, bool ok) {
+  return ok ? __ldg(reinterpret_cast<const uint4*>(static_cast<const bf16*>(base) + i)) : uint4{0, 0, 0, 0};
+}
+
 template <int R, bool kReverse>
 struct WalkFeed {
   using Sm = WalkSmem<R>;
-  static constexpr int kSteps = Sm::kSteps, kUnits = 4 / R;  // units of 8 columns of a step that a thread makes of v or dY
+  static constexpr int kSteps = Sm::kSteps;
   const Mamba3Inputs& a;
-  const bf16* d_o;
   const BwdWorkspace& w;
   const Piece& piece;
   const WalkPlace& at;
   Sm& sm;
   // Of k or q a thread makes rows 32 i + row32, columns 8 u.. and 32 + 8 u.., and those 64 on; eight neighbouring lanes store to different banks.
   const int t = thread_number() & (kGroup - 1), warp = t >> 5, lane = t & 31, u = lane & 3, row32 = warp * 8 + (lane >> 2 & 1) * 4 + (lane >> 3),
-            rank = row32 & (R - 1), head = piece.head0 + at.local, col = (t & 7) * 8;
+            rank = row32 & (R - 1), head = piece.head0 + at.local;
 
-  __device__ __forceinline__ int chunk(int i) const { return kReverse ? at.chunks - 1 - i : i; }
   __device__ __forceinline__ void run() {
-    for (int i = t; i < R * kP; i += kGroup)
-#pragma unroll
-      for (int m = 0; m < 2; ++m) {
-        const float* from = !kReverse ? a.mimo_x : m ? a.mimo_z : a.mimo_o;
-        sm.mimo[m][i] = from ? from[static_cast<int64_t>(head) * R * kP + i] : 1.f;
-      }
     for (int i = t; i < R * kN; i += kGroup) {
       sm.bias[i] = (kReverse ? a.C_bias : a.B_bias)[static_cast<int64_t>(head) * R * kN + i];
       sm.round_bias[i] = __float2bfloat16(sm.bias[i]);
     }
-    uint4 raw[2][4], thin[kUnits], gate[kUnits];
-    load_small(0), load_raw(raw, thin, gate, 0);
+    uint4 raw[2][4];
+    load_small(0), load_raw(raw, 0);
     for (int i = 0; i < at.chunks; ++i) {
       const int s = i & 1;
       if (i >= 2) group_barrier(kFree + s, 2 * kGroup);
@@ -71,11 +69,9 @@ struct WalkFeed {
       if (warp == 0) chunk_decay<R>(sm.decay[s], sm.small[s].a, sm.small[s].dt, sm.small[s].lambda, 1);
 #pragma unroll
       for (int j = 0; j < 2; ++j) turn_row(raw[j], s, 32 * j + row32);
-#pragma unroll
-      for (int j = 0; j < kUnits; ++j) thin_unit(thin[j], gate[j], s, j * 16 + (t >> 3));
       fence_async_proxy();
       group_arrive(kFull + s, 2 * kGroup);
-      load_raw(raw, thin, gate, i + 1);  // after the fence, which would wait for them
+      load_raw(raw, i + 1);  // after the fence, which would wait for them
     }
     cp_async_wait<0>();
   }
@@ -83,33 +79,23 @@ struct WalkFeed {
  private:
   __device__ __forceinline__ void load_small(int i) const {
     if (i < at.chunks) {
-      const int done = chunk(i) * kSteps, first = at.start + done, left = at.length - done;
+      const int done = chunk_of<kReverse>(at, i) * kSteps, first = at.start + done, left = at.length - done;
       auto& small = sm.small[i & 1];
       load_turns(small.turn, w.turns, a.heads, head, a.angles, first, kSteps, left, t, kGroup);
       load_rates(small.dt, small.a, small.lambda, a, head, first, left, kSteps, t);
     }
     cp_async_commit();
   }
-  static __device__ __forceinline__ uint4 read(const void* base, int64_t i, bool ok) {
-    return ok ? __ldg(reinterpret_cast<const uint4*>(static_cast<const bf16*>(base) + i)) : uint4{0, 0, 0, 0};
-  }
-  __device__ __forceinline__ void load_raw(uint4 (&raw)[2][4], uint4 (&thin)[kUnits], uint4 (&gate)[kUnits], int i) const {
+  __device__ __forceinline__ void load_raw(uint4 (&raw)[2][4], int i) const {
     if (i >= at.chunks) return;
-    const int done = chunk(i) * kSteps, left = at.length - done;
+    const int done = chunk_of<kReverse>(at, i) * kSteps, left = at.length - done;
     const int64_t first = at.start + done;
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const int step = (32 * j + row32) >> kShift<R>;
       const int64_t from = (first + step) * (kReverse ? a.C_stride : a.B_stride) + (rank * a.groups + at.group) * kN + 8 * u;
 #pragma unroll
-      for (int k = 0; k < 4; ++k) raw[j][k] = read(kReverse ? a.C : a.B, from + (k & 1) * 64 + (k >> 1) * 32, step < left);
-    }
-#pragma unroll
-    for (int j = 0; j < kUnits; ++j) {
-      const int step = j * 16 + (t >> 3), in = head * kP + col;
-      const bool ok = step < left;
-      thin[j] = kReverse ? read(d_o, (first + step) * a.heads * kP + in, ok) : read(a.x, (first + step) * a.x_stride + in, ok);
-      if (kReverse && a.z) gate[j] = read(a.z, (first + step) * a.z_stride + in, ok);
+      for (int k = 0; k < 4; ++k) raw[j][k] = read16(kReverse ? a.C : a.B, from + (k & 1) * 64 + (k >> 1) * 32, step < left);
     }
   }
   __device__ __forceinline__ void turn_row(const uint4 (&raw)[4], int s, int row) const {
@@ -134,6 +120,48 @@ struct WalkFeed {
       pack8(to.unit(row, 8 * unit), low), pack8(to.unit(row, 64 + 8 * unit), high);
     }
   }
+};
+
+// v or dY, made by the warps that keep the state: those that turn have more to do. 16 bytes a thread at a time.
+template <int R, bool kReverse>
+struct WalkThin {
+  using Sm = WalkSmem<R>;
+  static constexpr int kSteps = Sm::kSteps, kUnits = 4 / R;  // units of 8 columns of a step that a thread makes, for all ranks
+  const Mamba3Inputs& a;
+  const bf16* d_o;
+  const WalkPlace& at;
+  Sm& sm;
+  const int head, t, col = (t & 7) * 8;
+  uint4 thin[kUnits], gate[kUnits];
+
+  __device__ __forceinline__ void begin() {
+    for (int i = t; i < R * kP; i += kGroup)
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        const float* from = !kReverse ? a.mimo_x : m ? a.mimo_z : a.mimo_o;
+        sm.mimo[m][i] = from ? from[static_cast<int64_t>(head) * R * kP + i] : 1.f;
+      }
+    group_barrier(kOwn, kGroup);
+    load(0);
+  }
+  __device__ __forceinline__ void load(int i) {
+    if (i >= at.chunks) return;
+    const int done = chunk_of<kReverse>(at, i) * kSteps, left = at.length - done;
+    const int64_t first = at.start + done;
+#pragma unroll
+    for (int j = 0; j < kUnits; ++j) {
+      const int step = j * 16 + (t >> 3), in = head * kP + col;
+      const bool ok = step < left;
+      thin[j] = kReverse ? read16(d_o, (first + step) * a.heads * kP + in, ok) : read16(a.x, (first + step) * a.x_stride + in, ok);
+      if (kReverse && a.z) gate[j] = read16(a.z, (first + step) * a.z_stride + in, ok);
+    }
+  }
+  __device__ __forceinline__ void make(int s) const {
+#pragma unroll
+    for (int j = 0; j < kUnits; ++j) thin_unit(thin[j], gate[j], s, j * 16 + (t >> 3));
+  }
+
+ private:
   // The rows of all ranks of a step, columns col...
   __device__ __forceinline__ void thin_unit(const uint4& raw, const uint4& raw_gate, int s, int step) const {
     const Panels<kP> to{sm.stage[s].thin};
@@ -162,7 +190,7 @@ struct WalkFeed {
 };
 
 template <int R, bool kReverse>
-__device__ __forceinline__ void walk_states(const BwdWorkspace& w, const Piece& piece, const WalkPlace& at, WalkSmem<R>& sm) {
+__device__ __forceinline__ void walk_states(const Mamba3Inputs& a, const bf16* d_o, const BwdWorkspace& w, const Piece& piece, const WalkPlace& at, WalkSmem<R>& sm) {
   using Sm = WalkSmem<R>;
   constexpr bool kStates = kReverse || R > 1;
   const int thread = thread_number(), lane = thread & 31, warp = thread >> 5 & 3, row = warp * 16 + (lane >> 2);
@@ -170,26 +198,30 @@ __device__ __forceinline__ void walk_states(const BwdWorkspace& w, const Piece& 
   bf16 *wide = kReverse ? w.q : w.k, *thin = kReverse ? w.dY : w.v, *states = kReverse ? w.dS : w.S;
   const bool sends = warp == 0 && lane == 0;
   float S[64] = {};
+  WalkThin<R, kReverse> made{a, d_o, at, sm, piece.head0 + at.local, thread & (kGroup - 1)};
+  made.begin();
   for (int i = 0; i < at.chunks; ++i) {
     const int s = i & 1;
     const auto& stage = sm.stage[s];
+    made.make(s);
     const Decay& d = sm.decay[s];
-    const int64_t tile = (slot0 + (kReverse ? at.chunks - 1 - i : i)) * piece.heads + at.local;
+    const int64_t tile = (slot0 + chunk_of<kReverse>(at, i)) * piece.heads + at.local;
     group_barrier(kFull + s, 2 * kGroup);
+    if (sends) bulk_store(wide + tile * (kRows * kN), stage.wide, kRows * kN * 2), bulk_commit();
+    if constexpr (kStates) {
+      uint32_t state[8][4];
+      pack_state(state, S);
+      save_state(sm.state, kN, state, row);
+    }
+    fence_async_proxy();
+    group_barrier(kOwn, kGroup);
     if (sends) {
-      bulk_store(wide + tile * (kRows * kN), stage.wide, kRows * kN * 2);
       bulk_store(thin + tile * (kRows * kP), stage.thin, kRows * kP * 2);
+      if constexpr (kStates) bulk_store(states + tile * (kP * kN), sm.state, kP * kN * 2);
       bulk_commit();
     }
+    made.load(i + 1);  // after the fence, which would wait for it
     if constexpr (kStates) {
-      {
-        uint32_t state[8][4];
-        pack_state(state, S);
-        save_state(sm.state, kN, state, row);
-      }
-      fence_async_proxy();
-      group_barrier(kOwn, kGroup);
-      if (sends) bulk_store(states + tile * (kP * kN), sm.state, kP * kN * 2), bulk_commit();
       if (i + 1 < at.chunks) {
         const float* weight = kReverse ? d.grow : d.w;
         uint32_t operand[4][4];  // the transpose of thin, weighted; 16 rows of P
@@ -222,9 +254,9 @@ __device__ __forceinline__ void walk_states(const BwdWorkspace& w, const Piece& 
 template <int R, bool kReverse>
 __device__ __forceinline__ void walk(const Mamba3Inputs& a, const void* d_o, const BwdWorkspace& w, const Piece& piece, const WalkPlace& at, WalkSmem<R>& sm) {
   if (threadIdx.x < kGroup)
-    WalkFeed<R, kReverse>{a, static_cast<const bf16*>(d_o), w, piece, at, sm}.run();
+    WalkFeed<R, kReverse>{a, w, piece, at, sm}.run();
   else
-    walk_states<R, kReverse>(w, piece, at, sm);
+    walk_states<R, kReverse>(a, static_cast<const bf16*>(d_o), w, piece, at, sm);
 }
 
 template <int R>
