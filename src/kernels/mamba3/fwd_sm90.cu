@@ -28,7 +28,7 @@ const char* refusal(const Mamba3Inputs& a, const Device& device) {
 
 namespace {
 
-constexpr int kFeedRegisters = 88, kMultiplyRegisters = 168;  // at rank 4, where two blocks fit a processor
+constexpr int kFeedRegisters = 96, kMultiplyRegisters = 160;  // at rank 4, where two blocks fit a processor
 
 template <int R>
 __global__ void __launch_bounds__(2 * kGroup, R == 4 ? 2 : 1) fwd_kernel(const Mamba3Fwd args) {
