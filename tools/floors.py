@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Checks that every include in src/ goes down the floors of tools/floors.txt: floors.py [SRC [FLOORS]]. Prints each fault; exit 1."""
+"""Checks that every include in src/ goes down the floors of tools/floors.txt, and that no source calls at::parallel_for itself (it is
+serial where OpenMP is off; ops/parallel.h is not): floors.py [SRC [FLOORS]]. Prints each fault; exit 1."""
 import pathlib, re, sys
 
 root = pathlib.Path(__file__).resolve().parent
@@ -28,6 +29,8 @@ for path in sorted(p for p in src.rglob("*") if p.suffix in (".h", ".cpp", ".cu"
         continue
     includes[str(name)] = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
+        if "at::parallel_for" in line and name.stem != "parallel":
+            faults.append(f"{name}:{number}: at::parallel_for; ops/parallel.h has the loop that is never serial")
         found = re.match(r'\s*#\s*include\s*([<"])([^>"]+)', line)
         if not found:
             continue

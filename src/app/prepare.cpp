@@ -108,9 +108,9 @@ Action prepare(Flags& flags, Common& common) {
   flags.option("--drop", o->prepare.filters.drop, "Not where [FIELD~]PATTERN is found. Both may be repeated.").one_each().part("filters");
   flags.option("--hold-out", o->prepare.hold_out_every, "One file in this many is for validation; 0 for none.").non_negative();
   flags.option("--memory", o->memory, "The most memory to use.");
-  flags.option("--max-line", o->max_line, "The longest JSON line; a sixteenth of --memory when left out.").part("filters");
+  flags.option("--max-line", o->max_line, "The longest JSON line; a sixteenth of --memory when left out.").part("limits");
   flags.option("--workers", o->prepare.workers, "Threads; 0 is what the machine allows. The result is the same.").range(0, 4096);
-  flags.option("--save-every", o->prepare.save_every_s, "Seconds between the states that a killed run goes on from.").non_negative().part("filters");
+  flags.option("--save-every", o->prepare.save_every_s, "Seconds between the states that a killed run goes on from.").non_negative().part("limits");
   flags.flag("--overwrite", o->prepare.overwrite, "Replace other data in the folder.");
   add_structure_flags(flags, o->structure);
   add_json_flag(flags, common);

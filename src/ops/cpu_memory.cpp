@@ -3,6 +3,7 @@
 #include "ops/cpu_memory.h"
 
 #include <c10/core/CPUAllocator.h>
+#include <sys/mman.h>
 
 #include <bit>
 #include <cstdlib>
@@ -17,6 +18,12 @@ namespace {
 
 constexpr size_t kHeader = 64;           // before a tensor's bytes, which stay aligned for SIMD: the size of its block
 constexpr size_t kSmall = 32 << 10;      // left to the C library
+// From here each block is a mapping of its own: a heap that holds both long and short lives grows.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t kMapped = SIZE_MAX;  // the sanitizer watches the ends of what comes from the heap
+#else
+constexpr size_t kMapped = 256 << 10;
+#endif
 constexpr size_t kAlwaysKept = 64 << 20;
 
 class Blocks {
@@ -44,7 +51,7 @@ class Blocks {
     while (kept_ > std::max(kAlwaysKept, most_ / 2)) {
       const auto largest = std::prev(free_.end());
       kept_ -= largest->first;
-      std::free(largest->second);
+      drop(largest->second, largest->first);
       free_.erase(largest);
     }
   }
@@ -54,13 +61,20 @@ class Blocks {
   }
   static void* make(size_t size) {
     void* block = nullptr;
-    if (::posix_memalign(&block, kHeader, kHeader + size) != 0) {
+    if (size >= kMapped) {
+      block = ::mmap(nullptr, kHeader + size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (block == MAP_FAILED) block = nullptr;
+    } else if (::posix_memalign(&block, kHeader, kHeader + size) != 0) {
+      block = nullptr;
+    }
+    if (block == nullptr) {
       c10::profiledCPUMemoryReporter().OutOfMemory(size);
       throw OutOfMemoryError("memory: a tensor of " + human_bytes(size) + " cannot be had");
     }
     *static_cast<size_t*>(block) = size;
     return static_cast<char*>(block) + kHeader;
   }
+  static void drop(void* block, size_t size) { size >= kMapped ? static_cast<void>(::munmap(block, kHeader + size)) : std::free(block); }
 
  private:
   mutable std::mutex mutex_;
@@ -78,7 +92,7 @@ void release(void* data) {
   c10::profiledCPUMemoryReporter().Delete(data);
   char* block = static_cast<char*>(data) - kHeader;
   const size_t size = *reinterpret_cast<size_t*>(block);
-  size <= kSmall ? std::free(block) : blocks().give_back(block, size);
+  size <= kSmall ? Blocks::drop(block, size) : blocks().give_back(block, size);
 }
 
 struct Keeper final : at::Allocator {

@@ -1,5 +1,6 @@
 // Memory of CPU tensors. A step frees and takes the same sizes again: returning each to the kernel would cost a page fault for
-// every 4 KiB, and leaving them to the C library's heap lets it grow without end where sizes depend on the data.
+// every 4 KiB, and leaving them to the C library's heap lets it grow without end where sizes depend on the data (its threshold for
+// mappings rises to the largest block ever freed).
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -128,13 +128,13 @@ Tokenizer make_sentence_piece(SpmPieces p, const std::string& path, std::string_
                            {"decoders",
                             {{{"type", "Replace"}, {"pattern", {{"String", "\u2581"}}}, {"content", " "}},
                              {{"type", "ByteFallback"}},
-                             {{"type", "Fuse"}},
-                             {{"type", "Strip"}, {"content", " "}, {"start", p.add_dummy_prefix ? 1 : 0}, {"stop", 0}}}}}}};
+                             {{"type", "Fuse"}}}}}}};
   auto state = Build::start(sections, path);
   Tokenizer::State& s = *state;
   s.sentence_piece = true;
   s.sentence_piece_file = file.empty() ? written(p) : std::string(file);
   s.unknown_surface = p.unknown_surface;
+  s.leading_space = p.remove_extra_spaces ? LeadingSpace::kOffAll : p.add_dummy_prefix ? LeadingSpace::kOffOne : LeadingSpace::kStays;
   Normalizer rule{};
   rule.kind = Normalizer::kSentencePiece;
   if (!p.charsmap.empty()) rule.map = std::make_shared<CharMap>(p.charsmap, path);

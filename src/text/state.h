@@ -38,6 +38,9 @@ struct Scratch {  // buffers of one thread
   std::vector<uint32_t> ends;
 };
 
+// What SentencePiece's decoder does with the space sign that pieces before the first text begin with.
+enum class LeadingSpace : uint8_t { kStays, kOffOne, kOffAll };
+
 struct Tokenizer::State {
   Vocab vocab;        // of the model, as the file writes it
   Vocab bytes_vocab;  // byte-level: the same ids by their bytes
@@ -51,6 +54,7 @@ struct Tokenizer::State {
   bool sentence_piece = false;  // read from SentencePiece's own format
   std::string sentence_piece_file;  // then: a tokenizer.model of it
   std::string unknown_surface;  // sentence_piece: what the unknown piece decodes to
+  LeadingSpace leading_space = LeadingSpace::kStays;
   std::vector<Normalizer> normalizers;
   std::vector<PreTokenizer> pre_tokenizers;
   std::vector<DecodeRule> decoders;

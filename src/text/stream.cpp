@@ -23,11 +23,13 @@ std::string StreamDecoder::push(int32_t id) {
   ids_.push_back(id);
   // One bad byte in a run of byte tokens changes what all of them decode to: wait for the end of the run.
   if (byte_runs_ && fallback_byte(tokenizer_.token_text(id)) >= 0) return {};
-  const std::string text = tokenizer_.decode(ids_, false);
+  const std::string text = tokenizer_.decode_from(ids_, false, begins_);
   if (!text.starts_with(context_) || text.ends_with("\xEF\xBF\xBD")) return {};
+  if (text.empty() && tokenizer_.state_->leading_space != LeadingSpace::kStays) return {};  // the next piece still is the first
   std::string out = text.substr(context_.size());
+  begins_ = false;
   ids_.assign(1, id);
-  context_ = tokenizer_.decode(ids_, false);
+  context_ = tokenizer_.decode_from(ids_, false, begins_);
   return out;
 }
 
@@ -37,10 +39,11 @@ std::string StreamDecoder::finish() {
     pending_.clear();
     return out;
   }
-  const std::string text = ids_.empty() ? std::string() : tokenizer_.decode(ids_, false);
+  const std::string text = ids_.empty() ? std::string() : tokenizer_.decode_from(ids_, false, begins_);
   std::string out = text.starts_with(context_) ? text.substr(context_.size()) : text;
   ids_.clear();
   context_.clear();
+  begins_ = true;
   return out;
 }
 

@@ -18,6 +18,8 @@ namespace {
 
 using State = Tokenizer::State;
 
+constexpr std::string_view kSpaceSign = "\u2581";
+
 // Appends the ids of a word. `readable` bytes may be read from its start.
 void encode_word(const State& state, std::string_view word, size_t readable, Scratch& s, std::vector<int32_t>& ids) {
   if (word.size() <= WordCache::kShort) {
@@ -290,15 +292,25 @@ std::vector<std::vector<int32_t>> Tokenizer::encode_batch(std::span<const std::s
   return out;
 }
 
-std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
+std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const { return decode_from(ids, skip_special, true); }
+
+std::string Tokenizer::decode_from(std::span<const int32_t> ids, bool skip_special, bool begins) const {
   std::vector<std::string> tokens;
+  LeadingSpace leading = begins ? state_->leading_space : LeadingSpace::kStays;
   const auto decode_text = [&](int32_t id) {
-    if (state_->sentence_piece && id == state_->unknown) {  // at the start its own space stays: one more for the last rule to take
-      const bool padded = tokens.empty() && state_->decoders.back().start > 0;
-      return (padded ? " " : "") + state_->unknown_surface;
+    if (state_->sentence_piece && id == state_->unknown) {
+      leading = LeadingSpace::kStays;
+      return state_->unknown_surface;
     }
     const int32_t added = state_->added_of_id[static_cast<size_t>(id)];
-    return added >= 0 ? state_->added_text[static_cast<size_t>(added)] : std::string(state_->vocab.token(id));
+    if (added >= 0) return state_->added_text[static_cast<size_t>(added)];  // control pieces are no text to that decoder
+    std::string text(state_->vocab.token(id));
+    if (leading != LeadingSpace::kStays) {
+      const bool spaced = text.starts_with(kSpaceSign);
+      if (spaced) text.erase(0, kSpaceSign.size());
+      if (!text.empty() || (spaced && leading == LeadingSpace::kOffOne)) leading = LeadingSpace::kStays;
+    }
+    return text;
   };
   const bool bytes = state_->decoders.size() == 1 && state_->decoders[0].kind == DecodeRule::kByteLevel;
   std::string joined;

@@ -75,6 +75,7 @@ class Tokenizer {
 
  private:
   friend class StreamDecoder;
+  std::string decode_from(std::span<const int32_t> ids, bool skip_special, bool begins) const;  // `begins`: there is no text before
   friend struct Build;
   explicit Tokenizer(std::shared_ptr<const State>);
   std::shared_ptr<const State> state_;
@@ -90,9 +91,9 @@ class StreamDecoder {
 
  private:
   Tokenizer tokenizer_;  // shares its tables
-  bool skip_special_, bytes_, byte_runs_;
+  bool skip_special_, bytes_, byte_runs_, begins_ = true;
   std::string pending_;       // byte-level: an unfinished character
-  std::vector<int32_t> ids_;  // others: one id of context, then those whose text may still change
+  std::vector<int32_t> ids_;  // others: one id of context (none before the first text), then those whose text may still change
   std::string context_;       // the text of the context alone
 };
 

@@ -9,26 +9,25 @@
 namespace weft::text {
 namespace {
 constexpr double kUnknownPenalty = 10.0;
+constexpr double kUserDefinedBonus = 0.1;
 constexpr uint32_t kNowhere = std::numeric_limits<uint32_t>::max();
 }  // namespace
 
 Unigram::Unigram(const Vocab& vocab, std::vector<double> scores, UnigramOptions options)
     : vocab_(vocab), scores_(std::move(scores)), options_(std::move(options)) {
-  double lowest = std::numeric_limits<double>::infinity(), highest = -lowest;
+  double lowest = std::numeric_limits<double>::infinity();
   for (int32_t id = 0; id < vocab_.size(); ++id) {
     const size_t i = static_cast<size_t>(id);
     if (!options_.unusable.empty() && options_.unusable[i]) continue;
     if (!vocab_.has(id)) continue;  // byte-level: a token that no bytes are written as
     trie_.add(vocab_.token(id), id);
     if (!options_.user_defined.empty() && options_.user_defined[i]) continue;
-    lowest = std::min(lowest, scores_[i]), highest = std::max(highest, scores_[i]);
+    lowest = std::min(lowest, scores_[i]);
   }
   unknown_score_ = options_.single_precision ? static_cast<float>(lowest) - static_cast<float>(kUnknownPenalty) : lowest - kUnknownPenalty;
   for (int32_t id = 0; id < vocab_.size() && !options_.user_defined.empty(); ++id) {
-    // Above any sum of other tokens over the same bytes.
-    if (options_.user_defined[static_cast<size_t>(id)]) {
-      scores_[static_cast<size_t>(id)] = static_cast<double>(vocab_.token(id).size()) * highest - 0.1;
-    }
+    // Above any sum of other tokens, which are logarithms of probabilities; what SentencePiece 0.2.3 does, so that ties fall alike.
+    if (options_.user_defined[static_cast<size_t>(id)]) scores_[static_cast<size_t>(id)] = kUserDefinedBonus * static_cast<double>(vocab_.token(id).size()) - kUserDefinedBonus;
   }
   for (unsigned b = 0; b < 256; ++b) {
     constexpr const char* digits = "0123456789ABCDEF";

@@ -70,7 +70,7 @@ TEST(CommandLine, PartsOfAVerbHaveAHelpOfTheirOwn) {
   EXPECT_NE(help_text("bench", "train").find("--micro-batch"), std::string::npos);
   EXPECT_EQ(help_text("bench").find("--micro-batch"), std::string::npos);
   EXPECT_NE(help_text("prepare", "structure").find("--document-tokens"), std::string::npos);
-  EXPECT_NE(help_text("prepare").find("weft help prepare tokenizer|filters|structure"), std::string::npos);
+  EXPECT_NE(help_text("prepare").find("weft help prepare tokenizer|filters|limits|structure"), std::string::npos);
   EXPECT_THROW(help_text("bench", "trian"), ConfigError);
   EXPECT_THROW(help_text("doctor", "parts"), ConfigError);
 }

@@ -336,6 +336,39 @@ TEST(Structure, PrecompiledHeadersOfOthersAreLeftAlone) {
   EXPECT_EQ(r.prepare.skipped.at("CUDA (.cu, .cuh), which --structure cpp does not read"), 1);
 }
 
+TEST(Structure, SharedPrefixesChangeNoByte) {
+  NEEDS_LIBCLANG();
+  // Files with equal commands share a parsed prefix; with a macro of its own each parses it again.
+  const auto prepared = [](const std::string& name, bool equal, Folder& f) {
+    const std::string tree = f / name;
+    f.write(name + "/all.hxx", "#pragma once\n#include <vector>\n#define TWICE(x) ((x) + (x))\nstruct Box { int side; int area() const { return side * side; } };\n"
+                               "constexpr int four() { return 4; }\ntemplate <class T> T larger(T a, T b) { return a < b ? b : a; }\nUnknown broken();\n");
+    std::string commands;
+    for (int i = 0; i < 4; ++i) {
+      const std::string n = std::to_string(i), file = "f" + n + ".cpp";
+      f.write(name + "/" + file, "template <class T> T own(T x) {\n  return x + x;\n}\nint f" + n + "(const Box& b) {\n  int room[four()] = {" + n + "};\n  std::vector<int> v{room[0], TWICE(b.area())};\n  return larger(v[0], static_cast<int>(v.size())) + own(2);\n}\n");
+      commands += (i == 0 ? "" : ", ") + std::string(R"({"directory": ")") + tree + R"(", "arguments": ["c++", "-include", "all.hxx", )" + (equal ? "" : "\"-DOWN" + n + "\", ") + R"("-c", ")" + file +
+                  R"("], "file": ")" + file + R"("})";
+    }
+    f.write(name + "/compile_commands.json", "[" + commands + "]");
+    PrepareOptions o = options_for(f);
+    o.inputs = {tree}, o.output = f / (name + "_out");
+    return prepare_structure(o, {}, bytes());
+  };
+  Folder f;
+  const StructureReport shared = prepared("shared", true, f), own = prepared("own", false, f);
+  EXPECT_EQ(shared.found.functions, own.found.functions);
+  EXPECT_EQ(shared.found.calls, own.found.calls);
+  EXPECT_EQ(shared.found.with_errors, own.found.with_errors);
+  EXPECT_EQ(shared.found.errors, own.found.errors);
+  EXPECT_GT(own.found.calls, 4);
+  EXPECT_GT(own.found.with_errors, 3);  // of the prefix: every file behind it
+  for (const char* end : {".bin", ".idx", "_token_ast_depth.bin", "_token_structure_ids.bin", "_token_dep_levels.bin", "_token_sibling_index.bin", "_token_ast_node_type.bin"}) {
+    EXPECT_EQ(slurp(f / ("shared_out/train_text_document" + std::string(end))), slurp(f / ("own_out/train_text_document" + std::string(end)))) << end;
+  }
+  EXPECT_FALSE(std::filesystem::exists(f / "shared_out/prefixes.part"));
+}
+
 TEST(Structure, CompileCommandsAreFollowed) {
   NEEDS_LIBCLANG();
   Folder f;

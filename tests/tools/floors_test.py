@@ -15,6 +15,7 @@ cases = [
     ({"low/t.cpp": "#include <torch/torch.h>\n"}, floors, "low/t.cpp:1: low/ is free of torch"),
     ({"low/k.cu": '#include "high/x.h"\n'}, floors, "low/k.cu:1: low/ may not include high/x.h"),
     ({"mid/n.cpp": '#include "m.h"\n'}, floors, "mid/n.cpp:1: m.h is not a file of src/"),
+    ({"mid/n.cpp": "void f() { at::parallel_for(0, 1, 1, g); }\n"}, floors, "mid/n.cpp:1: at::parallel_for"),
     ({}, floors.replace("low torch-free:", "low torch-free: mid"), "lists mid, which does not lie below it"),
 ]
 failed = 0

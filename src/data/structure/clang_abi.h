@@ -17,7 +17,12 @@ using Diagnostic = void*;
 enum : int { kStop = 0, kContinue = 1 };  // what a visitor answers
 using Visitor = int (*)(Cursor cursor, Cursor parent, void* data);
 
-enum : unsigned { kDetailedRecord = 0x01, kKeepGoing = 0x200 };  // options of a parse: macros and includes become cursors; no stop at a missing include
+enum : unsigned {  // options of a parse
+  kDetailedRecord = 0x01,  // macros and includes become cursors
+  kIncomplete = 0x02, kForSerialization = 0x10,  // a header that will be saved
+  kSkipFunctionBodies = 0x40,  // but those that types depend on: constexpr, deduced
+  kKeepGoing = 0x200,  // no stop at a missing include
+};
 enum : int { kCommentToken = 4 };
 enum : int { kErrorSeverity = 3, kFatalSeverity = 4 };
 
@@ -33,6 +38,7 @@ enum Kind : int {
   X(createIndex, Index, (int, int))                                                                                    \
   X(disposeIndex, void, (Index))                                                                                       \
   X(parseTranslationUnit2, int, (Index, const char*, const char* const*, int, Unsaved*, unsigned, unsigned, Unit*))    \
+  X(saveTranslationUnit, int, (Unit, const char*, unsigned))                                                           \
   X(disposeTranslationUnit, void, (Unit))                                                                              \
   X(getTranslationUnitCursor, Cursor, (Unit))                                                                          \
   X(visitChildren, unsigned, (Cursor, Visitor, void*))                                                                 \

@@ -60,6 +60,16 @@ std::string Library::text(String s) const {
   return out;
 }
 
+std::pair<int32_t, std::string> Library::errors(Unit unit) const {
+  std::pair<int32_t, std::string> out{0, ""};
+  for (unsigned i = 0; i < getNumDiagnostics(unit); ++i) {
+    const Diagnostic d = getDiagnostic(unit, i);
+    if (getDiagnosticSeverity(d) >= kErrorSeverity && out.first++ == 0) out.second = text(formatDiagnostic(d, 1));
+    disposeDiagnostic(d);
+  }
+  return out;
+}
+
 bool Library::finds_headers(const std::vector<std::string>& arguments) const {
   static const std::string source = "#include <stddef.h>\nsize_t n;\n";
   std::vector<const char*> args{"-x", "c"};
@@ -67,12 +77,7 @@ bool Library::finds_headers(const std::vector<std::string>& arguments) const {
   Unsaved file{"weft_probe.c", source.data(), source.size()};
   const Index index = createIndex(1, 0);
   Unit unit = nullptr;
-  bool good = parseTranslationUnit2(index, file.path, args.data(), static_cast<int>(args.size()), &file, 1, 0, &unit) == 0;
-  for (unsigned i = 0; good && i < getNumDiagnostics(unit); ++i) {
-    const Diagnostic d = getDiagnostic(unit, i);
-    good = getDiagnosticSeverity(d) < kErrorSeverity;
-    disposeDiagnostic(d);
-  }
+  const bool good = parseTranslationUnit2(index, file.path, args.data(), static_cast<int>(args.size()), &file, 1, 0, &unit) == 0 && errors(unit).first == 0;
   if (unit != nullptr) disposeTranslationUnit(unit);
   disposeIndex(index);
   return good;

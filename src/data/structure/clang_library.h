@@ -1,7 +1,9 @@
 // libclang, opened at run time: the program starts and works without it; only `prepare --structure` asks for it.
 #pragma once
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "data/structure/clang_abi.h"
@@ -19,6 +21,7 @@ class Library {  // calls from several threads at once are fine, each on its own
   // compiler on the machine. Empty and `*found` false when there are none at all.
   std::vector<std::string> header_arguments(bool* found) const;
   std::string text(String) const;  // takes it
+  std::pair<int32_t, std::string> errors(Unit) const;  // diagnostics of severity error or above: how many, the first's text
 
 #define X(name, result, parameters) result (*name) parameters = nullptr;
   WEFT_CLANG_FUNCTIONS(X)

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <tuple>
 #include <unordered_map>
 
 namespace weft::data {
@@ -37,7 +38,7 @@ struct Found {  // a function with a body
 
 class Reader {
  public:
-  Reader(const Library& lib, const std::string& text) : lib_(lib), text_(text) {}
+  Reader(const Library& lib, const std::string& text, bool behind_prefix) : lib_(lib), text_(text), local_(behind_prefix) {}
   ~Reader() {
     if (unit_ != nullptr) lib_.disposeTranslationUnit(unit_);
     if (index_ != nullptr) lib_.disposeIndex(index_);
@@ -48,7 +49,7 @@ class Reader {
     std::vector<const char*> args;
     for (const std::string& a : arguments) args.push_back(a.c_str());
     Unsaved file{path.c_str(), text_.data(), text_.size()};
-    index_ = lib_.createIndex(0, 0);
+    index_ = lib_.createIndex(local_ ? 1 : 0, 0);
     const int code = lib_.parseTranslationUnit2(index_, path.c_str(), args.data(), static_cast<int>(args.size()), &file, 1, kDetailedRecord | kKeepGoing, &unit_);
     if (code != 0 || unit_ == nullptr) {
       out.first_error = "libclang gave up with code " + std::to_string(code);
@@ -58,7 +59,7 @@ class Reader {
     main_ = lib_.getFile(unit_, path.c_str());
     out.parsed = main_ != nullptr;
     if (!out.parsed) return out;
-    count_errors(out);
+    std::tie(out.errors, out.first_error) = lib_.errors(unit_);
     paint();
     out.macro_functions = macro_functions_;
     cut(out);
@@ -73,14 +74,6 @@ class Reader {
     int function = -1;  // of functions_
     Span top;
   };
-
-  void count_errors(CppSource& out) const {
-    for (unsigned i = 0; i < lib_.getNumDiagnostics(unit_); ++i) {
-      const Diagnostic d = lib_.getDiagnostic(unit_, i);
-      if (lib_.getDiagnosticSeverity(d) >= kErrorSeverity && out.errors++ == 0) out.first_error = lib_.text(lib_.formatDiagnostic(d, 1));
-      lib_.disposeDiagnostic(d);
-    }
-  }
 
   bool in_main(File file) {
     if (file == main_) return true;
@@ -147,8 +140,20 @@ class Reader {
     return error_ ? kStop : kContinue;
   }
 
+  // Without what a prefix declares, libclang also names what it instantiated, where the template stands.
+  bool instantiated(Cursor c) const {
+    const Cursor made_from = lib_.getSpecializedCursorTemplate(c);
+    if (lib_.Cursor_isNull(made_from) != 0) return false;
+    File of[2] = {};
+    unsigned at[2] = {};
+    const Cursor both[2] = {c, made_from};
+    for (int i = 0; i < 2; ++i) lib_.getExpansionLocation(lib_.getCursorLocation(both[i]), &of[i], nullptr, nullptr, &at[i]);
+    return at[0] == at[1] && (of[0] == of[1] || (of[0] != nullptr && of[1] != nullptr && lib_.File_isEqual(of[0], of[1]) != 0));
+  }
+
   void visit(Cursor c) {
     if (c.kind >= 500 && c.kind <= 503) return;
+    if (local_ && levels_.size() == 1 && instantiated(c)) return;
     const Span s = span_of(c);
     if (s.empty()) return;
     if (in_macro(s)) {
@@ -350,6 +355,7 @@ class Reader {
 
   const Library& lib_;
   const std::string& text_;
+  const bool local_;  // only what this file and its own includes declare is visited
   Index index_ = nullptr;
   Unit unit_ = nullptr;
   File main_ = nullptr;
@@ -366,8 +372,8 @@ class Reader {
 
 }  // namespace
 
-CppSource read_cpp(const clang::Library& library, const std::string& path, const std::string& text, const std::vector<std::string>& arguments) {
-  return Reader(library, text).read(path, arguments);
+CppSource read_cpp(const clang::Library& library, const std::string& path, const std::string& text, const std::vector<std::string>& arguments, bool behind_prefix) {
+  return Reader(library, text, behind_prefix).read(path, arguments);
 }
 
 }  // namespace weft::data

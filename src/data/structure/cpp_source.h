@@ -44,7 +44,8 @@ struct CppSource {
   std::vector<CppPiece> pieces;  // the preamble, then functions by their place in the file; none when there is no function
 };
 
-// `text`: valid UTF-8, what is parsed (the file on the disk is not read). `arguments` as for the compiler.
-CppSource read_cpp(const clang::Library&, const std::string& path, const std::string& text, const std::vector<std::string>& arguments);
+// `text`: valid UTF-8, what is parsed (the file on the disk is not read). `arguments` as for the compiler; `behind_prefix`: they name a
+// precompiled one (shared_prefix.h), whose declarations are then not visited.
+CppSource read_cpp(const clang::Library&, const std::string& path, const std::string& text, const std::vector<std::string>& arguments, bool behind_prefix = false);
 
 }  // namespace weft::data

@@ -12,6 +12,7 @@
 #include "data/prepare_state.h"
 #include "data/structure/compile_flags.h"
 #include "data/structure/documents.h"
+#include "data/structure/shared_prefix.h"
 #include "data/utf8.h"
 
 namespace weft::data {
@@ -163,7 +164,10 @@ class Run {
     const int64_t replaced = append_clean_utf8(raw.starts_with("\xEF\xBB\xBF") ? std::string_view(raw).substr(3) : std::string_view(raw), text);
     std::vector<std::string> arguments = flags_->of(path);
     arguments.insert(arguments.end(), header_arguments_.begin(), header_arguments_.end());
-    CppSource source = read_cpp(*library_, path, text, arguments);
+    const Prefixed prefixed = prefixes_->of(arguments);
+    CppSource source = read_cpp(*library_, path, text, prefixed.arguments, prefixed.shared);
+    if (prefixed.shared && !source.parsed) source = read_cpp(*library_, path, text, arguments);
+    else if (prefixed.errors > 0) source.errors += prefixed.errors, source.first_error = prefixed.first_error;
     source.replaced = static_cast<int32_t>(replaced);
     return packed(source);
   }
@@ -172,6 +176,7 @@ class Run {
     auto [done, bytes] = parsed_before();
     report_.prepare.resumed = done > 0;
     PartFile spool(in_output(kSpool), bytes);
+    prefixes_ = std::make_unique<SharedPrefixes>(*library_, in_output("prefixes.part"));
     const auto files = static_cast<int64_t>(corpus_.files.size());
     int64_t given = done, bytes_done = 0;
     for (int64_t i = 0; i < done; ++i) bytes_done += corpus_.files[static_cast<size_t>(i)].bytes;
@@ -187,6 +192,7 @@ class Run {
       check_stop();
     }
     save(spool, done);
+    prefixes_.reset();
   }
 
   void make_tokenizer() {
@@ -312,6 +318,7 @@ class Run {
   const TokenizerMaker& maker_;
   std::shared_ptr<const clang::Library> library_;
   std::unique_ptr<CompileFlags> flags_;
+  std::unique_ptr<SharedPrefixes> prefixes_;  // while files are parsed
   std::vector<std::string> header_arguments_;
   Corpus corpus_;
   HoldOut hold_out_ = HoldOut::kNone;
