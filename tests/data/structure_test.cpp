@@ -15,6 +15,7 @@
 #include "data/side_streams.h"
 #include "data/structure/compile_flags.h"
 #include "data/structure/node_types.h"
+#include "data/structure/shared_prefix.h"
 #include "data/tokenizers.h"
 #include "folder.h"
 
@@ -367,6 +368,22 @@ TEST(Structure, SharedPrefixesChangeNoByte) {
     EXPECT_EQ(slurp(f / ("shared_out/train_text_document" + std::string(end))), slurp(f / ("own_out/train_text_document" + std::string(end)))) << end;
   }
   EXPECT_FALSE(std::filesystem::exists(f / "shared_out/prefixes.part"));
+}
+
+TEST(Structure, EachPrefixHasFilesOfItsOwn) {
+  NEEDS_LIBCLANG();
+  Folder f;
+  f.write("all.hxx", "struct Box { int side; };\n");
+  const auto library = clang::Library::open();
+  SharedPrefixes prefixes(*library, f / "prefixes");
+  const auto of = [&](const char* macro) { return prefixes.of({"-x", "c++", macro, "-Xclang", "-include", "-Xclang", f / "all.hxx"}); };
+  EXPECT_FALSE(of("-DA").shared);
+  EXPECT_FALSE(of("-DB").shared);
+  const Prefixed a = of("-DA"), b = of("-DB");  // both are known by now
+  ASSERT_TRUE(a.shared && b.shared);
+  EXPECT_NE(a.arguments.back(), b.arguments.back());
+  EXPECT_EQ(of("-DA").arguments, a.arguments);
+  EXPECT_EQ(prefixes.of({"-x", "c++"}).arguments, (std::vector<std::string>{"-x", "c++"}));
 }
 
 TEST(Structure, CompileCommandsAreFollowed) {

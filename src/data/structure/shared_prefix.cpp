@@ -28,28 +28,29 @@ Prefixed SharedPrefixes::of(const std::vector<std::string>& arguments) {
   }
   if (headers.empty()) return {arguments, false, 0, {}};
   Prefix* prefix = nullptr;
-  std::string name;
   {
     const std::lock_guard lock(lock_);
     auto& at = all_[arguments];
-    if (!at) at = std::make_unique<Prefix>();
+    if (!at) {
+      at = std::make_unique<Prefix>();
+      at->name = folder_ + "/" + std::to_string(all_.size());
+    }
     prefix = at.get();
     if (++prefix->uses < 2) return {arguments, false, 0, {}};
-    name = folder_ + "/" + std::to_string(all_.size());
   }
   const std::lock_guard lock(prefix->making);
-  if (!prefix->tried) make(*prefix, rest, headers, name);
+  if (!prefix->tried) make(*prefix, rest, headers);
   prefix->tried = true;
   if (prefix->path.empty()) return {arguments, false, 0, {}};
   rest.insert(rest.end(), {"-Xclang", "-include-pch", "-Xclang", prefix->path});
   return {rest, true, prefix->errors, prefix->first_error};
 }
 
-void SharedPrefixes::make(Prefix& prefix, const std::vector<std::string>& rest, const std::vector<std::string>& headers, const std::string& name) const {
+void SharedPrefixes::make(Prefix& prefix, const std::vector<std::string>& rest, const std::vector<std::string>& headers) const {
   std::filesystem::create_directories(folder_);
   std::string text;
   for (const std::string& h : headers) text += "#include \"" + h + "\"\n";
-  write_file_atomic(name + ".h", text);
+  write_file_atomic(prefix.name + ".h", text);
   std::vector<const char*> args;
   for (const std::string& a : rest) args.push_back(a.c_str());
   for (size_t i = 0; i + 1 < rest.size(); ++i) {
@@ -58,7 +59,7 @@ void SharedPrefixes::make(Prefix& prefix, const std::vector<std::string>& rest, 
   const Index index = lib_.createIndex(1, 0);
   Unit unit = nullptr;
   const unsigned options = kDetailedRecord | kKeepGoing | kIncomplete | kForSerialization | kSkipFunctionBodies;
-  const std::string header = name + ".h", made = name + ".pch";
+  const std::string header = prefix.name + ".h", made = prefix.name + ".pch";
   if (lib_.parseTranslationUnit2(index, header.c_str(), args.data(), static_cast<int>(args.size()), nullptr, 0, options, &unit) == 0 && unit != nullptr) {
     std::tie(prefix.errors, prefix.first_error) = lib_.errors(unit);
     if (lib_.saveTranslationUnit(unit, made.c_str(), 0) == 0) prefix.path = made;

@@ -31,6 +31,7 @@ class SharedPrefixes {
 
  private:
   struct Prefix {
+    std::string name;  // of its files
     std::mutex making;
     int uses = 0;
     bool tried = false;
@@ -38,7 +39,7 @@ class SharedPrefixes {
     int32_t errors = 0;
     std::string first_error;
   };
-  void make(Prefix&, const std::vector<std::string>& rest, const std::vector<std::string>& headers, const std::string& name) const;
+  void make(Prefix&, const std::vector<std::string>& rest, const std::vector<std::string>& headers) const;
 
   const clang::Library& lib_;
   std::string folder_;
