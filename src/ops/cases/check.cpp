@@ -58,16 +58,6 @@ std::vector<std::string> candidates_of(const Instance& i, Policy policy) {
   return names;
 }
 
-bool takes_alone(const Case& c, const Build& build, Policy policy, const std::string& candidate) {
-  policy.only = candidate;
-  try {
-    run_row(c.build(build), policy, false, {});
-    return true;
-  } catch (const UnsupportedError&) {
-    return false;
-  }
-}
-
 // Whether the named candidate ran the op or its backward: the first that took a call.
 bool took_part(const std::string& name, const std::vector<Choice>& choices) {
   std::set<std::string> taken;
@@ -154,20 +144,21 @@ void run_check(const Filter& filter, const Sink& sink) {
         sink({c.op, c.row, dtype_name(dtype) + " reference only", true, {}});
         continue;
       }
-      // The default mix of forward and backward. A row of several ops may need it: no one candidate takes all of them.
-      const bool mixed = names.size() > 1 || !takes_alone(c, first, policy, names.front());
-      if (mixed) names.push_back("");
-      for (const std::string& name : names)
+      if (names.size() > 1) names.push_back("");  // the default mix of forward and backward
+      for (size_t k = 0; k < names.size(); ++k) {
+        const std::string name = names[k];
         for (int seed = 1; seed <= filter.seeds; ++seed) {
           try {
             sink(check_row(c, {dtype, filter.device, static_cast<uint64_t>(seed)}, policy, name));
           } catch (const UnsupportedError& e) {  // says so, as --support does; a wrong answer would be a failure
             sink({c.op, c.row, dtype_name(dtype) + " " + (name.empty() ? "default" : name) + " refused: " + e.what(), true, {}});
+            if (!names.back().empty()) names.push_back("");  // a row of several ops: no one candidate takes all of them
             break;
           } catch (const std::exception& e) {
             sink({c.op, c.row, dtype_name(dtype) + " " + name + ": " + e.what(), false, {}});
           }
         }
+      }
       if (control == nullptr && dtype == at::kFloat && c.build(first).inputs.size() > 0 && c.build(first).inputs[0].numel() > 0) control = &c;
     }
   }
