@@ -11,9 +11,9 @@ endif()
 
 add_library(weft_flags INTERFACE)
 target_compile_options(weft_flags INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wno-missing-field-initializers -fopenmp-simd>
+  # g++ 12 sees out-of-bounds accesses in inlined std::string functions that are not there (its bugs 105329, 105651).
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wno-missing-field-initializers -Wno-array-bounds -Wno-restrict -Wno-stringop-overflow -Wno-stringop-overread -fopenmp-simd>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${WEFT_WERROR}>>:-Werror>)
-target_compile_definitions(weft_flags INTERFACE FMT_HEADER_ONLY=1)
 target_include_directories(weft_flags INTERFACE ${CMAKE_SOURCE_DIR}/src)
 find_package(Threads REQUIRED)
 target_link_libraries(weft_flags INTERFACE Threads::Threads)

@@ -15,7 +15,7 @@ namespace {
 std::string shown(const Json& v) {
   std::string text = v.dump(-1, ' ', false, Json::error_handler_t::replace);
   if (v.is_object()) return "a table";
-  if (text.size() > 40) text = text.substr(0, 37) + "...";
+  if (text.size() > 40) text.resize(37), text += "...";
   return text;
 }
 

@@ -97,11 +97,16 @@ using Documented = std::map<std::string, std::string>;  // the kinds of a varian
 // Tables of every kind at `path`, or a line that says where they stand already.
 void document_kinds(std::vector<Member> kinds, const std::string& path, Documented& seen, std::string& out);
 
+std::string cell(std::string text) {  // of a Markdown table
+  for (size_t at = 0; (at = text.find('|', at)) != std::string::npos; at += 2) text.insert(at, 1, '\\');
+  return text;
+}
+
 void document(std::vector<Member> members, const std::string& path, const std::string& about, Documented& seen, std::string& out) {
   std::string rows;
   for (Member& m : members)
     if (inline_value(*m.node))
-      rows += fmt::format("| `{}` | {} | `{}` | {} |\n", m.name, facts(m), toml_value(m.node->write()), notes(m));
+      rows += fmt::format("| `{}` | {} | `{}` | {} |\n", m.name, cell(facts(m)), cell(toml_value(m.node->write())), cell(notes(m)));
   if (!path.empty()) out += "\n## " + path + "\n\n" + (about.empty() ? "" : about + "\n\n");
   if (!rows.empty()) out += "| key | type | default | meaning |\n| --- | --- | --- | --- |\n" + rows;
   for (Member& m : members) {

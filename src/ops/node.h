@@ -26,28 +26,24 @@ struct Node : torch::autograd::Node {
   at::Tensor unpack(const SavedTensor& s) { return s.unpack(shared_from_this()); }
 };
 
-inline SavedTensor save(const at::Tensor& t) { return t.defined() ? SavedTensor(t, /*is_output=*/false) : SavedTensor(); }
+SavedTensor save(const at::Tensor&);  // undefined stays undefined
+
+// Below the templates: compiled once, in node.cpp.
+bool needs_backward(std::initializer_list<at::Tensor> inputs, bool weight_wants_grad);
+void connect(Node&, const Policy&, std::initializer_list<at::Tensor> inputs);
+void attach_to(const at::Tensor& out, std::shared_ptr<torch::autograd::Node>);
 
 template <class N>
 std::shared_ptr<N> make_node(const Policy& policy, std::initializer_list<at::Tensor> inputs, bool weight_wants_grad) {
-  if (!at::GradMode::is_enabled()) return nullptr;
-  bool any = weight_wants_grad;
-  for (const at::Tensor& t : inputs) any = any || (t.defined() && t.requires_grad());
-  if (!any) return nullptr;
+  if (!needs_backward(inputs, weight_wants_grad)) return nullptr;
   auto node = std::shared_ptr<N>(new N(), torch::autograd::deleteNode);
-  torch::autograd::edge_list edges;
-  edges.reserve(inputs.size());
-  for (const at::Tensor& t : inputs)
-    edges.push_back(t.defined() && t.requires_grad() ? torch::autograd::impl::gradient_edge(t) : torch::autograd::Edge());
-  node->set_next_edges(std::move(edges));
-  node->policy = policy;
-  if (!policy.trace_backward) node->policy.trace = nullptr;
+  connect(*node, policy, inputs);
   return node;
 }
 
 template <class N>
 at::Tensor attach(const std::shared_ptr<N>& node, at::Tensor out) {
-  if (node) torch::autograd::set_history(out, node);
+  if (node) attach_to(out, node);
   return out;
 }
 

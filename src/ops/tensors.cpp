@@ -9,6 +9,7 @@
 #include <cuda_runtime_api.h>
 #endif
 
+#include <ATen/record_function.h>
 #include <cxxabi.h>
 
 #include <array>
@@ -112,6 +113,22 @@ std::string argument_kind(const char* mangled) {
   const std::string name = status == 0 ? text.get() : mangled;
   const size_t scope = name.rfind(':');
   return scope == std::string::npos ? name : name.substr(scope + 1);
+}
+
+void run_erased(const ErasedCall& call, const at::Tensor& like) {
+  std::string kind;
+  at::RecordFunction record(at::RecordScope::USER_SCOPE);  // costs nothing while nobody listens
+  if (record.isActive()) {
+    if (call.name == nullptr) kind = argument_kind(call.kind);
+    record.before(call.name != nullptr ? std::string_view(call.name) : kind);
+  }
+  kernels::Launch launch = launch_on(like);
+  at::Tensor workspace;
+  if (call.workspace > 0) {
+    workspace = at::empty({static_cast<int64_t>(call.workspace)}, like.options().dtype(at::kByte).requires_grad(false));
+    launch.workspace = workspace.data_ptr();
+  }
+  call.run(call.candidate, call.args, launch);
 }
 
 void check_shape(bool ok, const char* op, const char* what, const std::string& got, const std::string& want) {
