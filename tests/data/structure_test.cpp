@@ -370,7 +370,6 @@ TEST(Structure, SharedPrefixesChangeNoByte) {
   EXPECT_FALSE(std::filesystem::exists(f / "shared_out/prefixes.part"));
 }
 
-<<<<<<< HEAD
 TEST(Structure, EachPrefixHasFilesOfItsOwn) {
   NEEDS_LIBCLANG();
   Folder f;
@@ -387,8 +386,6 @@ TEST(Structure, EachPrefixHasFilesOfItsOwn) {
   EXPECT_EQ(prefixes.of({"-x", "c++"}).arguments, (std::vector<std::string>{"-x", "c++"}));
 }
 
-=======
->>>>>>> 2cf9125 (Precompiled headers for all sources; {fmt} compiled once; tests at -O1; large CPU tensors in mappings of their own; forced includes parsed once for prepare --structure; SentencePiece user symbols and leading spaces as 0.2.3 does; bench --check says refused)
 TEST(Structure, CompileCommandsAreFollowed) {
   NEEDS_LIBCLANG();
   Folder f;
