@@ -296,7 +296,7 @@ void check_mamba3(bool small) {
 }
 
 void perf_mamba3() {
-  for (const auto [R, H] : {std::pair{4, 128}, std::pair{4, 120}, std::pair{1, 128}}) {  // 15 heads a group: the forward with one head a block
+  for (const auto& [R, H] : {std::pair{4, 128}, std::pair{4, 120}, std::pair{1, 128}}) {  // 15 heads a group: the forward with one head a block
     const Case c{"", std::vector<int>(8, 4096), H, 8, R, 32, false, true, true};
     Random random(5);
     const size_t T = 32768;
