@@ -14,6 +14,8 @@ namespace {
 
 constexpr int kPiece = 8, kStarts = kChunk / kPiece - 1;
 
+constexpr int kWPitch = kV + 4;  // fewer of a warp's loads meet in a bank
+
 struct Results {  // of a warp and piece: its 16 rows of dq and dk, its part of dv and df
   bf16 d[2][kPiece][16];
   float dv[kPiece][kV], df[kPiece];
@@ -22,7 +24,7 @@ struct Smem {
   Rows<kChunk, true> rows;
   bf16 h[kPiece + 1][4][16 * 16];  // before each step, by warp: the 8 x 8 tiles of the first operand's words, each transposed
   uint4 c[4][kPiece][32];          // of the step, by warp; then the warp's Results
-  float W[kV * kV];
+  float W[kV * kWPitch];
 };
 static_assert(sizeof(Results) <= sizeof(uint4) * kPiece * 32);
 
@@ -78,7 +80,7 @@ struct Walk {
   // Eight steps from t0; with kKeep, h before each and after the last, and c, stay in shared memory.
   template <bool kKeep>
   __device__ __forceinline__ void forward(int t0) {
-    const RoundedB W(sm.W, false);
+    const RoundedB W(sm.W, false, kWPitch);
     uint32_t kv[4], words[4];
     load_slots(kv, at_kv + t0 / kPiece * slot_stride());
 #pragma unroll
@@ -95,7 +97,7 @@ struct Walk {
   }
 
   __device__ __forceinline__ void backward(int t0) {
-    const RoundedB WT(sm.W, true);
+    const RoundedB WT(sm.W, true, kWPitch);
     const int on = t0 / kPiece * slot_stride();
     uint32_t qdy[4], kv[4], qdy_columns[4], after[4];
     load_slots(qdy, at_qdy + on), load_columns(kv, at_kv + on), load_columns(qdy_columns, at_qdy + on);
@@ -167,7 +169,7 @@ __global__ void __launch_bounds__(kThreads, 4) bwd_kernel(const M2rnnBwd a, cons
   float4* starts = parts.starts + row * (kStarts * kThreads * 2) + thread * 2;
   const float D = a.D ? a.D[head * kV + column] : 0.f;
   float dD = 0;
-  for (int i = thread; i < kV * kV; i += kThreads) sm.W[i] = a.W[head * kV * kV + i];
+  for (int i = thread; i < kV * kV; i += kThreads) sm.W[i / kV * kWPitch + i % kV] = a.W[head * kV * kV + i];
   Walk w(a, sm);
   read_state(w.G, a.d_final_state ? a.d_final_state + state : nullptr);
   for (int c = chunks - 1; c >= 0; --c) {

@@ -1,4 +1,4 @@
-// M2RNN forward. Sequential in t: one block a (document, head). The inputs come in runs of 32 steps; k v^T and h^T q are products of tensor
+// M2RNN forward. Sequential in t: one block a (document, head). The inputs come a chunk ahead; k v^T and h^T q are products of tensor
 // cores, of which a step takes one slot of eight. Deterministic.
 // Floor at b8 s4096 H51: 408 chains are 1,632 warps on 528 schedulers, at most four on one; a step takes eight tanh a lane (64 clocks of the
 // special function unit) and about 50 instructions a warp: 4,096 steps of 256 clocks, 0.6 ms.
@@ -8,7 +8,7 @@ namespace weft::kernels {
 namespace m2rnn {
 namespace {
 
-constexpr int kRun = 32, kPartPitch = 4 * kV + 4;  // stores of a warp meet no bank twice
+constexpr int kRun = kChunk, kPartPitch = 4 * kV + 4;  // stores of a warp meet no bank twice
 
 struct Smem {
   Rows<kRun, false> rows[2];
@@ -22,6 +22,8 @@ __global__ void __launch_bounds__(kThreads, 4) fwd_kernel(const M2rnnFwd a) {
   const int64_t document = blockIdx.x / a.heads, start = a.cu_seqlens[document], length = a.cu_seqlens[document + 1] - start, state = (document * a.heads + head) * (kK * kV);
   const int runs = static_cast<int>((length + kRun - 1) / kRun);
   const RoundedB W(a.W + head * kV * kV, false);
+  const int column = static_cast<int>(threadIdx.x) % kV;
+  const float D = a.D ? a.D[head * kV + column] : 0.f;
   float h[2][4];
   read_state(h, a.initial_state ? a.initial_state + state : nullptr);
   auto count = [&](int c) { return static_cast<int>(length - static_cast<int64_t>(c) * kRun < kRun ? length - static_cast<int64_t>(c) * kRun : kRun); };
@@ -29,7 +31,7 @@ __global__ void __launch_bounds__(kThreads, 4) fwd_kernel(const M2rnnFwd a) {
   for (int c = 0; c < runs; ++c) {
     const int64_t first = start + static_cast<int64_t>(c) * kRun;
     const int n = count(c);
-    if (a.states && c * kRun % kChunk == 0) write_state(h, a.states + ((start / kChunk + document + c * kRun / kChunk) * a.heads + head) * (kK * kV));
+    if (a.states) write_state(h, a.states + ((start / kChunk + document + c) * a.heads + head) * (kK * kV));
     cp_async_wait<0>();
     __syncthreads();
     if (c + 1 < runs) load_rows(sm.rows[(c + 1) & 1], a, nullptr, first + kRun, count(c + 1), head);
@@ -53,12 +55,12 @@ __global__ void __launch_bounds__(kThreads, 4) fwd_kernel(const M2rnnFwd a) {
       to[0] = y[0], to[kPartPitch] = y[1], to[8] = y[2], to[kPartPitch + 8] = y[3];
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < n * kV; i += kThreads) {
-      const int t = i / kV, j = i % kV;
-      const float* part = sm.part + t * kPartPitch + j;
+#pragma unroll 4
+    for (int t = static_cast<int>(threadIdx.x) / kV; t < n; t += kThreads / kV) {
+      const float* part = sm.part + t * kPartPitch + column;
       float y = (part[0] + part[kV]) + (part[2 * kV] + part[3 * kV]);
-      if (a.D) y += a.D[head * kV + j] * __bfloat162float(rows.v[place<kV>(t, j)]);
-      static_cast<bf16*>(a.y)[((first + t) * a.heads + head) * kV + j] = __float2bfloat16(y);
+      if (a.D) y += D * __bfloat162float(rows.v[place<kV>(t, column)]);
+      static_cast<bf16*>(a.y)[((first + t) * a.heads + head) * kV + column] = __float2bfloat16(y);
     }
   }
   if (a.final_state) write_state(h, a.final_state + state);

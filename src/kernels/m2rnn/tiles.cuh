@@ -33,7 +33,7 @@ __device__ __forceinline__ void mma_bf16_k8(float (&c)[4], uint32_t a0, uint32_t
 // rows 2 r and 2 r + 1, so that the sums of one product are the A operand of the next as they lie.
 struct RoundedB {
   uint32_t w[2][2][2];
-  __device__ __forceinline__ RoundedB(const float* W, bool transposed) {
+  __device__ __forceinline__ RoundedB(const float* W, bool transposed, int pitch = kV) {
     const int q = lane_id() >> 2, r = lane_id() & 3;
 #pragma unroll
     for (int n = 0; n < 2; ++n)
@@ -42,7 +42,7 @@ struct RoundedB {
 #pragma unroll
         for (int b = 0; b < 2; ++b) {
           const int row = k * 8 + r * 2 + b, col = n * 8 + q;
-          w[n][k][b] = __float_as_uint(transposed ? W[col * kV + row] : W[row * kV + col]) + 0x1000;  // rounded: the last 13 bits are dropped
+          w[n][k][b] = __float_as_uint(transposed ? W[col * pitch + row] : W[row * pitch + col]) + 0x1000;  // rounded: the last 13 bits are dropped
         }
   }
 };
