@@ -269,6 +269,15 @@ inline void group_arrive(int id, int threads) {
   Barrier& b = block()->barriers[id];
   if (++b.arrived == threads) b.arrived = 0, ++b.generation, ++block()->progress;
 }
+// An mbarrier's word: arrivals of a phase, those still missing, the phase.
+inline void barrier_init(uint64_t* b, int arrivals) { *b = static_cast<uint64_t>(arrivals) << 32 | static_cast<uint64_t>(arrivals) << 1; }
+inline void barrier_arrive(uint64_t* b) {
+  *b -= 2;
+  if ((*b & 0xfffffffe) == 0) *b = (*b | *b >> 32 << 1) ^ 1, ++block()->progress;
+}
+inline void barrier_wait(uint64_t* b, int phase) {
+  while ((*b & 1) == static_cast<uint64_t>(phase)) yield();
+}
 // An element of a wgmma operand: descriptors are addresses / 16, layouts those of wgmma.cuh, the swizzle an XOR of address bits.
 inline float wgmma_element(uint64_t operand, bool transposed, int mn, int k) {
   uint64_t at = operand << 4;

@@ -18,6 +18,9 @@ __device__ __forceinline__ float2 unpack_bf16(uint32_t v) { return {__uint_as_fl
 #if defined(WEFT_EMULATE)
 using SmemAddress = uintptr_t;
 inline SmemAddress smem_address(const void* p) { return reinterpret_cast<uintptr_t>(p); }
+using emulate::barrier_arrive;
+using emulate::barrier_init;
+using emulate::barrier_wait;
 using emulate::cp_async16;
 using emulate::cp_async4;
 using emulate::cp_async_commit;
@@ -74,10 +77,24 @@ __device__ __forceinline__ uint32_t transpose_8x8(uint32_t v) {
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n" : "=r"(r) : "r"(v));
   return r;
 }
-// Barrier of a part of the block's warps; id 1 to 15.
+// Barrier of a part of the block's warps; id 1 to 15. Those that wait at one do so in the same instruction: roles have one each.
 __device__ __forceinline__ void group_barrier(int id, int threads) { asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory"); }
 // Counts this warp at such a barrier without waiting there.
 __device__ __forceinline__ void group_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;\n" ::"r"(id), "r"(threads) : "memory"); }
+// A barrier in shared memory, of as many arrivals as given: initialised by one thread before a barrier of the block. Any role may wait for it;
+// phase: 0, 1, 0, ... of the arrivals waited for.
+__device__ __forceinline__ void barrier_init(uint64_t* b, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(smem_address(b)), "r"(arrivals) : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(uint64_t* b) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(smem_address(b)) : "memory");
+}
+__device__ __forceinline__ void barrier_wait(uint64_t* b, int phase) {
+  asm volatile(
+      "{\n.reg .pred p;\nwait:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra done;\nbra wait;\ndone:\n}\n" ::"r"(smem_address(b)),
+      "r"(phase)
+      : "memory");
+}
 template <int pending>
 __device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_group %0;\n" ::"n"(pending) : "memory"); }
 #endif

@@ -6,20 +6,8 @@
 
 namespace weft::kernels {
 
-__device__ __forceinline__ void barrier_init(uint64_t* b, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(smem_address(b)), "r"(arrivals) : "memory");
-}
 __device__ __forceinline__ void barrier_expect(uint64_t* b, int bytes) {  // one arrival, and `bytes` to come
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(smem_address(b)), "r"(bytes) : "memory");
-}
-__device__ __forceinline__ void barrier_arrive(uint64_t* b) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(smem_address(b)) : "memory");
-}
-__device__ __forceinline__ void barrier_wait(uint64_t* b, int phase) {
-  asm volatile(
-      "{\n.reg .pred p;\nwait:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra done;\nbra wait;\ndone:\n}\n" ::"r"(smem_address(b)),
-      "r"(phase)
-      : "memory");
 }
 // Makes barrier_init visible to the copy engine.
 __device__ __forceinline__ void fence_barrier_init() { asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory"); }

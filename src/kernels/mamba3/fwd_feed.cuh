@@ -65,6 +65,7 @@ struct FwdFeed {
       if (c + 1 < at.chunks) load_row(raw[0], c + 1, 0), load_row(raw[1], c + 1, 1);  // after the fence, which would wait for them
     }
     if (args.last.theta && warp == 3) save_theta(args.last.theta, at.document);
+    if (args.last.h && at.chunks > 0) save_keys();
   }
 
  private:
@@ -72,6 +73,14 @@ struct FwdFeed {
 #pragma unroll
     for (int e = 0; e < 2; ++e)
       if (lane + 32 * e < args.in.angles) to[(row * args.in.heads + at.head) * args.in.angles + lane + 32 * e] = theta[e];
+  }
+
+  // k of the document's last step.
+  __device__ __forceinline__ void save_keys() const {
+    group_barrier(kFeed, kGroup);
+    const int c = at.chunks - 1, step = at.length - 1 - c * kSteps;
+    float* to = args.last.k + (static_cast<int64_t>(at.document) * args.in.heads + at.head) * R * kN;
+    for (int i = t; i < R * kN; i += kGroup) to[i] = __bfloat162float(*Panels<kN>{sm.tiles[c & 1].k}.at(Order::row(step, i / kN), i % kN));
   }
 
   // dt, a, lambda and omega of chunk c; one group of copies.

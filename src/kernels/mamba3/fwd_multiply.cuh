@@ -166,11 +166,6 @@ struct FwdMultiply {
     if (args.in.z) gate<true>(small, sm.o[s], x, mx, y); else gate<false>(small, sm.o[s], x, mx, y);
     wgmma_wait<0>();
     wgmma_settle(S);
-    if (c + 1 == at.chunks && args.last.h) {
-      const int step = at.length - 1 - c * kSteps;
-      for (int i = thread & (kGroup - 1); i < R * kN; i += kGroup)
-        args.last.k[state_row * R * kN + i] = __bfloat162float(*Panels<kN>{const_cast<bf16*>(tiles.k)}.at(Order::row(step, i / kN), i % kN));
-    }
     if (c + 2 < at.chunks) group_arrive(kFree + s, 2 * kGroup);
   }
 

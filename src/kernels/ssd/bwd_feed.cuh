@@ -7,7 +7,7 @@
 namespace weft::kernels::ssd::chunk {
 
 constexpr int kThreads = 4 * kGroup, kStages = 3, kOutStride = kP + 8;
-enum ChunkBarrier { kFull = 1, kFree = 4, kOwn = 7 };  // kFull, kFree: + stage; kOwn: + warpgroup
+enum ChunkBarrier { kFull = 1, kFree = kFull + 3 * kStages, kOwn = kFree + kStages };  // kFull: + stage + kStages * role; kFree: + stage; kOwn: + warpgroup
 
 struct Smem {
   bf16 B[kL * kN], C[kL * kN];  // Panels
@@ -61,7 +61,8 @@ struct Feed {
       fence_async_proxy();
       group_barrier(kOwn, kGroup);
       sums(sm.stage[s], sm.factors[s]);
-      group_arrive(kFull + s, kThreads);
+#pragma unroll
+      for (int role = 0; role < 3; ++role) group_arrive(kFull + kStages * role + s, 2 * kGroup);
       s = after;
     }
     for (int h = on.heads < kStages ? 0 : on.heads - kStages; h < on.heads; ++h) {

@@ -11,6 +11,20 @@ struct Multiply {
   Smem& sm;
   const int thread = fresh(static_cast<int>(threadIdx.x)), lane = thread & 31, warp = thread >> 5 & 3, q = lane >> 2, r = lane & 3, row = warp * 16 + q;
 
+  // The feeding warpgroup meets each of the three at barriers of its own: all warps that wait at one do so in the same instruction.
+  template <int kRole>
+  static __device__ __forceinline__ void wait(int stage) { group_barrier(kFull + kStages * kRole + stage, 2 * kGroup); }
+  // visit(head of the group, stage's number, the thread's place made anew, stage, factors) for each head when its operands have come; those of
+  // the first have been waited for.
+  template <int kRole, class Visit>
+  __device__ __forceinline__ void each_head(Visit visit) const {
+    for (int h = 0, s = 0; h < on.heads; ++h, s = s == kStages - 1 ? 0 : s + 1) {
+      const Multiply m{a, on, sm};
+      if (h > 0) wait<kRole>(s);
+      wgmma_wait<0>();
+      visit(h, s, m, sm.stage[s], sm.factors[s]);
+    }
+  }
   // x = A B^T of two tiles with kColumns columns each.
   template <int kColumns>
   static __device__ __forceinline__ void dots(float (&x)[32], const bf16* rows, const bf16* columns) {
@@ -92,15 +106,10 @@ struct Multiply {
 struct MultiplyC : Multiply {  // rows are tokens i
   __device__ __forceinline__ void run() const {
     float dC[64] = {};
-    group_barrier(kFull, kThreads);
+    wait<0>(0);
     keep_dots(sm.cb[0], sm.C, sm.B);
-    for (int h = 0, s = 0; h < on.heads; ++h, s = s == kStages - 1 ? 0 : s + 1) {
-      const auto& stage = sm.stage[s];
-      auto& f = sm.factors[s];
-      const Multiply m{a, on, sm};
+    each_head<0>([&](int, int s, const Multiply& m, const Smem::Stage& stage, Smem::Factors& f) {
       const int row = m.row, r = m.r;
-      if (h > 0) group_barrier(kFull + s, kThreads);
-      wgmma_wait<0>();
       float x[32];
       dots<kP>(x, stage.dy, stage.x);
       uint32_t operand[4][4];
@@ -130,7 +139,7 @@ struct MultiplyC : Multiply {  // rows are tokens i
       wgmma_wait<0>();
       wgmma_settle(dC);
       group_arrive(kFree + s, kThreads);
-    }
+    });
     store(a.dC, dC);
   }
 };
@@ -138,15 +147,10 @@ struct MultiplyC : Multiply {  // rows are tokens i
 struct MultiplyB : Multiply {  // rows are tokens j
   __device__ __forceinline__ void run() const {
     float dB[64] = {};
-    group_barrier(kFull, kThreads);
+    wait<1>(0);
     keep_dots(sm.cb[1], sm.B, sm.C);
-    for (int h = 0, s = 0; h < on.heads; ++h, s = s == kStages - 1 ? 0 : s + 1) {
-      const auto& stage = sm.stage[s];
-      auto& f = sm.factors[s];
-      const Multiply m{a, on, sm};
+    each_head<1>([&](int, int s, const Multiply& m, const Smem::Stage& stage, Smem::Factors& f) {
       const int row = m.row, r = m.r;
-      if (h > 0) group_barrier(kFull + s, kThreads);
-      wgmma_wait<0>();
       float x[32];
       dots<kP>(x, stage.x, stage.dy);
       const float dt[2] = {f.dt[row], f.dt[row + 8]}, from[2] = {f.to[row], f.to[row + 8]};
@@ -179,14 +183,14 @@ struct MultiplyB : Multiply {  // rows are tokens j
       wgmma_wait<0>();
       wgmma_settle(dB);
       group_arrive(kFree + s, kThreads);
-    }
+    });
     store(a.dB, dB);
   }
 };
 
 struct MultiplyX : Multiply {  // rows are tokens j, and i for what dC . C has through S
   __device__ __forceinline__ void run() const {
-    group_barrier(kFull, kThreads);
+    wait<2>(0);
     {
       float cb[32];
       dots<kN>(cb, sm.B, sm.C);
@@ -195,13 +199,8 @@ struct MultiplyX : Multiply {  // rows are tokens j, and i for what dC . C has t
 #pragma unroll
       for (int n = 0; n < 8; ++n) sm.exact[n][thread & (kGroup - 1)] = {cb[4 * n], cb[4 * n + 1], cb[4 * n + 2], cb[4 * n + 3]};
     }
-    for (int h = 0, s = 0; h < on.heads; ++h, s = s == kStages - 1 ? 0 : s + 1) {
-      const auto& stage = sm.stage[s];
-      auto& f = sm.factors[s];
-      const Multiply m{a, on, sm};
+    each_head<2>([&](int h, int s, const Multiply& m, const Smem::Stage& stage, Smem::Factors& f) {
       const int row = m.row, r = m.r;
-      if (h > 0) group_barrier(kFull + s, kThreads);
-      wgmma_wait<0>();
       float z[32], x[32];
       dots<kN>(z, sm.C, stage.S);
       dots<kN>(x, sm.B, stage.dS);
@@ -250,7 +249,7 @@ struct MultiplyX : Multiply {  // rows are tokens j, and i for what dC . C has t
 #pragma unroll
       for (int i = 0; i < kL; i += kGroup / 8)
         if (token + i < on.at.count) *reinterpret_cast<uint4*>(to + static_cast<int64_t>(i) * a.heads * kP) = *reinterpret_cast<const uint4*>(sm.dx + (token + i) * kOutStride + col);
-    }
+    });
   }
 };
 

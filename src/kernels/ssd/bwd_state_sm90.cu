@@ -8,7 +8,7 @@
 namespace weft::kernels::ssd {
 namespace {
 
-enum StateBarrier { kFull = 1, kFree = 3, kOwn = 5 };  // kFull, kFree: + stage; kOwn: + head
+enum StateBarrier { kFull = 1, kOwn = 3 };  // kFull: + stage; kOwn: + head
 
 template <int kHeads>
 struct StateSmem {
@@ -18,6 +18,7 @@ struct StateSmem {
   } stage[2];
   bf16 state[kHeads][kP * kN];
   float grow[2][kHeads][kL];  // e^{cs}
+  uint64_t free[2];           // a stage has been read by all who walk
 };
 
 template <int kHeads>
@@ -36,7 +37,7 @@ __device__ __forceinline__ void feed(const SsdBwd& a, StateSmem<kHeads>& sm, int
   };
   fetch(chunks - 1);
   for (int c = chunks - 1, s = 0; c >= 0; --c, s ^= 1) {
-    if (c + 2 < chunks) group_barrier(kFree + s, kThreads);
+    if (c + 2 < chunks) barrier_wait(&sm.free[s], ((chunks - 1 - c) >> 1 & 1) ^ 1);
     auto& stage = sm.stage[s];
     const int64_t first = start + c * kL;
     load_panels<kN, kGroup>(stage.C, static_cast<const bf16*>(a.C) + first * a.C_stride + group * kN, a.C_stride, length - c * kL, t);
@@ -95,7 +96,7 @@ __device__ __forceinline__ void walk(const SsdBwd& a, bf16* d_states, StateSmem<
     wgmma_commit();
     wgmma_wait<0>();
     wgmma_settle(S);
-    if (c >= 2) group_arrive(kFree + s, kThreads);
+    barrier_arrive(&sm.free[s]);
   }
   if (sends) bulk_wait<0>();
   if (a.d_initial_state) write_state(S, a.d_initial_state + state_row, row);
@@ -108,6 +109,8 @@ __global__ void __launch_bounds__(kGroup * (1 + kHeads), 1) bwd_state_kernel(con
   auto& sm = *reinterpret_cast<StateSmem<kHeads>*>(raw);
   const int blocks = a.heads / kHeads, document = static_cast<int>(blockIdx.x) / blocks, head0 = static_cast<int>(blockIdx.x) % blocks * kHeads;
   const int start = a.cu_seqlens[document], length = a.cu_seqlens[document + 1] - start;
+  if (threadIdx.x == 0) barrier_init(&sm.free[0], kHeads * kGroup), barrier_init(&sm.free[1], kHeads * kGroup);
+  __syncthreads();
   if (threadIdx.x < kGroup)
     feed(a, sm, head0, head0 / (a.heads / a.groups), start, length);
   else
