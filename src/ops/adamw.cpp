@@ -4,8 +4,8 @@
 
 #include "kernels/adamw/adamw.h"
 #include "kernels/grad_norm/grad_norm.h"
+#include "ops/address.h"
 #include "ops/run.h"
-#include "ops/tensors.h"
 
 namespace weft::ops {
 namespace reference {
@@ -69,7 +69,7 @@ void adamw(const AdamWUpdate& u, const Policy& policy) {
   check_flat("adamw", "grad", u.grad, n), check_flat("adamw", "exp_avg", u.exp_avg, n), check_flat("adamw", "exp_avg_sq", u.exp_avg_sq, n);
   check_shape(u.exp_avg.scalar_type() == u.exp_avg_sq.scalar_type(), "adamw", "dtype of the moments", describe(u.exp_avg_sq), describe(u.exp_avg));
   kernels::AdamW a{};
-  a.param = u.param.data_ptr(), a.master = u.master.defined() && u.master.scalar_type() == at::kFloat ? u.master.data_ptr<float>() : nullptr;
+  a.param = u.param.data_ptr(), a.master = u.master.defined() && u.master.scalar_type() == at::kFloat ? address_of<float>(u.master) : nullptr;
   a.remainder = pointer<uint16_t>(u.remainder), a.grad = u.grad.data_ptr();
   a.exp_avg = u.exp_avg.data_ptr(), a.exp_avg_sq = u.exp_avg_sq.data_ptr();
   a.grad_scale = pointer<float>(u.grad_scale), a.skip = pointer<int32_t>(u.skip);
@@ -93,7 +93,7 @@ GradNorm grad_norm(const std::vector<at::Tensor>& buffers, const Policy& policy)
   }
   GradNorm out{at::empty({1}, buffers[0].options().dtype(at::kDouble).requires_grad(false)),
                at::empty({1}, buffers[0].options().dtype(at::kInt).requires_grad(false))};
-  const kernels::GradNorm a{spans.data(), static_cast<int32_t>(spans.size()), out.sum_sq.data_ptr<double>(), out.non_finite.data_ptr<int32_t>(),
+  const kernels::GradNorm a{spans.data(), static_cast<int32_t>(spans.size()), address_of<double>(out.sum_sq), address_of<int32_t>(out.non_finite),
                             false, dtype_of(buffers[0])};
   const auto* c = select<kernels::GradNorm>("grad_norm", kNorm, a, policy);
   if (c != nullptr) {
@@ -112,8 +112,8 @@ ClipFactor clip_factor(const GradNorm& n, double max_norm, const Policy& policy)
   const at::NoGradGuard no_grad;
   const auto f32 = n.sum_sq.options().dtype(at::kFloat);
   ClipFactor out{at::empty({1}, f32), at::empty({1}, f32), at::empty({1}, f32.dtype(at::kInt))};
-  const kernels::ClipFactor a{n.sum_sq.data_ptr<double>(), n.non_finite.data_ptr<int32_t>(), max_norm, out.norm.data_ptr<float>(),
-                              out.factor.data_ptr<float>(), out.skip.data_ptr<int32_t>()};
+  const kernels::ClipFactor a{address_of<double>(n.sum_sq), address_of<int32_t>(n.non_finite), max_norm, address_of<float>(out.norm),
+                              address_of<float>(out.factor), address_of<int32_t>(out.skip)};
   const auto* c = select<kernels::ClipFactor>("clip_factor", kClip, a, policy);
   if (c != nullptr) {
     run(*c, a, out.norm);

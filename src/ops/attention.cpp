@@ -19,7 +19,7 @@ constexpr Candidate<AttentionFwd> kFwd[] = {
 #ifdef WEFT_CUDA
     {"decode", [](const AttentionFwd& a, const Policy& p) { return kernels::supports_attention_decode_sm90(a, p.device); },
      kernels::workspace_attention_decode_sm90, kernels::attention_decode_sm90},
-    {"cudnn", [](const AttentionFwd& a, const Policy& p) { return kernels::supports_attention_fwd_cudnn(a, p.device); },
+    {"cudnn", [](const AttentionFwd& a, const Policy& p) { return (asks_only(p) ? kernels::limits_attention_fwd_cudnn : kernels::supports_attention_fwd_cudnn)(a, p.device); },
      kernels::workspace_attention_fwd_cudnn, kernels::attention_fwd_cudnn},
     {"sm90", [](const AttentionFwd& a, const Policy& p) { return kernels::supports_attention_fwd_sm90(a, p.device); },
      kernels::workspace_attention_fwd_sm90, kernels::attention_fwd_sm90},
@@ -29,7 +29,7 @@ constexpr Candidate<AttentionFwd> kFwd[] = {
 };
 constexpr Candidate<AttentionBwd> kBwd[] = {
 #ifdef WEFT_CUDA
-    {"cudnn", [](const AttentionBwd& a, const Policy& p) { return kernels::supports_attention_bwd_cudnn(a, p.device); },
+    {"cudnn", [](const AttentionBwd& a, const Policy& p) { return (asks_only(p) ? kernels::limits_attention_bwd_cudnn : kernels::supports_attention_bwd_cudnn)(a, p.device); },
      kernels::workspace_attention_bwd_cudnn, kernels::attention_bwd_cudnn},
     {"sm90", [](const AttentionBwd& a, const Policy& p) { return kernels::supports_attention_bwd_sm90(a, p.device); },
      kernels::workspace_attention_bwd_sm90, kernels::attention_bwd_sm90},

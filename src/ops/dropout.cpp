@@ -12,6 +12,7 @@ namespace weft::ops {
 namespace reference {
 
 at::Tensor dropout_mask(const at::Tensor& like, double p, DropoutKey key) {
+  if (like.is_meta()) return at::empty_like(like, like.options().dtype(wide(like)).requires_grad(false));
   const at::Tensor mask = at::empty(like.sizes(), at::kDouble);
   double* m = mask.data_ptr<double>();
   const uint64_t threshold = static_cast<uint64_t>(static_cast<double>(static_cast<float>(p)) * 4294967296.0);

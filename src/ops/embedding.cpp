@@ -3,9 +3,9 @@
 #include "ops/embedding.h"
 
 #include "kernels/embedding/embedding.h"
+#include "ops/address.h"
 #include "ops/node.h"
 #include "ops/run.h"
-#include "ops/tensors.h"
 
 namespace weft::ops {
 namespace reference {
@@ -22,7 +22,8 @@ at::Tensor embedding(const at::Tensor& tokens, const at::Tensor& w, int64_t begi
 at::Tensor embedding_bwd(const at::Tensor& dy, const at::Tensor& tokens, const at::Tensor& w, int64_t begin) {
   const at::Tensor row = (tokens - begin).reshape({-1}), mine = (row >= 0).logical_and(row < w.size(0));
   const at::Tensor dw = at::zeros(w.sizes(), w.options().dtype(wide(w)));
-  return dw.index_add_(0, row.masked_select(mine), dy.reshape({-1, w.size(1)}).index({mine}).to(wide(w)));
+  if (w.size(0) == 0) return dw;
+  return dw.index_add_(0, row.clamp(0, w.size(0) - 1), dy.reshape({-1, w.size(1)}).to(wide(w)).masked_fill(mine.logical_not().unsqueeze(1), 0));
 }
 
 }  // namespace reference
@@ -54,13 +55,13 @@ struct EmbeddingNode final : Node {
 
   variable_list apply(variable_list&& grads) override {
     const at::Tensor dy = grads[0].contiguous();
-    EmbeddingBwd a{dy.data_ptr(), tokens.data_ptr<int64_t>(), nullptr, tokens.numel(), begin, w->value.size(0),
+    EmbeddingBwd a{dy.data_ptr(), address_of<int64_t>(tokens), nullptr, tokens.numel(), begin, w->value.size(0),
                    static_cast<int32_t>(w->value.size(1)), dtype_of(dy)};
     const auto* c = select<EmbeddingBwd>("embedding_bwd", kBwd, a, policy);
     if (c == nullptr) {
       w->accumulate(reference::embedding_bwd(dy, tokens, w->value, begin));
     } else {
-      a.dtable = w->main_grad.data_ptr<float>();
+      a.dtable = address_of<float>(w->main_grad);
       run(*c, a, dy);
       w->done();
     }
@@ -83,7 +84,7 @@ at::Tensor embedding(const at::Tensor& tokens, Weight& w, const Policy& policy, 
   at::AutoDispatchBelowADInplaceOrView below;
   std::vector<int64_t> shape = tokens.sizes().vec();
   shape.push_back(w.value.size(1));
-  EmbeddingFwd a{w.value.data_ptr(), tokens.data_ptr<int64_t>(), nullptr, tokens.numel(), cut.begin, w.value.size(0),
+  EmbeddingFwd a{w.value.data_ptr(), address_of<int64_t>(tokens), nullptr, tokens.numel(), cut.begin, w.value.size(0),
                  static_cast<int32_t>(w.value.size(1)), dtype_of(w.value)};
   const auto* c = select<EmbeddingFwd>("embedding", kFwd, a, policy);
   at::Tensor y;

@@ -5,6 +5,7 @@
 
 #include "kernels/indexer/indexer.h"
 #include "kernels/indexer/loss.h"
+#include "ops/address.h"
 #include "ops/aten_candidate.h"
 #include "ops/node.h"
 
@@ -135,7 +136,7 @@ void run_reference(const Loss& a) { *a.out = reference::indexer_loss(a.in, a.tar
 #ifdef WEFT_CUDA
 kernels::IndexerTopK args(const TopK& a) {
   const auto i32 = [](int64_t n) { return static_cast<int32_t>(n); };
-  return {a.in.q_TJD.data_ptr(), a.in.k_TD.data_ptr(), floats(a.in.gate_TJ), a.packing.cu_q.data_ptr<int32_t>(), nullptr,
+  return {a.in.q_TJD.data_ptr(), a.in.k_TD.data_ptr(), floats(a.in.gate_TJ), address_of<int32_t>(a.packing.cu_q), nullptr,
           a.in.q_TJD.size(0), a.packing.documents(), i32(a.in.q_TJD.size(1)), i32(a.in.q_TJD.size(2)), i32(a.top_k), dtype_of(a.in.q_TJD)};
 }
 kernels::Support supports_sm90(const TopK& a, const Policy& p) {
@@ -154,7 +155,7 @@ kernels::IndexerLoss args(const Loss& a) {
   const auto i32 = [](int64_t n) { return static_cast<int32_t>(n); };
   kernels::IndexerLoss k{};
   k.q = a.in.q_TJD.data_ptr(), k.k = a.in.k_TD.data_ptr(), k.gate = floats(a.in.gate_TJ), k.target_q = a.target.q_THD.data_ptr(), k.target_k = a.target.k_TGD.data_ptr();
-  k.indices = static_cast<int32_t*>(address(a.indices)), k.weights = floats(a.weights), k.cu_seqlens = a.packing.cu_q.data_ptr<int32_t>();
+  k.indices = static_cast<int32_t*>(address(a.indices)), k.weights = floats(a.weights), k.cu_seqlens = address_of<int32_t>(a.packing.cu_q);
   k.tokens = a.in.q_TJD.size(0), k.documents = a.packing.documents(), k.heads = i32(a.in.q_TJD.size(1)), k.dim = i32(a.in.q_TJD.size(2));
   k.target_heads = i32(a.target.q_THD.size(1)), k.target_groups = i32(a.target.k_TGD.size(1)), k.target_dim = i32(a.target.q_THD.size(2));
   k.top_k = a.indices.defined() ? i32(a.indices.size(1)) : 0, k.longest = a.packing.max_q, k.scale = static_cast<float>(a.target.scale), k.coeff = static_cast<float>(a.coeff);
@@ -176,10 +177,10 @@ void run_sm90(const Loss& a, const kernels::Launch& launch) {
   const int64_t T = in.q_TJD.size(0);
   const at::Tensor total = weights.defined() ? weights.sum() : at::full({}, static_cast<double>(T), f32), rows = at::empty({T}, f32);
   kernels::IndexerLoss k = args(Loss{in, target, indices, weights, a.coeff, a.packing, a.with_gradient, a.out});
-  k.total_weight = total.data_ptr<float>(), k.loss = rows.data_ptr<float>();
+  k.total_weight = address_of<float>(total), k.loss = address_of<float>(rows);
   if (a.with_gradient) {
     a.out->dq = at::empty(in.q_TJD.sizes(), f32), a.out->dk = at::zeros(in.k_TD.sizes(), f32), a.out->d_gate = at::empty(in.gate_TJ.sizes(), f32);
-    k.dq = a.out->dq.data_ptr<float>(), k.dk = a.out->dk.data_ptr<float>(), k.d_gate = a.out->d_gate.data_ptr<float>();
+    k.dq = address_of<float>(a.out->dq), k.dk = address_of<float>(a.out->dk), k.d_gate = address_of<float>(a.out->d_gate);
   }
   kernels::indexer_loss_sm90(k, launch);
   a.out->loss = rows.sum();

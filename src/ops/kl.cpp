@@ -3,10 +3,10 @@
 #include "ops/kl.h"
 
 #include "kernels/kl/kl.h"
+#include "ops/address.h"
 #include "ops/composed.h"
 #include "ops/node.h"
 #include "ops/run.h"
-#include "ops/tensors.h"
 
 namespace weft::ops {
 namespace {
@@ -36,7 +36,7 @@ struct KlNode final : Node {
     if (const auto* c = select<KlBwd>("kl_divergence_bwd", kBwd, a, policy); !composed(c)) {
       if (!log_sums.defined()) throw InternalError("kl_divergence_bwd: the forward kept no sums for the kernel");
       const at::Tensor g = grads[0].contiguous(), d = at::empty_like(s, s.options().requires_grad(false));
-      a.log_sums = log_sums.data_ptr<float>(), a.d_loss = g.data_ptr<float>(), a.d_student = d.data_ptr();
+      a.log_sums = address_of<float>(log_sums), a.d_loss = address_of<float>(g), a.d_student = d.data_ptr();
       run(*c, a, s);
       return {d};
     }
@@ -59,10 +59,10 @@ at::Tensor kl_divergence(const at::Tensor& student, const at::Tensor& teacher, d
   if (const auto* c = select<KlFwd>("kl_divergence", kFwd, a, policy); !composed(c)) {
     const auto f32 = student.options().dtype(at::kFloat).requires_grad(false);
     const at::Tensor loss = at::empty({student.size(0)}, f32);
-    a.loss = loss.data_ptr<float>();
+    a.loss = address_of<float>(loss);
     if (node) {
       node->student = save(student), node->teacher = save(teacher.detach()), node->temperature = temperature;
-      node->log_sums = at::empty({2, student.size(0)}, f32), a.log_sums = node->log_sums.data_ptr<float>();
+      node->log_sums = at::empty({2, student.size(0)}, f32), a.log_sums = address_of<float>(node->log_sums);
     }
     run(*c, a, student);
     return attach(node, loss);

@@ -4,11 +4,11 @@
 
 #include "kernels/linear_xent/linear_xent.h"
 #include "kernels/xent/xent.h"
+#include "ops/address.h"
 #include "ops/composed.h"
 #include "ops/linear.h"
 #include "ops/node.h"
 #include "ops/run.h"
-#include "ops/tensors.h"
 
 namespace weft::ops {
 namespace reference {
@@ -107,8 +107,8 @@ struct Problem {  // what forward and backward share
 // dlogits of a tile in place; `first_col` is the vocabulary index of its column 0.
 void to_dlogits(const at::Tensor& tile, int64_t first_row, int64_t first_col, const Problem& p, const at::Tensor& lse_T, const at::Tensor& g_T,
                 const at::Tensor& h_T, const Policy& policy) {
-  const XentGrad a{tile.data_ptr(), p.targets_T.data_ptr<int64_t>() + first_row, lse_T.data_ptr<float>() + first_row,
-                   g_T.data_ptr<float>() + first_row, h_T.defined() ? h_T.data_ptr<float>() + first_row : nullptr, tile.data_ptr(), tile.size(0),
+  const XentGrad a{tile.data_ptr(), address_of<int64_t>(p.targets_T) + first_row, address_of<float>(lse_T) + first_row,
+                   address_of<float>(g_T) + first_row, h_T.defined() ? address_of<float>(h_T) + first_row : nullptr, tile.data_ptr(), tile.size(0),
                    tile.stride(0), first_col, p.w_VD.size(0), p.options.ignore_index, static_cast<int32_t>(tile.size(1)), 0.0f, dtype_of(tile)};
   run_part<XentGrad>("xent_grad", kGrad, a, tile, policy);
 }
@@ -143,11 +143,11 @@ Forward forward_chunked(const Problem& p, Weight& w, const at::Tensor& cotangent
     const int64_t rows = std::min(at_once, T - r);
     const at::Tensor x = p.x_TD.narrow(0, r, rows), z = buffer.narrow(0, 0, rows);
     gemm("linear_cross_entropy_logits", x, false, p.w_VD, true, z, false, policy);
-    const XentTile tile{z.data_ptr(), p.targets_T.data_ptr<int64_t>() + r, max_T.data_ptr<float>() + r, sum_T.data_ptr<float>() + r,
-                        target_T.data_ptr<float>() + r, nullptr, best_T.defined() ? best_T.data_ptr<int32_t>() + r : nullptr, rows, V, 0,
+    const XentTile tile{z.data_ptr(), address_of<int64_t>(p.targets_T) + r, address_of<float>(max_T) + r, address_of<float>(sum_T) + r,
+                        address_of<float>(target_T) + r, nullptr, best_T.defined() ? address_of<int32_t>(best_T) + r : nullptr, rows, V, 0,
                         static_cast<int32_t>(V), true, dtype_of(z)};
     run_part<XentTile>("xent_tile", kTile, tile, z, policy);
-    const XentLoss loss{p.targets_T.data_ptr<int64_t>() + r, tile.max, tile.sum, tile.target, nullptr, tile.max, tile.target, rows, V,
+    const XentLoss loss{address_of<int64_t>(p.targets_T) + r, tile.max, tile.sum, tile.target, nullptr, tile.max, tile.target, rows, V,
                         p.options.ignore_index, 0.0f};
     run_part<XentLoss>("xent_loss", kLoss, loss, z, policy);
     if (!cotangent_T.defined()) continue;
@@ -185,8 +185,8 @@ TokenLoss forward_fused(const Candidate<LinearXentFwd>& c, LinearXentFwd a, cons
   TokenLoss out{at::empty({a.tokens}, f32), at::empty({a.tokens}, f32)};
   const at::Tensor labels = negative_where_ignored(p);
   const at::Tensor top1 = p.options.correct_T != nullptr ? at::empty({a.tokens}, f32.dtype(at::kInt)) : at::Tensor();
-  a.labels = labels.data_ptr<int64_t>(), a.loss = out.loss_T.data_ptr<float>(), a.lse = out.lse_T.data_ptr<float>();
-  a.top1 = top1.defined() ? top1.data_ptr<int32_t>() : nullptr;
+  a.labels = address_of<int64_t>(labels), a.loss = address_of<float>(out.loss_T), a.lse = address_of<float>(out.lse_T);
+  a.top1 = top1.defined() ? address_of<int32_t>(top1) : nullptr;
   run(c, a, p.x_TD);
   if (p.options.z_loss != 0) out.loss_T = at::where(labels >= 0, out.loss_T + p.options.z_loss * out.lse_T.square(), out.loss_T);
   if (top1.defined()) *p.options.correct_T = (top1 == labels).to(at::kByte);
@@ -197,9 +197,9 @@ at::Tensor backward_fused(const Candidate<LinearXentBwd>& c, LinearXentBwd a, co
                           const at::Tensor& g_T, const at::Tensor& h_T) {
   const at::Tensor labels = negative_where_ignored(p), dx = at::empty_like(p.x_TD);
   const at::Tensor h = h_T.defined() ? at::where(labels >= 0, h_T, at::zeros_like(h_T)) : h_T;  // ignored rows give nothing
-  a.labels = labels.data_ptr<int64_t>(), a.lse = lse_T.data_ptr<float>(), a.d_loss = g_T.data_ptr<float>();
-  a.d_lse = h.defined() ? h.data_ptr<float>() : nullptr, a.dx = dx.data_ptr();
-  a.dw = w.wants_grad() ? w.main_grad.data_ptr<float>() : nullptr;
+  a.labels = address_of<int64_t>(labels), a.lse = address_of<float>(lse_T), a.d_loss = address_of<float>(g_T);
+  a.d_lse = h.defined() ? address_of<float>(h) : nullptr, a.dx = dx.data_ptr();
+  a.dw = w.wants_grad() ? address_of<float>(w.main_grad) : nullptr;
   run(c, a, p.x_TD);
   return dx;
 }

@@ -120,7 +120,7 @@ void scaled_gemm(const char* op, const Factor& a, const Factor& b, at::Tensor c,
   }
   const auto rounded = [&] {
     const at::Tensor sa = as_read(a), sb = as_read(b);
-    const ScaledGemm g{a.q.data_ptr(), b.q.data_ptr(), c.data_ptr(), sa.data_ptr<float>(), sb.data_ptr<float>(), c.size(0), c.size(1), k,
+    const ScaledGemm g{a.q.data_ptr(), b.q.data_ptr(), c.data_ptr(), floats(sa), floats(sb), c.size(0), c.size(1), k,
                        c.size(0) > 1 ? c.stride(0) : c.size(1), a.block, b.block, dtype_of(a.q), dtype_of(b.q), dtype_of(c), accumulate, fast, policy.deterministic};
     const auto* chosen = select<ScaledGemm>(op, kScaled, g, policy);
     if (composed(chosen)) return false;

@@ -7,7 +7,7 @@
 #include "kernels/mamba3/mamba3.h"
 #include "ops/aten_candidate.h"
 #include "ops/node.h"
-#include "ops/rmsnorm.h"
+#include "ops/qk_norm.h"
 
 namespace weft::ops {
 namespace {
@@ -144,16 +144,20 @@ struct Scalars {
   }
 };
 
-at::Tensor normed(const at::Tensor& x_TE, const Mamba3Shape& s, const Weight& w, double eps) {
-  const at::Tensor rows = x_TE.reshape({x_TE.size(0), s.rank, s.groups, s.state_dim});
-  return reference::rms_norm(rows, w.value, eps);
-}
+at::Tensor rows_of(const at::Tensor& x_TE, const Mamba3Shape& s) { return x_TE.view({x_TE.size(0), s.rank * s.groups, s.state_dim}); }
 
-Mamba3Scan scan_inputs(const Parts& p, const Scalars& c, const Mamba3Shape& s, const Mamba3Weights& w, const Mamba3Options& o) {
+struct NormedParts {
+  NormedHeads B, C;
+  NormedParts(const Parts& p, const Mamba3Shape& s, const Mamba3Weights& w, double eps, bool backward_follows, const Policy& policy)
+      : B(normed_heads(rows_of(p.B, s), &w.B_norm, eps, backward_follows, policy)), C(normed_heads(rows_of(p.C, s), &w.C_norm, eps, backward_follows, policy)) {}
+};
+
+Mamba3Scan scan_inputs(const Parts& p, const NormedParts& n, const Scalars& c, const Mamba3Shape& s, const Mamba3Weights& w) {
   const auto type = wide(p.x);
   const auto of = [&](const Weight* v) { return v == nullptr ? at::Tensor() : v->value.to(type); };
   const int64_t T = p.x.size(0);
-  return {p.x.reshape({T, s.heads, s.head_dim}), p.z.reshape({T, s.heads, s.head_dim}), normed(p.B, s, w.B_norm, o.eps), normed(p.C, s, w.C_norm, o.eps),
+  return {p.x.reshape({T, s.heads, s.head_dim}), p.z.reshape({T, s.heads, s.head_dim}), n.B.y_THd.view({T, s.rank, s.groups, s.state_dim}),
+          n.C.y_THd.view({T, s.rank, s.groups, s.state_dim}),
           c.dt, c.A * c.dt, c.lambda, std::numbers::pi * c.tanh_angle, of(&w.B_bias), of(&w.C_bias), of(w.mimo_x), of(w.mimo_z), of(w.mimo_o), of(w.D)};
 }
 
@@ -170,18 +174,18 @@ struct Mamba3Node final : Node {
     const Parts p(in, s);
     const Mamba3Weights w{*dt_bias, *B_norm, *C_norm, *B_bias, *C_bias, mimo_x, mimo_z, mimo_o, D};
     const Scalars c(p, w, o);
-    const Mamba3Scan scan = scan_inputs(p, c, s, w, o);
+    const Policy parts = of_parts(policy);
+    const NormedParts n(p, s, w, o.eps, true, parts);
+    const Mamba3Scan scan = scan_inputs(p, n, c, s, w);
     Mamba3ScanGrads g;
     run_chosen<Bwd>("mamba3_bwd", kBwd, {grads[0].contiguous().view(scan.x_THP.sizes()), scan, packing, saved, &g}, policy);
     at::Tensor d_in = at::empty_like(in);
     const Parts d(d_in, s);
     d.z.copy_(g.dz.flatten(1)), d.x.copy_(g.dx.flatten(1));
-    const auto norm_back = [&](const at::Tensor& dy, const at::Tensor& x, Weight& weight, const at::Tensor& to) {
-      auto [dx, dw] = reference::rms_norm_bwd(dy, x.reshape(dy.sizes()), weight.value, o.eps);
-      to.copy_(dx.flatten(1));
-      weight.accumulate(dw);
+    const auto norm_back = [&](const at::Tensor& dy, const at::Tensor& x, Weight* weight, const at::Tensor& rstd, const at::Tensor& to) {
+      normed_heads_bwd(dy.contiguous().view({x.size(0), s.rank * s.groups, s.state_dim}), rows_of(x, s), weight, o.eps, rstd, rows_of(to, s), parts);
     };
-    norm_back(g.dB, p.B, *B_norm, d.B), norm_back(g.dC, p.C, *C_norm, d.C);
+    norm_back(g.dB, p.B, B_norm, n.B.rstd_TH, d.B), norm_back(g.dC, p.C, C_norm, n.C.rstd_TH, d.C);
     const at::Tensor d_raw_dt = (g.d_dt + g.d_a * c.A) * at::sigmoid(c.raw_dt);
     d.dt.copy_(d_raw_dt), d.A.copy_(g.d_a * c.dt * c.A_slope(o)), d.trap.copy_(g.d_lambda * c.lambda * (1 - c.lambda));
     d.angle.copy_(g.d_omega * std::numbers::pi * (1 - c.tanh_angle.square()));
@@ -221,7 +225,7 @@ at::Tensor mamba3(const at::Tensor& in, const Mamba3Shape& s, const Mamba3Weight
   {
     at::AutoDispatchBelowADInplaceOrView below;
     const Parts p(in.detach(), s);
-    const Mamba3Scan scan = scan_inputs(p, Scalars(p, w, o), s, w, o);
+    const Mamba3Scan scan = scan_inputs(p, NormedParts(p, s, w, o.eps, false, of_parts(policy)), Scalars(p, w, o), s, w);
     run_chosen<Fwd>("mamba3", kFwd, {scan, packing, state == nullptr ? Mamba3State{} : *state, state != nullptr, node ? &node->saved : nullptr, &out}, policy);
     if (state != nullptr) *state = out.last;
     out.o_THP = out.o_THP.reshape({in.size(0), s.inner()});

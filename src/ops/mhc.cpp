@@ -149,12 +149,17 @@ struct ProjectNode final : Node {  // outputs: proj, r
   }
 };
 
+// [3] -> [n + n + n n], each as often as it scales an entry; sizes stay on the host.
+at::Tensor each_of(const at::Tensor& alpha, int64_t n) {
+  return at::cat({alpha.narrow(0, 0, 1).expand({n}), alpha.narrow(0, 1, 1).expand({n}), alpha.narrow(0, 2, 1).expand({n * n})});
+}
+
 struct MapNode final : Node {  // outputs: pre, post, res
   SavedTensor proj, r;
   Weight *alpha = nullptr, *bias = nullptr;
   int64_t n = 1;
 
-  at::Tensor alpha_of_each() const { return alpha->value.repeat_interleave(at::tensor({n, n, n * n}, alpha->value.options().dtype(at::kLong))); }
+  at::Tensor alpha_of_each() const { return each_of(alpha->value, n); }
 
   variable_list apply(variable_list&& grads) override {
     const at::Tensor proj = unpack(this->proj), r_T = unpack(this->r);
@@ -263,7 +268,7 @@ MhcMapped mhc_map(const at::Tensor& proj, const at::Tensor& r, Weight& alpha, We
     a.pre = floats(out.pre_Tn), a.post = floats(out.post_Tn), a.res = floats(out.res_Tnn);
     run(*c, a, proj);
   } else {
-    const at::Tensor each = alpha.value.repeat_interleave(at::tensor({n, n, n * n}, alpha.value.options().dtype(at::kLong)));
+    const at::Tensor each = each_of(alpha.value, n);
     const at::Tensor hidden = r.unsqueeze(1) * proj * each + bias.value;
     out = {at::sigmoid(hidden.narrow(1, 0, n)) + pre_eps, 2 * at::sigmoid(hidden.narrow(1, n, n)), hidden.narrow(1, 2 * n, n * n).contiguous().view({-1, n, n})};
   }

@@ -3,9 +3,9 @@
 #include "ops/ngram.h"
 
 #include "kernels/ngram/ngram.h"
+#include "ops/address.h"
 #include "ops/embedding.h"
 #include "ops/run.h"
-#include "ops/tensors.h"
 
 namespace weft::ops {
 namespace reference {
@@ -15,7 +15,7 @@ at::Tensor ngram_rows(const at::Tensor& tokens, const NgramTables& n, const Pack
   const int64_t T = tokens.size(0);
   at::Tensor place = at::arange(T, tokens.options());  // of each token in its document
   if (packing != nullptr && T > 0) {
-    const at::Tensor cu = packing->cu_q.to(at::kLong);
+    const at::Tensor cu = packing->cu_q.to(tokens.options());
     place = place - cu.index_select(0, at::searchsorted(cu, place, false, /*right=*/true) - 1);
   }
   at::Tensor hash = n.biases.unsqueeze(0).expand({T, n.biases.size(0)}).clone();
@@ -58,15 +58,15 @@ at::Tensor ngram_rows(const at::Tensor& tokens, const NgramTables& n, const Pack
   check_table("offsets", n.offsets, {tables}, at::kLong), check_table("orders", n.orders, {tables}, at::kInt);
   check_shape(packing == nullptr || packing->tokens() == tokens.size(0), "ngram_rows", "packing",
               packing == nullptr ? "none" : std::to_string(packing->tokens()) + " tokens", std::to_string(tokens.size(0)) + " tokens");
-  kernels::NgramFwd a{tokens.data_ptr<int64_t>(), packing != nullptr ? packing->cu_q.data_ptr<int32_t>() : nullptr,
-                      n.multipliers.data_ptr<int64_t>(), n.biases.data_ptr<int64_t>(), n.primes.data_ptr<int64_t>(),
-                      n.offsets.data_ptr<int64_t>(), n.orders.data_ptr<int32_t>(), nullptr, nullptr, nullptr, tokens.size(0),
+  kernels::NgramFwd a{address_of<int64_t>(tokens), packing != nullptr ? address_of<int32_t>(packing->cu_q) : nullptr,
+                      address_of<int64_t>(n.multipliers), address_of<int64_t>(n.biases), address_of<int64_t>(n.primes),
+                      address_of<int64_t>(n.offsets), address_of<int32_t>(n.orders), nullptr, nullptr, nullptr, tokens.size(0),
                       packing != nullptr ? static_cast<int32_t>(packing->documents()) : 0, static_cast<int32_t>(tables),
                       static_cast<int32_t>(n.multipliers.size(1)), 1, DType::kF32};
   const auto* c = select<kernels::NgramFwd>("ngram_rows", kRows, a, policy);
   if (c == nullptr) return reference::ngram_rows(tokens, n, packing);
   const at::Tensor rows = at::empty({tokens.size(0), tables}, tokens.options());
-  a.rows = rows.data_ptr<int64_t>();
+  a.rows = address_of<int64_t>(rows);
   run(*c, a, tokens);
   return rows;
 }

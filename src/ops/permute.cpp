@@ -3,9 +3,9 @@
 #include "ops/permute.h"
 
 #include "kernels/permute/permute.h"
+#include "ops/address.h"
 #include "ops/node.h"
 #include "ops/run.h"
-#include "ops/tensors.h"
 
 namespace weft::ops {
 namespace reference {
@@ -93,7 +93,7 @@ int32_t slots(const ExpertPlan& p) { return static_cast<int32_t>(p.row_of_slot_T
 // sum_j w * x[row of (t, j)], with or without weights: the forward of unpermute and the backward of permute.
 at::Tensor gather_rows(const char* op, const at::Tensor& x, const at::Tensor& weights, const ExpertPlan& plan, const Policy& policy) {
   UnpermuteFwd a{x.data_ptr(), floats(weights),
-                 plan.row_of_slot_Tk.data_ptr<int32_t>(), nullptr, plan.row_of_slot_Tk.size(0), slots(plan), static_cast<int32_t>(x.size(1)), dtype_of(x)};
+                 address_of<int32_t>(plan.row_of_slot_Tk), nullptr, plan.row_of_slot_Tk.size(0), slots(plan), static_cast<int32_t>(x.size(1)), dtype_of(x)};
   const auto* c = select<UnpermuteFwd>(op, kUnpermute, a, policy);
   if (c == nullptr) return weights.defined() ? reference::unpermute(x, weights, plan) : reference::permute_bwd(x, plan);
   at::Tensor y = at::empty({a.tokens, x.size(1)}, x.options().requires_grad(false));
@@ -111,8 +111,8 @@ ExpertPlan by_slot(const ExpertPlan& plan) {
 
 at::Tensor rows_to_experts(const char* op, const at::Tensor& x, const at::Tensor& weights, at::Tensor& row_weights, const ExpertPlan& plan, const Policy& policy) {
   if (weights.defined()) row_weights = at::empty({plan.rows}, weights.options().requires_grad(false));
-  PermuteFwd a{x.data_ptr(), floats(weights), plan.slot_of_row_R.data_ptr<int32_t>(), nullptr, floats(row_weights),
-               plan.rows, slots(plan), static_cast<int32_t>(x.size(1)), dtype_of(x), plan.row_of_slot_Tk.data_ptr<int32_t>(), plan.row_of_slot_Tk.size(0)};
+  PermuteFwd a{x.data_ptr(), floats(weights), address_of<int32_t>(plan.slot_of_row_R), nullptr, floats(row_weights),
+               plan.rows, slots(plan), static_cast<int32_t>(x.size(1)), dtype_of(x), address_of<int32_t>(plan.row_of_slot_Tk), plan.row_of_slot_Tk.size(0)};
   const auto* c = select<PermuteFwd>(op, kPermute, a, policy);
   if (c == nullptr) {
     if (weights.defined()) row_weights = reference::row_weights(weights, plan);
@@ -150,15 +150,15 @@ struct UnpermuteNode final : Node {
   variable_list apply(variable_list&& grads) override {
     const at::Tensor dy = grads[0].contiguous(), x = unpack(x_RD), weights = unpack(weights_Tk);
     UnpermuteBwd a{dy.data_ptr(), x.data_ptr(), floats(weights),
-                   plan.slot_of_row_R.data_ptr<int32_t>(), nullptr, nullptr, plan.rows, slots(plan), static_cast<int32_t>(x.size(1)), dtype_of(x),
-                   plan.row_of_slot_Tk.data_ptr<int32_t>(), plan.row_of_slot_Tk.size(0)};
+                   address_of<int32_t>(plan.slot_of_row_R), nullptr, nullptr, plan.rows, slots(plan), static_cast<int32_t>(x.size(1)), dtype_of(x),
+                   address_of<int32_t>(plan.row_of_slot_Tk), plan.row_of_slot_Tk.size(0)};
     const auto* c = select<UnpermuteBwd>("unpermute_bwd", kUnpermuteBwd, a, policy);
     if (c == nullptr) {
       auto [dx, dweights] = reference::unpermute_bwd(dy, x, weights, plan);
       return {dx, dweights};
     }
     at::Tensor dx = at::empty_like(x), dweights = at::zeros_like(weights);
-    a.dx = dx.data_ptr(), a.dprobs = dweights.data_ptr<float>();
+    a.dx = dx.data_ptr(), a.dprobs = address_of<float>(dweights);
     run(*c, a, x);
     return {dx, dweights};
   }
@@ -187,15 +187,15 @@ ExpertPlan plan_experts(const at::Tensor& indices_Tk, int64_t experts, int64_t a
               describe(indices_Tk), "[T, k] i32 contiguous");
   check_shape(align >= 1, "plan_experts", "align", std::to_string(align), "1 or more");
   const int64_t rows = indices_Tk.numel() + experts * (align - 1);
-  PermutePlan a{indices_Tk.data_ptr<int32_t>(), nullptr, nullptr, nullptr, nullptr, indices_Tk.size(0), rows, static_cast<int32_t>(indices_Tk.size(1)),
+  PermutePlan a{address_of<int32_t>(indices_Tk), nullptr, nullptr, nullptr, nullptr, indices_Tk.size(0), rows, static_cast<int32_t>(indices_Tk.size(1)),
                 static_cast<int32_t>(experts), static_cast<int32_t>(align)};
   const auto* c = select<PermutePlan>("plan_experts", kPlan, a, policy);
   if (c == nullptr) return reference::plan_experts(indices_Tk, experts, align);
   const auto ints = indices_Tk.options();
   ExpertPlan p{at::empty({experts}, ints), {}, at::empty_like(indices_Tk), at::empty({rows}, ints), rows};
   const at::Tensor offsets = at::empty({experts + 1}, ints);
-  a.counts = p.counts_E.data_ptr<int32_t>(), a.offsets = offsets.data_ptr<int32_t>();
-  a.row_of_slot = p.row_of_slot_Tk.data_ptr<int32_t>(), a.slot_of_row = p.slot_of_row_R.data_ptr<int32_t>();
+  a.counts = address_of<int32_t>(p.counts_E), a.offsets = address_of<int32_t>(offsets);
+  a.row_of_slot = address_of<int32_t>(p.row_of_slot_Tk), a.slot_of_row = address_of<int32_t>(p.slot_of_row_R);
   run(*c, a, indices_Tk);
   p.ends_E = offsets.narrow(0, 1, experts);
   return p;

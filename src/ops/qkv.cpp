@@ -3,10 +3,10 @@
 #include "ops/qkv.h"
 
 #include "kernels/qkv/qkv.h"
+#include "ops/address.h"
 #include "ops/node.h"
 #include "ops/rmsnorm.h"
 #include "ops/run.h"
-#include "ops/tensors.h"
 
 namespace weft::ops {
 namespace {
@@ -81,7 +81,7 @@ struct Angles {  // the table as a kernel reads it
   int32_t rotated = 0;
   Angles(const RopeTable& t, const at::Tensor& positions_T) {
     if (!t.defined()) return;
-    cos = t.cos_PF.data_ptr<float>(), sin = t.sin_PF.data_ptr<float>(), positions = positions_T.data_ptr<int32_t>();
+    cos = address_of<float>(t.cos_PF), sin = address_of<float>(t.sin_PF), positions = address_of<int32_t>(positions_T);
     rotated = static_cast<int32_t>(2 * t.cos_PF.size(1));
   }
 };
@@ -114,7 +114,7 @@ struct QkvNode final : Node {
     at::Tensor dqkv = at::empty(sizes, like);
     a.dqkv = dqkv.data_ptr();
     for (auto [w, out] : {std::pair{o.q_norm, &a.d_q_norm}, std::pair{o.k_norm, &a.d_k_norm}})
-      if (w != nullptr && w->wants_grad()) *out = w->main_grad.data_ptr<float>();
+      if (w != nullptr && w->wants_grad()) *out = address_of<float>(w->main_grad);
     run(*c, a, dqkv);
     for (Weight* w : {o.q_norm, o.k_norm})
       if (w != nullptr && w->trainable) w->done();

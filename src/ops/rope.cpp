@@ -2,9 +2,9 @@
 
 #include "ops/rope.h"
 
+#include "ops/address.h"
 #include "ops/node.h"
 #include "ops/run.h"
-#include "ops/tensors.h"
 
 namespace weft::ops {
 
@@ -47,7 +47,9 @@ constexpr Candidate<kernels::Rope> kRope[] = {
 void rope_into(const char* op, const at::Tensor& x, const at::Tensor& y, const at::Tensor& positions, const RopeTable& table,
                const RopeOptions& o, const Policy& policy) {
   const auto i32 = [](int64_t n) { return static_cast<int32_t>(n); };
-  const kernels::Rope a{x.data_ptr(), y.data_ptr(), table.cos_PF.data_ptr<float>(), table.sin_PF.data_ptr<float>(), positions.data_ptr<int32_t>(),
+  // Where nothing has data, what is not in place still has two addresses.
+  void* const to = y.is_meta() && !y.is_same(x) ? static_cast<char*>(any_address()) + 128 : address(y);
+  const kernels::Rope a{address(x), to, address_of<float>(table.cos_PF), address_of<float>(table.sin_PF), address_of<int32_t>(positions),
                         x.size(0), x.stride(0), x.size(2), y.stride(0), y.size(2),
                         i32(x.size(1)), i32(x.size(2)), i32(o.first), i32(2 * table.cos_PF.size(1)), i32(table.cos_PF.size(0)),
                         o.pairing, o.inverse, dtype_of(x)};

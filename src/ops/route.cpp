@@ -117,7 +117,7 @@ struct RouteNode final : Node {
       if (z_T.defined()) dlse = (z_T * grads[1]).contiguous();
     }
     at::Tensor dlogits;
-    RouterBwd a{floats(logits), indices.data_ptr<int32_t>(), floats(dweights), floats(dscores), floats(dlse), nullptr, logits.size(0),
+    RouterBwd a{floats(logits), static_cast<const int32_t*>(address(indices)), floats(dweights), floats(dscores), floats(dlse), nullptr, logits.size(0),
                 static_cast<int32_t>(logits.size(1)), static_cast<int32_t>(options.k), static_cast<float>(options.scaling), kernel_score(options.score)};
     if (const auto* c = select<RouterBwd>("route_bwd", kBwd, a, policy)) {
       dlogits = at::empty_like(logits);

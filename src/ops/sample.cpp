@@ -3,8 +3,8 @@
 #include "ops/sample.h"
 
 #include "kernels/sample/sample.h"
+#include "ops/address.h"
 #include "ops/run.h"
-#include "ops/tensors.h"
 
 namespace weft::ops {
 namespace reference {
@@ -86,12 +86,12 @@ Sampled sample(const at::Tensor& logits, const SampleOptions& o, const Policy& p
     for (int64_t i = 0; i < 8; ++i) f[i * rows + r] = row[i];
   }
   const at::Tensor settings = host.to(logits.device());
-  const float* s = settings.data_ptr<float>();
+  const float* s = address_of<float>(settings);
   Sampled out{at::empty({rows}, logits.options().dtype(at::kInt)), at::empty({rows}, logits.options().dtype(at::kFloat))};
   const kernels::Sample a{logits.data_ptr(), s, reinterpret_cast<const int32_t*>(s + 7 * rows), s + rows, s + 2 * rows, s + 4 * rows, s + 5 * rows,
-                          s + 6 * rows, o.counts.defined() ? o.counts.data_ptr<int32_t>() : nullptr,
-                          o.in_prompt.defined() ? o.in_prompt.data_ptr<uint8_t>() : nullptr, s + 3 * rows, out.token.data_ptr<int32_t>(),
-                          out.logprob.data_ptr<float>(), rows, logits.stride(0), static_cast<int32_t>(vocab), dtype_of(logits)};
+                          s + 6 * rows, o.counts.defined() ? address_of<int32_t>(o.counts) : nullptr,
+                          o.in_prompt.defined() ? address_of<uint8_t>(o.in_prompt) : nullptr, s + 3 * rows, address_of<int32_t>(out.token),
+                          address_of<float>(out.logprob), rows, logits.stride(0), static_cast<int32_t>(vocab), dtype_of(logits)};
   const auto* c = select<kernels::Sample>("sample", kSample, a, policy);
   if (c == nullptr) return reference::sample(logits, o);
   run(*c, a, logits);

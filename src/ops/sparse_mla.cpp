@@ -4,6 +4,7 @@
 #include "ops/sparse_mla.h"
 
 #include "kernels/sparse_mla/sparse_mla.h"
+#include "ops/address.h"
 #include "ops/aten_candidate.h"
 #include "ops/composed.h"
 #include "ops/node.h"
@@ -138,16 +139,16 @@ void run_reference(const Bwd& a) { *a.out = reference::sparse_mla_bwd(a.d_o, a.i
 int32_t i32(int64_t n) { return static_cast<int32_t>(n); }
 kernels::SparseMlaScales scales(const Operands& in) {
   if (!in.coded()) return {};
-  return {in.q_scale.data_ptr<float>(), in.kv_scale.data_ptr<float>(), in.rows};
+  return {address_of<float>(in.q_scale), address_of<float>(in.kv_scale), in.rows};
 }
 kernels::SparseMlaFwd args(const Fwd& a) {
   const at::Tensor& q = a.in.q;
-  return {q.data_ptr(), a.in.kv.kv_TD.data_ptr(), a.indices.data_ptr<int32_t>(), a.packing.cu_q.data_ptr<int32_t>(), nullptr, nullptr, q.size(0), a.packing.documents(),
+  return {q.data_ptr(), a.in.kv.kv_TD.data_ptr(), address_of<int32_t>(a.indices), address_of<int32_t>(a.packing.cu_q), nullptr, nullptr, q.size(0), a.packing.documents(),
           i32(q.size(1)), i32(q.size(2)), i32(a.in.kv.dim_v), i32(a.indices.size(1)), static_cast<float>(a.scale), dtype_of(a.in.type), dtype_of(q), scales(a.in)};
 }
 kernels::SparseMlaBwd args(const Bwd& a, bool deterministic) {
   const at::Tensor& q = a.in.q;
-  return {q.data_ptr(), a.in.kv.kv_TD.data_ptr(), a.indices.data_ptr<int32_t>(), a.packing.cu_q.data_ptr<int32_t>(), a.o.data_ptr(), a.d_o.data_ptr(),
+  return {q.data_ptr(), a.in.kv.kv_TD.data_ptr(), address_of<int32_t>(a.indices), address_of<int32_t>(a.packing.cu_q), a.o.data_ptr(), a.d_o.data_ptr(),
           floats(a.lse), nullptr, nullptr, q.size(0), a.packing.documents(), i32(q.size(1)), i32(q.size(2)), i32(a.in.kv.dim_v),
           i32(a.indices.size(1)), static_cast<float>(a.scale), dtype_of(a.in.type), deterministic, dtype_of(q), scales(a.in)};
 }
@@ -165,7 +166,7 @@ void run_sm90(const Fwd& a, const kernels::Launch& launch) {
   const auto options = a.in.q.options().dtype(a.in.type).requires_grad(false);
   kernels::SparseMlaFwd k = args(a);
   *a.out = {at::empty({a.in.q.size(0), a.in.q.size(1), a.in.kv.dim_v}, options), at::empty({a.in.q.size(0), a.in.q.size(1)}, options.dtype(at::kFloat))};
-  k.o = a.out->o_THV.data_ptr(), k.lse = a.out->lse_TH.data_ptr<float>();
+  k.o = a.out->o_THV.data_ptr(), k.lse = address_of<float>(a.out->lse_TH);
   kernels::sparse_mla_fwd_sm90(k, launch);
 }
 void run_sm90(const Bwd& a, const kernels::Launch& launch) {

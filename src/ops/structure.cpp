@@ -3,10 +3,10 @@
 #include "ops/structure.h"
 
 #include "kernels/structure/structure.h"
+#include "ops/address.h"
 #include "ops/composed.h"
 #include "ops/node.h"
 #include "ops/run.h"
-#include "ops/tensors.h"
 
 namespace weft::ops {
 namespace {
@@ -31,7 +31,7 @@ kernels::StructureStreams borrow(const std::vector<StructureStream>& streams) {
   kernels::StructureStreams s{};
   s.num = static_cast<int32_t>(streams.size());
   for (size_t i = 0; i < streams.size(); ++i) {
-    s.ids[i] = streams[i].ids.defined() ? streams[i].ids.data_ptr<int32_t>() : nullptr;
+    s.ids[i] = static_cast<const int32_t*>(address(streams[i].ids));
     s.classes[i] = static_cast<int32_t>(streams[i].classes);
   }
   return s;
@@ -52,11 +52,11 @@ struct StructureNode final : Node {
     const int64_t dim = table->value.size(1);
     StructureBwd a{borrow(streams), dy.data_ptr(), table->value.data_ptr(), nullptr, nullptr, nullptr, dy.size(0), static_cast<int32_t>(dim),
                    dtype_of(dy)};
-    if (scale->value.scalar_type() == at::kFloat) a.scale = scale->value.data_ptr<float>();
+    if (scale->value.scalar_type() == at::kFloat) a.scale = address_of<float>(scale->value);
     const auto* c = select<StructureBwd>("structure_embedding_bwd", kBwd, a, policy);
     if (!composed(c)) {
-      a.dtable = table->wants_grad() ? table->main_grad.data_ptr<float>() : nullptr;
-      a.dscale = scale->wants_grad() ? scale->main_grad.data_ptr<float>() : nullptr;
+      a.dtable = table->wants_grad() ? address_of<float>(table->main_grad) : nullptr;
+      a.dscale = scale->wants_grad() ? address_of<float>(scale->main_grad) : nullptr;
       run(*c, a, dy);
       if (table->trainable) table->done();
       if (scale->trainable) scale->done();
@@ -100,7 +100,7 @@ at::Tensor structure_embedding(const std::vector<StructureStream>& streams, int6
   at::AutoDispatchBelowADInplaceOrView below;
   const int64_t dim = table.value.size(1);
   StructureFwd a{borrow(streams), table.value.data_ptr(), nullptr, nullptr, tokens, static_cast<int32_t>(dim), dtype_of(table.value)};
-  if (scale.value.scalar_type() == at::kFloat) a.scale = scale.value.data_ptr<float>();
+  if (scale.value.scalar_type() == at::kFloat) a.scale = address_of<float>(scale.value);
   const auto* c = select<StructureFwd>(op, kFwd, a, policy);
   at::Tensor y;
   if (composed(c)) {

@@ -77,13 +77,13 @@ void gated(Checker& checker, int64_t rows, int cols, int group, bool shared, boo
   }
 }
 
-void qk(Checker& checker, int64_t tokens, int heads, int dim, bool l2, DType t) {
-  const std::string shape = std::to_string(tokens) + "x" + std::to_string(heads) + "x" + std::to_string(dim) + (l2 ? "/l2" : "");
+void qk(Checker& checker, int64_t tokens, int heads, int dim, bool l2, DType t, bool w_f32 = false) {
+  const std::string shape = std::to_string(tokens) + "x" + std::to_string(heads) + "x" + std::to_string(dim) + (l2 ? "/l2" : "") + (w_f32 ? "/fp32 w" : "");
   Case fwd(checker, "qk_norm_fwd", shape, t), bwd(checker, "qk_norm_bwd", shape, t);
   for (int seed = 1; seed <= (checker.options().small ? 1 : 3); ++seed) {
     Random random(seed);
     const int64_t row = static_cast<int64_t>(heads) * dim, stride = row + 24, m = tokens * stride;
-    Array x = Array::normal(random, m, t, 2), dy = Array::normal(random, m, t), w = Array::normal(random, dim, t, 0.5, 1),
+    Array x = Array::normal(random, m, t, 2), dy = Array::normal(random, m, t), w = Array::normal(random, dim, w_f32 ? DType::kF32 : t, 0.5, 1),
           dw_a = Array::normal(random, dim, DType::kF32);
     Values y(m, std::nan("")), dx(m, std::nan("")), rstd(tokens * heads), dw = dw_a.start();
     const double eps = 1e-6, divisor = l2 ? 1 : dim;
@@ -107,13 +107,13 @@ void qk(Checker& checker, int64_t tokens, int heads, int dim, bool l2, DType t) 
                 tokens,     stride,
                 stride,     heads,
                 dim,        static_cast<float>(eps),
-                l2,         t};
+                l2,         t, w_f32};
     if (fwd.run(supports_qk_norm_fwd_sm90(f, checker.device()), 0, [&](const Launch& l) { qk_norm_fwd_sm90(f, l); },
                 {&y_a, &rstd_a}))
       fwd.expect("y", y_a, y, rounded(t));
     QkNormBwd b{
         dy.data(), x.data(), f.w, rstd_in.as<float>(), dx_a.data(), dw_a.as<float>(), tokens, stride, stride, stride, heads,
-        dim,       l2,       t};
+        dim,       l2,       t, w_f32};
     if (bwd.run(supports_qk_norm_bwd_sm90(b, checker.device()), workspace_qk_norm_bwd_sm90(b),
                 [&](const Launch& l) { qk_norm_bwd_sm90(b, l); }, {&dx_a, &dw_a}))
       bwd.expect("dx", dx_a, dx, rounded(t)), bwd.expect("dw", dw_a, dw, kSums);
@@ -170,6 +170,7 @@ void check_group_norms(Checker& checker) {
       for (bool l2 : {false, true}) {
         qk(checker, 5, 3, 64, l2, t), qk(checker, 0, 3, 64, l2, t), qk(checker, 33, 2, 128, l2, t), qk(checker, 4, 2, 7, l2, t),
             qk(checker, 3, 1, 256, l2, t);
+        if (!l2) qk(checker, 33, 2, 128, l2, t, true), qk(checker, 4, 2, 7, l2, t, true);
         if (!checker.options().small) qk(checker, 1300, 5, 64, l2, t), qk(checker, 3, 2, 1536, l2, t);
       }
   }

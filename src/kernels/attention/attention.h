@@ -64,6 +64,8 @@ void attention_bwd_cpu(const AttentionBwd&, const Launch&);
 // cuDNN: bf16 and f16, no dropout. The first call for a shape compiles its plan; later calls enqueue and may be captured.
 Support supports_attention_fwd_cudnn(const AttentionFwd&, const Device&);
 Support supports_attention_bwd_cudnn(const AttentionBwd&, const Device&);
+Support limits_attention_fwd_cudnn(const AttentionFwd&, const Device&);  // the documented ones: no plan is built, which takes a second a shape
+Support limits_attention_bwd_cudnn(const AttentionBwd&, const Device&);
 size_t workspace_attention_fwd_cudnn(const AttentionFwd&);
 size_t workspace_attention_bwd_cudnn(const AttentionBwd&);
 void attention_fwd_cudnn(const AttentionFwd&, const Launch&);

@@ -171,15 +171,23 @@ void clear(void* p, int64_t elements, int64_t size, cudaStream_t stream) {
 
 }  // namespace
 
-Support supports_attention_fwd_cudnn(const AttentionFwd& a, const Device& d) {
+Support limits_attention_fwd_cudnn(const AttentionFwd& a, const Device& d) {
   if (const Support s = takes(a.s, d, a.q, a.k, a.v); !s) return s;
   if (a.sinks != nullptr && a.max_logit != nullptr) return {"the maximum logit would count the sinks"};
-  return cuda_present() ? Support{cudnn_plan(forward_shape(a)).refusal} : Support{};
+  return {};
 }
-Support supports_attention_bwd_cudnn(const AttentionBwd& a, const Device& d) {
+Support limits_attention_bwd_cudnn(const AttentionBwd& a, const Device& d) {
   if (const Support s = takes(a.s, d, a.q, a.k, a.v); !s) return s;
   if (!is_aligned(a.o, 16) || !is_aligned(a.d_o, 16)) return {"o or d_o is not aligned to 16 bytes"};
-  return cuda_present() ? Support{slices_of(backward_shape(a)).plan->refusal} : Support{};
+  return {};
+}
+Support supports_attention_fwd_cudnn(const AttentionFwd& a, const Device& d) {
+  const Support s = limits_attention_fwd_cudnn(a, d);
+  return s && cuda_present() ? Support{cudnn_plan(forward_shape(a)).refusal} : s;
+}
+Support supports_attention_bwd_cudnn(const AttentionBwd& a, const Device& d) {
+  const Support s = limits_attention_bwd_cudnn(a, d);
+  return s && cuda_present() ? Support{slices_of(backward_shape(a)).plan->refusal} : s;
 }
 
 size_t workspace_attention_fwd_cudnn(const AttentionFwd& a) {

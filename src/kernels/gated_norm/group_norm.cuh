@@ -14,7 +14,19 @@ struct GroupNorm {
   int32_t group, groups, lanes;
   float eps, divisor;  // of the sum of squares
   bool w_shared, gate_first;
+  bool w_f32 = false;  // w is fp32 whatever T
 };
+
+template <class T>
+__device__ __forceinline__ void load_weight(const GroupNorm& a, int64_t at, float (&s)[8]) {
+  if (a.w_f32) load8(static_cast<const float*>(a.w) + at, s);
+  else load8(static_cast<const T*>(a.w) + at, s);
+}
+template <class T>
+__device__ __forceinline__ float weight_at(const GroupNorm& a, int64_t at) {
+  if (a.w == nullptr) return 1.0f;
+  return a.w_f32 ? static_cast<const float*>(a.w)[at] : to_f32(static_cast<const T*>(a.w)[at]);
+}
 
 // silu(z) and its slope.
 template <class T>
@@ -29,7 +41,7 @@ __global__ void __launch_bounds__(512) group_norm_fwd(GroupNorm a) {
   __shared__ float scratch[33];
   const int vecs = (a.group + 7) / 8, lane = threadIdx.x % a.lanes, per_block = blockDim.x / a.lanes;
   const int64_t column = static_cast<int64_t>(blockIdx.y) * a.group;
-  const T* w = a.w == nullptr ? nullptr : static_cast<const T*>(a.w) + (a.w_shared ? 0 : column);
+  const int64_t w_at = a.w_shared ? 0 : column;
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * per_block; first < a.rows;
        first += static_cast<int64_t>(gridDim.x) * per_block) {
     const int64_t row = first + threadIdx.x / a.lanes;
@@ -62,10 +74,10 @@ __global__ void __launch_bounds__(512) group_norm_fwd(GroupNorm a) {
       const int v = lane + i * a.lanes;
       if (!(here && v < vecs)) continue;
       float s[8];
-      if (w != nullptr) load8(w + v * 8, s);
+      if (a.w != nullptr) load_weight<T>(a, w_at + v * 8, s);
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
-        u[i][j] *= rstd * (w != nullptr ? s[j] : 1.0f);
+        u[i][j] *= rstd * (a.w != nullptr ? s[j] : 1.0f);
         if constexpr (kGate)
           if (!a.gate_first) u[i][j] *= gate[i][j];
       }
@@ -81,7 +93,7 @@ __global__ void __launch_bounds__(512) group_norm_bwd(GroupNorm a) {
   float* smem = reinterpret_cast<float*>(group_norm_smem);
   const int vecs = a.group / 8, lane = threadIdx.x % a.lanes, sub = threadIdx.x / a.lanes, per_block = blockDim.x / a.lanes;
   const int64_t column = static_cast<int64_t>(blockIdx.y) * a.group;
-  const T* w = a.w == nullptr ? nullptr : static_cast<const T*>(a.w) + (a.w_shared ? 0 : column);
+  const int64_t w_at = a.w_shared ? 0 : column;
   float dw[NV][8] = {};
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * per_block; first < a.rows;
        first += static_cast<int64_t>(gridDim.x) * per_block) {
@@ -105,7 +117,7 @@ __global__ void __launch_bounds__(512) group_norm_bwd(GroupNorm a) {
       float x[8], g[8], s[8], z[8];
       unpack(raw_x[i], x), unpack(raw_g[i], g);
       if constexpr (kGate) unpack(raw_z[i], z);
-      if (w != nullptr) load8(w + v * 8, s);
+      if (a.w != nullptr) load_weight<T>(a, w_at + v * 8, s);
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
         if constexpr (kGate) {
@@ -118,7 +130,7 @@ __global__ void __launch_bounds__(512) group_norm_bwd(GroupNorm a) {
         }
         const float n = x[j] * rstd;
         dw[i][j] += g[j] * n;
-        dot += (w != nullptr ? g[j] * s[j] : g[j]) * n;
+        dot += (a.w != nullptr ? g[j] * s[j] : g[j]) * n;
       }
     }
     dot = row_sum<T>(dot, a.lanes, scratch) / a.divisor;
@@ -129,10 +141,10 @@ __global__ void __launch_bounds__(512) group_norm_bwd(GroupNorm a) {
       float x[8], g[8], s[8], z[8];
       unpack(raw_x[i], x), unpack(raw_g[i], g);
       if constexpr (kGate) unpack(raw_z[i], z);
-      if (w != nullptr) load8(w + v * 8, s);
+      if (a.w != nullptr) load_weight<T>(a, w_at + v * 8, s);
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
-        const float scale = w != nullptr ? s[j] : 1.0f;
+        const float scale = a.w != nullptr ? s[j] : 1.0f;
         if constexpr (kGate) {
           float slope;
           const float gate = silu<T>(z[j], slope);
@@ -170,7 +182,7 @@ template <class T>
 __global__ void __launch_bounds__(128) group_norm_plain(GroupNorm a, bool backward) {
   __shared__ float scratch[33];
   const int64_t column = static_cast<int64_t>(blockIdx.y) * a.group;
-  const T* w = a.w == nullptr ? nullptr : static_cast<const T*>(a.w) + (a.w_shared ? 0 : column);
+  const int64_t w_at = a.w_shared ? 0 : column;
   float* dw = a.dw_parts == nullptr ? nullptr : a.dw_parts + (static_cast<int64_t>(blockIdx.x) * a.groups + blockIdx.y) * a.group;
   if (backward && dw != nullptr)
     for (int c = threadIdx.x; c < a.group; c += 128) dw[c] = 0;
@@ -190,7 +202,7 @@ __global__ void __launch_bounds__(128) group_norm_plain(GroupNorm a, bool backwa
         float slope;
         const float gate = z != nullptr ? silu<T>(to_f32(z[c]), slope) : 1.0f;
         static_cast<T*>(a.y)[row * a.y_stride + column + c] =
-            from_f32<T>(to_f32(x[c]) * gate * rstd * (w != nullptr ? to_f32(w[c]) : 1.0f));
+            from_f32<T>(to_f32(x[c]) * gate * rstd * weight_at<T>(a, w_at + c));
       }
       continue;
     }
@@ -200,13 +212,13 @@ __global__ void __launch_bounds__(128) group_norm_plain(GroupNorm a, bool backwa
       float slope;
       const float gate = z != nullptr ? silu<T>(to_f32(z[c]), slope) : 1.0f, g = to_f32(dy[c]) * to_f32(x[c]) * gate * rstd;
       if (dw != nullptr) dw[c] += g;
-      sum += g * (w != nullptr ? to_f32(w[c]) : 1.0f);
+      sum += g * weight_at<T>(a, w_at + c);
     }
     const float dot = block_reduce(sum, scratch) / a.divisor;
     for (int c = threadIdx.x; c < a.group; c += 128) {
       float slope = 0;
       const float gate = z != nullptr ? silu<T>(to_f32(z[c]), slope) : 1.0f,
-                  g = to_f32(dy[c]) * (w != nullptr ? to_f32(w[c]) : 1.0f), v = to_f32(x[c]);
+                  g = to_f32(dy[c]) * weight_at<T>(a, w_at + c), v = to_f32(x[c]);
       float dx, dz = 0;
       if (z == nullptr || a.gate_first) {
         const float du = rstd * (g - v * gate * rstd * dot);

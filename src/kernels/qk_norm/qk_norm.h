@@ -8,7 +8,7 @@ namespace weft::kernels {
 
 struct QkNormFwd {
   const void* x;  // [tokens, heads, dim] dtype, tokens x_stride elements apart
-  const void* w;  // [dim] dtype; null when l2
+  const void* w;  // [dim] dtype, or fp32 where w_f32; null when l2
   void* y;        // [tokens, heads, dim] dtype, tokens y_stride apart; may alias x when the strides agree
   float* rstd;    // [tokens, heads], or null when no backward follows
   int64_t tokens, x_stride, y_stride;
@@ -16,6 +16,7 @@ struct QkNormFwd {
   float eps;
   bool l2;
   DType dtype;
+  bool w_f32 = false;
 };
 
 // dw += sum over tokens and heads in a fixed order (deterministic).
@@ -30,6 +31,7 @@ struct QkNormBwd {
   int32_t heads, dim;
   bool l2;
   DType dtype;
+  bool w_f32 = false;
 };
 
 Support supports_qk_norm_fwd_sm90(const QkNormFwd&, const Device&);

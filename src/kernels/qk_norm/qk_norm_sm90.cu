@@ -31,7 +31,8 @@ void qk_norm_fwd_sm90(const QkNormFwd& a, const Launch& launch) {
                    .eps = a.eps,
                    .divisor = a.l2 ? 1.0f : static_cast<float>(a.dim),
                    .w_shared = true,
-                   .gate_first = true};
+                   .gate_first = true,
+                   .w_f32 = a.w_f32};
   launch_group_norm_fwd<false>(g, a.dtype, launch);
 }
 
@@ -49,7 +50,8 @@ void qk_norm_bwd_sm90(const QkNormBwd& a, const Launch& launch) {
                    .groups = a.heads,
                    .divisor = a.l2 ? 1.0f : static_cast<float>(a.dim),
                    .w_shared = true,
-                   .gate_first = true};
+                   .gate_first = true,
+                   .w_f32 = a.w_f32};
   launch_group_norm_bwd<false>(g, a.l2 ? nullptr : a.dw, a.dtype, launch);
 }
 

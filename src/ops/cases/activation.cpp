@@ -20,6 +20,10 @@ Case act_row(const char* op, Act kind, std::string name, int64_t rows, int64_t c
            };
            const double moved = static_cast<double>(rows * cols) * static_cast<double>(i.inputs[0].element_size());
            i.cost = {0, 2 * moved, 0, 3 * moved};
+           if (large && kind == Act::kGeluExact) i.peer = "at::gelu", i.peer_op = [](const Tensors& x, const Tensors&) { return Tensors{at::gelu(x[0])}; };
+           if (large && kind == Act::kGeluTanh) i.peer = "at::gelu", i.peer_op = [](const Tensors& x, const Tensors&) { return Tensors{at::gelu(x[0], "tanh")}; };
+           if (large && kind == Act::kSilu) i.peer = "at::silu", i.peer_op = [](const Tensors& x, const Tensors&) { return Tensors{at::silu(x[0])}; };
+           if (large && kind == Act::kRelu) i.peer = "at::relu", i.peer_op = [](const Tensors& x, const Tensors&) { return Tensors{at::relu(x[0])}; };
            return i;
          }};
   c.grad = !large, c.perf = large;
@@ -40,6 +44,8 @@ Case glu_row(const char* op, Glu kind, std::string name, int64_t rows, int64_t c
            };
            const double moved = static_cast<double>(rows * cols) * static_cast<double>(x.element_size());
            i.cost = {0, 3 * moved, 0, 5 * moved};
+           if (large && kind == Glu::kSwiglu)
+             i.peer = "at::silu, mul", i.peer_op = [cols](const Tensors& x, const Tensors&) { return Tensors{at::silu(x[0].narrow(1, 0, cols)) * x[0].narrow(1, cols, cols)}; };
            return i;
          }};
   c.grad = !large, c.perf = large;
@@ -57,7 +63,8 @@ std::vector<Case> activation_cases() {
     all.push_back(act_row(op, kind, "9x33 weighted", 9, 33, true, false));
     all.push_back(act_row(op, kind, "1x1", 1, 1, false, false));
     all.push_back(act_row(op, kind, "0x8", 0, 8, false, false));
-    all.push_back(act_row(op, kind, "8192x4096", 8192, 4096, false, true));
+    all.push_back(compared(act_row(op, kind, "8192x4096", 8192, 4096, false, true)));
+    all.push_back(timed(act_row(op, kind, "32768x3072", 32768, 3072, false, true)));
   }
   const std::pair<const char*, Glu> glus[] = {{"swiglu", Glu::kSwiglu},
                                               {"quick_geglu", Glu::kQuickGeglu},
@@ -69,7 +76,8 @@ std::vector<Case> activation_cases() {
     all.push_back(glu_row(op, kind, "9x33 clamped, offset, weighted", 9, 33, {1.5, 1}, true, false));
     all.push_back(glu_row(op, kind, "1x1", 1, 1, {}, false, false));
     all.push_back(glu_row(op, kind, "0x8", 0, 8, {}, false, false));
-    all.push_back(glu_row(op, kind, "8192x4096", 8192, 4096, {}, false, true));
+    all.push_back(compared(glu_row(op, kind, "8192x4096", 8192, 4096, {}, false, true)));
+    all.push_back(timed(glu_row(op, kind, "16384x14336", 16384, 14336, {}, false, true)));
   }
   return all;
 }

@@ -73,11 +73,12 @@ void add_peer(const Row& r, const std::vector<int32_t>& lens, Instance& i) {
   for (size_t d = 0; d < lens.size(); ++d)
     if (r.queries[d] != n || lens[d] != m) return;
   if (r.options.window_left >= 0 || r.options.window_right >= 0 || r.sinks || (r.options.causal && n != m && n != 1)) return;
-  const auto batch = [&](const at::Tensor& t, int64_t rows) { return t.view({documents, rows, t.size(1), t.size(2)}).transpose(1, 2); };
-  const at::Tensor q = batch(i.inputs[0], n), k = batch(i.inputs[1], m), v = batch(i.inputs[2], m);
+  const auto batch = [documents](const at::Tensor& t, int64_t rows) { return t.view({documents, rows, t.size(1), t.size(2)}).transpose(1, 2); };
   const bool causal = r.options.causal && n == m, grouped = r.heads != r.groups;
   i.peer = "scaled_dot_product_attention";
-  i.peer_fwd = [=] { at::scaled_dot_product_attention(q, k, v, {}, 0, causal, std::nullopt, grouped); };
+  i.peer_op = [=](const std::vector<at::Tensor>& x, const std::vector<at::Tensor>&) {
+    return std::vector<at::Tensor>{at::scaled_dot_product_attention(batch(x[0], n), batch(x[1], m), batch(x[2], m), {}, 0, causal, std::nullopt, grouped)};
+  };
 }
 
 Case attention_row(const Row& r) {
@@ -164,6 +165,7 @@ std::vector<Case> attention_cases() {
           attention_row({"1024 h12 d64", {1024}, {}, 12, 12, 64, 64, causal, false, true}),
           attention_row({"4x256 h12 d64", {256, 256, 256, 256}, {}, 12, 12, 64, 64, causal, false, true}),
           attention_row({"8x4096 h32 d128", std::vector<int32_t>(8, 4096), {}, 32, 32, 128, 128, causal, false, true}),
+          attention_row({"4x8192 h32/8 d128", std::vector<int32_t>(4, 8192), {}, 32, 8, 128, 128, causal, false, true}),
           attention_row({"8x4096 h32 d128 window 512", std::vector<int32_t>(8, 4096), {}, 32, 32, 128, 128, window_512, false, true}),
           attention_row({"48 documents of 96-1500 h32 d128", mixed, {}, 32, 32, 128, 128, causal, false, true}),
           attention_row({"48 documents of 96-1500 h32 128/64", mixed, {}, 32, 32, 128, 64, causal, false, true}),

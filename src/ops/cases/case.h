@@ -30,12 +30,13 @@ struct Instance {
   // public op with this policy, and return its outputs; integer outputs are compared exactly.
   std::function<std::vector<at::Tensor>(const std::vector<at::Tensor>& inputs, std::deque<Weight>& weights, const Policy&)> op;
   Cost cost;
-  std::function<void()> peer_fwd;  // another library's op on the same inputs, for --perf; may be empty
-  std::string peer;                // its name
+  bool f8_products = false;  // the roofline's FLOPs are those of FP8
   // The op as a user writes it with the tensor library's own operators, differentiated by its autograd: the yardstick of
   // --check. Weights come as tensors. Empty: the op on its reference, which rounds only once and is the stricter one.
   using Plain = std::function<std::vector<at::Tensor>(const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& weights)>;
   Plain plain;
+  Plain peer_op;     // another library's op on the same tensors, differentiated by its autograd, for --perf; may be empty
+  std::string peer;  // its name
   // Where a library's candidate must round what the plain expression keeps: its name, and the plain expression that rounds likewise.
   std::string library;
   Plain plain_of_library;
@@ -55,6 +56,7 @@ struct Case {
   bool grad = true;          // small enough for finite differences and differentiable; inputs stay 0.05 away from kinks
   bool check = true;         // small enough to hold its fp64 reference
   bool perf = false;         // large enough to time
+  bool large = false;        // left out by --small, timed or not
   double atol = 1e-5;        // absolute part of --check's bound, relative to the largest |value| of the output
   std::string grad_why_not;  // when grad is false on a differentiable op: the reason, printed
 };

@@ -17,6 +17,18 @@ inline at::Tensor away_from(const at::Tensor& x, double kink) {
   return at::where((x - kink).abs() < 0.06, x + 0.13, x);
 }
 
+// A large row that is only compared, and one that is only timed: its fp64 copies would be too large.
+inline Case compared(Case c) {
+  c.perf = c.grad = false, c.large = c.check = true;
+  return c;
+}
+inline Case timed(Case c) {
+  c.grad = c.check = false, c.perf = true;
+  return c;
+}
+
+using Tensors = std::vector<at::Tensor>;  // of a peer: inputs, weights, outputs
+
 inline const std::vector<at::ScalarType> kFloats{at::kFloat, at::kBFloat16};
 
 }  // namespace weft::ops::cases

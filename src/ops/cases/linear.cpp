@@ -30,8 +30,7 @@ Case linear_row(std::string name, int64_t tokens, int64_t in, int64_t out, bool 
            i.plain = plain_linear;
            const double flops = 2.0 * tokens * in * out, size = static_cast<double>(i.inputs[0].element_size());
            i.cost = {flops, size * (tokens * in + in * out + tokens * out), 2 * flops, 2 * size * (tokens * in + in * out + tokens * out)};
-           const at::Tensor x = i.inputs[0], w = i.weights[0].value;
-           i.peer = "at::linear", i.peer_fwd = [x, w] { at::linear(x, w); };
+           i.peer = "at::linear", i.peer_op = plain_linear;
            return i;
          }};
   c.grad = !large, c.perf = large;
@@ -58,8 +57,7 @@ Case bias_row(std::string name, int64_t tokens, int64_t in, int64_t out, bool la
            const double flops = 2.0 * tokens * in * out, size = static_cast<double>(i.inputs[0].element_size());
            const double moved = size * static_cast<double>(tokens * in + in * out + tokens * out);
            i.cost = {flops, moved, 2 * flops, 2 * moved};
-           const at::Tensor x = i.inputs[0], w = i.weights[0].value, bias = i.weights[1].value;
-           i.peer = "at::linear", i.peer_fwd = [x, w, bias] { at::linear(x, w, bias); };
+           i.peer = "at::linear", i.peer_op = i.plain;
            return i;
          }};
   c.grad = !large, c.perf = large;
@@ -112,9 +110,7 @@ Case mlp_row(std::string name, int64_t tokens, int64_t dim, int64_t width, kerne
            };
            const double flops = 4.0 * static_cast<double>(tokens) * static_cast<double>(dim * width);
            i.cost = {flops, 0, 2 * flops, 0};
-           const at::Tensor x = i.inputs[0], w1 = i.weights[0].value, w2 = i.weights[1].value, b1 = biases ? i.weights[2].value : at::Tensor(),
-                            b2 = biases ? i.weights[3].value : at::Tensor();
-           i.peer = "at::linear, gelu, linear", i.peer_fwd = [=] { at::linear(at::gelu(at::linear(x, w1, b1), "tanh"), w2, b2); };
+           i.peer = "at::linear, gelu, linear", i.peer_op = i.plain;
            return i;
          }};
   c.grad = !large, c.perf = large, c.check = !large;
@@ -176,12 +172,13 @@ std::vector<Case> bias_cases() {
              };
              const double moved = static_cast<double>(rows * cols) * static_cast<double>(i.inputs[0].element_size());
              i.cost = {0, 2 * moved, 0, moved};
+             i.peer = "x + b", i.peer_op = [](const Tensors& x, const Tensors& w) { return Tensors{x[0] + w[0]}; };
              return i;
            }};
     c.grad = !large, c.perf = large;
     return c;
   };
-  return {row("37x65", 37, 65, false), row("300x1", 300, 1, false), row("0x8", 0, 8, false), row("8192x4096", 8192, 4096, true)};
+  return {row("37x65", 37, 65, false), row("300x1", 300, 1, false), row("0x8", 0, 8, false), compared(row("8192x4096", 8192, 4096, true)), timed(row("32768x4096", 32768, 4096, true))};
 }
 
 }  // namespace weft::ops::cases

@@ -42,10 +42,13 @@ Case row(const Row& r) {
            };
            const double flops = 2.0 * r.tokens * r.vocab * r.dim;
            i.cost = {flops, 0, 3 * flops, 0};
+           i.peer = "at::linear, cross_entropy_loss";
+           i.peer_op = [targets](const Tensors& x, const Tensors& w) { return Tensors{at::cross_entropy_loss(at::linear(x[0], w[0]), targets, {}, at::Reduction::None, -1)}; };
            return i;
          }};
   c.grad = !r.large, c.perf = r.large;
   c.check = !r.large;  // its fp64 logits are too many
+  if (r.tokens >= 32768) c.dtypes = {at::kBFloat16};
   return c;
 }
 
@@ -56,7 +59,9 @@ std::vector<Case> linear_cross_entropy_cases() {
                         row({"150 of 333 x 40, 9 ignored, z-loss, chunks", 150, 333, 40, 9, 0.1, 64 * 70}),
                         row({"all ignored", 5, 7, 3, 5}),
                         row({"0 of 5 x 8", 0, 5, 8}),
-                        row({"1024 of 50304 x 768", 1024, 50304, 768, 0, 0, 0, true})};
+                        row({"1024 of 50304 x 768", 1024, 50304, 768, 0, 0, 0, true}),
+                        row({"32768 of 65536 x 4096", 32768, 65536, 4096, 0, 0, 0, true}),
+                        row({"32768 of 131072 x 4096", 32768, 131072, 4096, 0, 0, 0, true})};
   // One product of one term: the gradient of the logit is rounded to bf16 (at most 2^-8 of it), and nothing averages that out. The plain
   // expression rounds it too and then rounds the product, which may undo the first.
   for (Case& c : by_dtype({row({"1 of 1 x 1", 1, 1, 1})}, std::ldexp(1.0, -8))) all.push_back(std::move(c));

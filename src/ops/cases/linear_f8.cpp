@@ -27,8 +27,8 @@ Case row(GemmRecipe::Kind kind, int64_t tokens, int64_t in, int64_t out, bool bi
            const double flops = 2.0 * static_cast<double>(tokens) * static_cast<double>(in * out);
            const double moved = 2.0 * static_cast<double>(tokens * in + in * out + tokens * out);
            i.cost = {flops, moved, 2 * flops, 2 * moved};
-           const at::Tensor x = i.inputs[0], w = i.weights[0].value;
-           i.peer = "at::linear bf16", i.peer_fwd = [x, w] { at::linear(x, w); };
+           i.f8_products = true;
+           i.peer = "at::linear bf16", i.peer_op = [](const std::vector<at::Tensor>& x, const std::vector<at::Tensor>& w) { return std::vector<at::Tensor>{at::linear(x[0], w[0])}; };
            return i;
          }};
   c.grad = exact, c.check = !exact && !large, c.perf = large, c.atol = kSumOf14Bits;

@@ -119,6 +119,17 @@ std::vector<Case> mhc_cases() {
     };
     return i;
   });
+  large("mhc_map", {0, T * 4.0 * 49, 0, T * 4.0 * 74}, [=](const Build& b) {
+    Instance i;
+    i.inputs = {at::randn({T, 24}, f32_on(b)), at::rand({T}, f32_on(b))};
+    i.weights.push_back({"alpha", at::randn({3}, f32_on(b)), {}});
+    i.weights.push_back({"bias", at::randn({24}, f32_on(b)), {}});
+    i.op = [](const std::vector<at::Tensor>& x, std::deque<Weight>& w, const Policy& p) {
+      const MhcMapped out = mhc_map(x[0], x[1], w[0], w[1], 4, 1e-6, p);
+      return std::vector<at::Tensor>{out.pre_Tn, out.post_Tn, out.res_Tnn};
+    };
+    return i;
+  });
   large("mhc_aggregate", {0, stream + one, 0, 2 * stream + one}, [=](const Build& b) {
     Instance i;
     i.inputs = {normal(b, {T, n, C}), at::randn({T, n}, f32_on(b))};

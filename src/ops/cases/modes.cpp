@@ -38,7 +38,7 @@ std::vector<at::Tensor> detached(const std::vector<at::Tensor>& all) {
 }  // namespace
 
 bool selected(const Filter& filter, const Case& c) {
-  if (c.perf && !filter.large) return false;
+  if ((c.perf || c.large) && !filter.large) return false;
   if (filter.name.empty()) return true;
   const std::string both = c.op + "/" + c.row;
   return glob_match(filter.name, c.op) || glob_match(filter.name, both);

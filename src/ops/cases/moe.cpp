@@ -102,7 +102,7 @@ Case grouped_row(std::string name, std::vector<int32_t> counts, int64_t spare, i
            std::vector<int32_t> ends;
            int32_t rows = 0;
            for (int32_t m : counts) ends.push_back(rows += m);
-           const at::Tensor ends_E = at::tensor(ends, at::kInt).to(b.device);
+           const at::Tensor ends_E = at::tensor(ends, at::kInt).to(b.device.is_meta() ? at::Device(at::kCPU) : b.device);  // read where tensors have no data, too
            Instance i;
            i.inputs = {at::randn({rows + spare, k}, options_of(b))};
            i.weights.push_back({"experts", at::randn({static_cast<int64_t>(counts.size()), n, k}, options_of(b)) / std::sqrt(static_cast<double>(k)), {}});
@@ -122,6 +122,10 @@ Case grouped_row(std::string name, std::vector<int32_t> counts, int64_t spare, i
            const double flops = 2.0 * rows * static_cast<double>(n * k), size = static_cast<double>(i.inputs[0].element_size());
            const double moved = (static_cast<double>(rows) * static_cast<double>(n + k) + static_cast<double>(counts.size()) * static_cast<double>(n * k)) * size;
            i.cost = {flops, moved, 2 * flops, 2 * moved};
+           if (b.dtype == at::kBFloat16) {
+             i.peer = "at::_grouped_mm";
+             i.peer_op = [ends_E](const std::vector<at::Tensor>& x, const std::vector<at::Tensor>& w) { return std::vector<at::Tensor>{at::_grouped_mm(x[0], w[0].transpose(1, 2), ends_E)}; };
+           }
            return i;
          }};
   c.grad = small, c.check = small, c.perf = !small;
@@ -155,6 +159,9 @@ std::vector<Case> moe_cases() {
       grouped_row("e1 m1 n1 k1", {1}, 0, 1, 1, true),
       grouped_row("30+0+77+1 n16 k24, spare 9", {30, 0, 77, 1}, 9, 16, 24, true),
       grouped_row("e16 m8192 n896 k4096", std::vector<int32_t>(16, 8192), 0, 896, 4096, false),
+      grouped_row("e16 m8192 n4096 k896", std::vector<int32_t>(16, 8192), 0, 4096, 896, false),
+      grouped_row("e128 m1024 n768 k2048", std::vector<int32_t>(128, 1024), 0, 768, 2048, false),
+      grouped_row("e128 m1024 n2048 k768", std::vector<int32_t>(128, 1024), 0, 2048, 768, false),
   };
 }
 

@@ -2,7 +2,9 @@
 
 #include "ops/qkv.h"
 
+#include "ops/cases/draw.h"
 #include "ops/cases/rows.h"
+#include "ops/qk_norm.h"
 
 namespace weft::ops::cases {
 namespace {
@@ -37,6 +39,33 @@ Case make(const Row& r) {
 }
 
 }  // namespace
+
+// Heads of a projection that also holds something else: `apart` more channels a token.
+std::vector<Case> qk_norm_cases() {
+  const auto row = [](std::string name, int64_t tokens, int64_t heads, int64_t dim, int64_t apart, bool l2, bool large) {
+    Case c{"qk_norm", std::move(name), kFloats, [=](const Build& b) {
+             at::manual_seed(b.seed);
+             Instance i;
+             i.inputs = {normal(b, {tokens, heads * dim + apart})};
+             if (!l2) i.weights.push_back({"w", normal(b, {dim}), {}});
+             i.op = [=](const std::vector<at::Tensor>& x, std::deque<Weight>& w, const Policy& p) {
+               return std::vector<at::Tensor>{qk_norm(x[0].narrow(1, 0, heads * dim).view({tokens, heads, dim}), l2 ? nullptr : &w[0], 1e-5, p)};
+             };
+             const double moved = static_cast<double>(tokens * heads * dim) * static_cast<double>(i.inputs[0].element_size());
+             i.cost = {0, 2 * moved, 0, 3 * moved};
+             if (!l2) i.peer = "at::rms_norm", i.peer_op = [=](const Tensors& x, const Tensors& w) {
+               return Tensors{at::rms_norm(x[0].narrow(1, 0, heads * dim).view({tokens, heads, dim}), {dim}, w[0], 1e-5)};
+             };
+             return i;
+           }};
+    c.grad = !large, c.perf = large, c.check = !large;
+    if (dim == 1) c.atol = 2e-2;  // dx is what eps leaves of two equal terms
+    return c;
+  };
+  return {row("9x3x20", 9, 3, 20, 0, false, false),    row("9x2x16 of 40", 9, 2, 16, 8, false, false),     row("7x3x8 l2", 7, 3, 8, 0, true, false),
+          row("1x1x1", 1, 1, 1, 0, false, false),      row("0x2x8", 0, 2, 8, 0, false, false),              row("32768x32x128", 32768, 32, 128, 0, false, true),
+          row("32768x16x128 l2", 32768, 16, 128, 0, true, true)};
+}
 
 std::vector<Case> qkv_cases() {
   std::vector<Case> all;

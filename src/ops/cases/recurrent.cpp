@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "ops/cases/draw.h"
 #include "ops/cases/rows.h"
 #include "ops/delta.h"
 #include "ops/m2rnn.h"
@@ -77,8 +78,8 @@ Case m2rnn_row(const Row& r) {
   return c;
 }
 
-Case mixer_row(const char* name, std::vector<int32_t> lengths, M2rnnShape s) {
-  return {"m2rnn_mixer", name, {at::kFloat, at::kBFloat16}, [=](const Build& b) {
+Case mixer_row(const char* name, std::vector<int32_t> lengths, M2rnnShape s, bool large = false) {
+  const Case c{"m2rnn_mixer", name, {at::kFloat, at::kBFloat16}, [=](const Build& b) {
             at::manual_seed(b.seed);
             const Packing packing = Packing::of(lengths, b.device);
             Instance i;
@@ -93,8 +94,11 @@ Case mixer_row(const char* name, std::vector<int32_t> lengths, M2rnnShape s) {
               const M2rnnMixed out = m2rnn_mixer(x[0], s, {w[0], &w[1], w[2], w[3], w[4], &w[5]}, packing, nullptr, p);
               return std::vector<at::Tensor>{out.y_TI, out.gate_TI};
             };
+            const double moved = static_cast<double>(packing.tokens()) * static_cast<double>(s.projected() + s.heads * s.value_dim) * static_cast<double>(i.inputs[0].element_size());
+            i.cost = {0, moved, 0, 2 * moved};
             return i;
           }};
+  return large ? timed(c) : c;
 }
 
 }  // namespace
@@ -119,6 +123,7 @@ std::vector<Case> recurrent_cases() {
       m2rnn_row({"decode 3 h2 k64 v16", {1, 1, 1}, 1, 2, 64, 16, true, false}),
       m2rnn_row({"8x4096 h51 k64 v16", std::vector<int32_t>(8, 4096), 1, 51, 64, 16, false, true}),
       mixer_row("packed 3+6", {3, 6}, {2, 4, 3}),
+      mixer_row("8x4096 h51 k64 v16", std::vector<int32_t>(8, 4096), {51, 64, 16}, true),
   };
   return by_dtype(rows, 1e-2);
 }

@@ -10,6 +10,9 @@ std::vector<Case> by_dtype(const std::vector<Case>& rows, double atol_bf16);
 constexpr double kHalfUnitBf16 = 4e-3;  // of the largest element: what adding 0.3 to it and taking it away loses (reliability.md 2.1)
 
 std::vector<Case> activation_cases();
+std::vector<Case> add_cases();
+std::vector<Case> muon_cases();
+std::vector<Case> qk_norm_cases();
 std::vector<Case> adamw_cases();
 std::vector<Case> dropout_cases();
 std::vector<Case> grad_norm_cases();

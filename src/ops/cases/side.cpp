@@ -58,7 +58,27 @@ Case quantize_row(std::string name, int64_t rows, int64_t cols, QuantizeOptions 
 
 }  // namespace
 
-std::vector<Case> ngram_cases() { return {ngram_row("packed 1+12+0+30", {1, 12, 0, 30}, false), ngram_row("crossing 12+30", {12, 30}, true), ngram_row("0", {0}, false)}; }
+// 262,144 tokens, 16 tables of half a million rows of 16 (nam56r.md 7).
+Case large_ngram_row() {
+  Case c{"ngram_embedding", "262144 of 16 tables of 499979 x 16", kFloats, [](const Build& b) {
+           at::manual_seed(b.seed);
+           constexpr int64_t kTables = 16, kPrime = 499979, kTokens = 262144, kDim = 16;
+           const auto i64 = at::TensorOptions().dtype(at::kLong).device(b.device);
+           const NgramTables tables{at::randint(1 << 30, {kTables, 3}, i64) * 2 + 1, at::randint(1 << 30, {kTables}, i64), at::full({kTables}, kPrime, i64),
+                                    at::arange(kTables, i64) * kPrime, at::arange(kTables, i64).remainder(2).add(2).to(at::kInt)};
+           const auto packing = std::make_shared<Packing>(Packing::of(std::vector<int32_t>(64, 4096), b.device));
+           const at::Tensor tokens = integers(b, 1 << 17, {kTokens});
+           Instance i;
+           i.weights.push_back({"w", normal(b, {kTables * kPrime, kDim}), {}});
+           i.op = [=](const std::vector<at::Tensor>&, std::deque<Weight>& w, const Policy& p) { return std::vector<at::Tensor>{ngram_embedding(tokens, tables, packing.get(), w[0], p)}; };
+           const double numbers = static_cast<double>(kTokens * kTables * kDim), size = static_cast<double>(i.weights[0].value.element_size());
+           i.cost = {0, 2 * numbers * size, 0, numbers * (size + 8)};
+           return i;
+         }};
+  return timed(c);
+}
+
+std::vector<Case> ngram_cases() { return {large_ngram_row(), ngram_row("packed 1+12+0+30", {1, 12, 0, 30}, false), ngram_row("crossing 12+30", {12, 30}, true), ngram_row("0", {0}, false)}; }
 
 std::vector<Case> structure_cases() {
   const auto row = [](std::string name, int64_t tokens, std::vector<bool> active) {
@@ -82,7 +102,20 @@ std::vector<Case> structure_cases() {
            }};
     return c;
   };
-  return {row("37, all", 37, {true, true, true}), row("37, one missing", 37, {true, false, true}), row("9, none", 9, {false, false}), row("0", 0, {true})};
+  Case large{"structure_embedding", "1048576 of 9 and 16 classes x 64", kFloats, [](const Build& b) {
+               at::manual_seed(b.seed);
+               constexpr int64_t kTokens = 1 << 20;
+               const auto ids = [&](int64_t classes) { return at::randint(-1, classes, {kTokens}, at::TensorOptions().dtype(at::kInt).device(b.device)); };
+               const std::vector<StructureStream> streams{{ids(9), 9}, {ids(16), 16}};
+               Instance i;
+               i.weights.push_back({"table", normal(b, {25, 64}), {}});
+               i.weights.push_back({"scale", at::randn({2}, f32_on(b)), {}});
+               i.op = [=](const std::vector<at::Tensor>&, std::deque<Weight>& w, const Policy& p) { return std::vector<at::Tensor>{structure_embedding(streams, kTokens, w[0], w[1], p)}; };
+               const double moved = static_cast<double>(kTokens) * (8 + 64 * static_cast<double>(i.weights[0].value.element_size()));
+               i.cost = {0, moved, 0, moved};
+               return i;
+             }};
+  return {timed(large), row("37, all", 37, {true, true, true}), row("37, one missing", 37, {true, false, true}), row("9, none", 9, {false, false}), row("0", 0, {true})};
 }
 
 std::vector<Case> hadamard_cases() {
@@ -100,7 +133,7 @@ std::vector<Case> hadamard_cases() {
     c.grad = !large, c.perf = large;
     return c;
   };
-  return {row("37x64", 37, 64, false), row("3x1", 3, 1, false), row("0x8", 0, 8, false), row("65536x128", 65536, 128, true)};
+  return {row("37x64", 37, 64, false), row("3x1", 3, 1, false), row("0x8", 0, 8, false), compared(row("65536x128", 65536, 128, true)), timed(row("1048576x128", 1048576, 128, true)), timed(row("32768x4096", 32768, 4096, true))};
 }
 
 std::vector<Case> quantize_cases() {
@@ -110,7 +143,7 @@ std::vector<Case> quantize_cases() {
   for (const auto& [name, block] : blocks) {
     all.push_back(quantize_row(std::string(name) + " 150x270", 150, 270, {block, DType::kF8E4M3, false, true}));
     all.push_back(quantize_row(std::string(name) + " 37x65 e5m2, powers of two", 37, 65, {block, DType::kF8E5M2, true, false}));
-    all.push_back(quantize_row(std::string(name) + " 8192x4096", 8192, 4096, {block, DType::kF8E4M3, false, true}, true));
+    all.push_back(quantize_row(std::string(name) + " 32768x4096", 32768, 4096, {block, DType::kF8E4M3, false, true}, true));
   }
   return all;
 }

@@ -1,5 +1,6 @@
 #include "ops/aten.h"
 
+#include "ops/cases/draw.h"
 #include "ops/cases/rows.h"
 #include "ops/indexer.h"
 #include "ops/sparse_mla.h"
@@ -9,6 +10,20 @@ namespace {
 
 at::TensorOptions data(const Build& b) { return at::TensorOptions().dtype(b.dtype).device(b.device); }
 at::TensorOptions f32(const Build& b) { return data(b).dtype(b.dtype == at::kDouble ? at::kDouble : at::kFloat); }
+
+// For each token K distinct keys of its own document, spread over what it may see; -1 beyond that. Drawn on the device: sorting T x T numbers takes minutes.
+at::Tensor spread_indices(const Packing& packing, int64_t K, at::Device device) {
+  std::vector<at::Tensor> all;
+  const auto f64 = at::TensorOptions().dtype(at::kDouble).device(device);
+  for (int64_t d = 0; d < packing.documents(); ++d) {
+    const int64_t first = packing.host_cu_q[d], n = packing.host_cu_q[d + 1] - first;
+    const at::Tensor seen = at::arange(1, n + 1, f64).unsqueeze(1), at_k = at::arange(K, f64).unsqueeze(0);
+    const at::Tensor step = at::maximum(seen / static_cast<double>(K), at::ones({}, f64));
+    const at::Tensor key = at::floor(at_k * step + at::rand({n, K}, f64) * (step - 1));  // at least 1 apart, so no key twice
+    all.push_back(at::where(key < seen, key + static_cast<double>(first), at::full({}, -1.0, f64)).to(at::kInt));
+  }
+  return at::cat(all, 0);
+}
 
 // K distinct tokens of the row for each token, some of them -1, of another document or later: those are masked.
 at::Tensor random_indices(int64_t T, int64_t K, at::Device device) {
@@ -31,7 +46,7 @@ Case mla_row(const Row& r) {
            at::manual_seed(b.seed);
            const Packing packing = Packing::of(r.lengths, b.device);
            const int64_t T = packing.tokens();
-           const at::Tensor indices = random_indices(T, r.keys, b.device);
+           const at::Tensor indices = r.large ? spread_indices(packing, r.keys, b.device) : random_indices(T, r.keys, b.device);
            Instance i;
            i.inputs = {at::randn({T, r.heads, r.dim}, data(b)), at::randn({T, r.dim}, data(b))};
            i.op = [=](const std::vector<at::Tensor>& x, std::deque<Weight>&, const Policy& p) {
@@ -48,9 +63,9 @@ Case mla_row(const Row& r) {
   return c;
 }
 
-Case head_row(const char* op, const char* name, int64_t T, int64_t C, HeadRows rows, int64_t per_head) {
+Case head_row(const char* op, const char* name, int64_t T, int64_t C, HeadRows rows, int64_t per_head, bool large = false) {
   const bool absorbing = std::string(op) == "absorb";
-  return {op, name, {at::kFloat, at::kBFloat16}, [=](const Build& b) {
+  const Case c{op, name, {at::kFloat, at::kBFloat16}, [=](const Build& b) {
             at::manual_seed(b.seed);
             Instance i;
             i.inputs = {at::randn({T, rows.heads, absorbing ? rows.count : C}, data(b))};
@@ -58,8 +73,11 @@ Case head_row(const char* op, const char* name, int64_t T, int64_t C, HeadRows r
             i.op = [=](const std::vector<at::Tensor>& x, std::deque<Weight>& w, const Policy& p) {
               return std::vector<at::Tensor>{absorbing ? absorb(x[0], w[0], rows, p) : expand(x[0], w[0], rows, p)};
             };
+            const double numbers = static_cast<double>(T * rows.heads), moved = numbers * static_cast<double>(rows.count + C) * static_cast<double>(i.inputs[0].element_size());
+            i.cost = {2 * numbers * static_cast<double>(rows.count * C), moved, 4 * numbers * static_cast<double>(rows.count * C), 1.5 * moved};
             return i;
           }};
+  return large ? timed(c) : c;
 }
 
 Case loss_row(const char* name, std::vector<int32_t> lengths, bool relu, bool sparse, bool weighted) {
@@ -79,6 +97,25 @@ Case loss_row(const char* name, std::vector<int32_t> lengths, bool relu, bool sp
             };
             return i;
           }};
+}
+
+// Over the chosen keys of a DSA layer: 256 of 4,096 in each of 8 documents.
+Case large_loss_row() {
+  return timed({"indexer_loss", "8x4096 h32 d64 k256", {at::kFloat, at::kBFloat16}, [](const Build& b) {
+                  at::manual_seed(b.seed);
+                  const Packing packing = Packing::of(std::vector<int32_t>(8, 4096), b.device);
+                  const int64_t T = packing.tokens(), J = 32, D = 64, H = 32, K = 256;
+                  const at::Tensor indices = spread_indices(packing, K, b.device);
+                  const IndexerTarget target{at::randn({T, H, 128}, data(b)), at::randn({T, 1, 128}, data(b)), 0.1};
+                  Instance i;
+                  i.inputs = {at::randn({T, J, D}, data(b)), at::randn({T, D}, data(b)), at::randn({T, J}, f32(b))};
+                  i.op = [=](const std::vector<at::Tensor>& x, std::deque<Weight>&, const Policy& p) {
+                    return std::vector<at::Tensor>{indexer_loss({x[0], x[1], x[2], true}, target, indices, {}, 0.7, packing, p)};
+                  };
+                  const double pairs = static_cast<double>(T * K), work = 2 * pairs * static_cast<double>(J * D + H * 128);
+                  i.cost = {work + 4 * pairs * static_cast<double>(J * D), static_cast<double>(T * (J * D + H * 128)) * static_cast<double>(i.inputs[0].element_size()), 0, 0};
+                  return i;
+                }});
 }
 
 Case topk_row(const char* name, std::vector<int32_t> lengths, int64_t heads, int64_t dim, int64_t top_k, bool large) {
@@ -115,6 +152,9 @@ std::vector<Case> sparse_cases() {
        loss_row("dense 1+8+0+3", {1, 8, 0, 3}, true, false, false), loss_row("dense linear weighted 9", {9}, false, false, true), loss_row("sparse 7+5", {7, 5}, true, true, false),
        loss_row("sparse weighted 6", {6}, true, true, true)},
       1e-2);
+  all.push_back(head_row("absorb", "32768 h32 128->512", 32768, 512, {32, 0, 128}, 256, true));
+  all.push_back(head_row("expand", "32768 h32 512->128", 32768, 512, {32, 128, 128}, 256, true));
+  all.push_back(large_loss_row());
   all.push_back(topk_row("packed 1+40+0+9 k6", {1, 40, 0, 9}, 3, 8, 6, false));
   all.push_back(topk_row("300 k64", {300}, 4, 16, 64, false));
   all.push_back(topk_row("8x4096 h32 d64 k256", std::vector<int32_t>(8, 4096), 32, 64, 256, true));

@@ -105,6 +105,8 @@ Case mamba2_row(const char* name, std::vector<int32_t> lengths, Mamba2Shape s, b
              return std::vector<at::Tensor>{out.y_TI, out.z_TI};
            };
            i.plain = [=](const std::vector<at::Tensor>& x, const std::vector<at::Tensor>& w) { return plain_mamba2(x[0], w, s, packing); };
+           const double moved = static_cast<double>(packing.tokens()) * static_cast<double>(s.projected() + 2 * s.inner()) * static_cast<double>(i.inputs[0].element_size());
+           i.cost = {0, moved, 0, 2 * moved};
            return i;
          }};
   c.grad = !large, c.perf = large, c.check = !large;
