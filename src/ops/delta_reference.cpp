@@ -128,12 +128,15 @@ DeltaGrads gated_delta_bwd(const at::Tensor& d_o, const DeltaInputs& in, const a
   return out;
 }
 
+// One past the document's last token; no step is taken where tensors have no data.
+static int64_t last_of(const Packing& p, int64_t document, const at::Tensor& like) { return p.host_cu_q[like.is_meta() ? document : document + 1]; }
+
 DeltaOut gated_delta2(const DeltaInputs& in, const Packing& packing, bool want_final_state) {
   const Wide w(in);
   std::vector<at::Tensor> o, last;
   for (int64_t d = 0; d < packing.documents(); ++d) {
     at::Tensor S = w.state(in, d);  // [H, K, V]
-    for (int64_t t = packing.host_cu_q[d]; t < packing.host_cu_q[d + 1]; ++t) {
+    for (int64_t t = packing.host_cu_q[d]; t < last_of(packing, d, in.v); ++t) {
       S = w.g[t].exp().unsqueeze(2) * S;
       const at::Tensor r = w.write[t] * w.v[t] - (S * (w.beta[t] * w.k[t]).unsqueeze(2)).sum(1);
       S = S + w.k[t].unsqueeze(2) * r.unsqueeze(1);
@@ -151,7 +154,7 @@ DeltaGrads gated_delta2_bwd(const at::Tensor& d_o, const DeltaInputs& in, const 
   at::Tensor dq = like(w.q), dk = like(w.k), dv = like(w.v), dg = like(w.g), d_beta = like(w.beta), d_write = like(w.write);
   std::vector<at::Tensor> first;
   for (int64_t d = 0; d < packing.documents(); ++d) {
-    const int64_t begin = packing.host_cu_q[d], end = packing.host_cu_q[d + 1];
+    const int64_t begin = packing.host_cu_q[d], end = last_of(packing, d, in.v);
     std::vector<at::Tensor> decayed;  // S' of each token
     at::Tensor S = w.state(in, d);
     const auto written = [&](int64_t t, const at::Tensor& decayed_S) { return w.write[t] * w.v[t] - (decayed_S * (w.beta[t] * w.k[t]).unsqueeze(2)).sum(1); };

@@ -27,6 +27,9 @@ struct Scan {
   at::Tensor next(const at::Tensor& h, int64_t t) const { return gate(t) * h + (1 - gate(t)) * candidate(h, t); }
 };
 
+// One past the document's last token; no step is taken where tensors have no data.
+int64_t last_of(const Packing& p, int64_t document, const at::Tensor& like) { return p.host_cu_q[like.is_meta() ? document : document + 1]; }
+
 }  // namespace
 
 M2rnnOut m2rnn(const M2rnnInputs& in, const Packing& packing, bool want_final_state) {
@@ -35,7 +38,7 @@ M2rnnOut m2rnn(const M2rnnInputs& in, const Packing& packing, bool want_final_st
   std::vector<at::Tensor> last;
   for (int64_t d = 0; d < packing.documents(); ++d) {
     at::Tensor h = s.first(in, d);
-    for (int64_t t = packing.host_cu_q[d]; t < packing.host_cu_q[d + 1]; ++t) {
+    for (int64_t t = packing.host_cu_q[d]; t < last_of(packing, d, s.v); ++t) {
       h = s.next(h, t);
       y[t].copy_(at::matmul(h.transpose(1, 2), s.q[t]));
     }
@@ -52,7 +55,7 @@ M2rnnGrads m2rnn_bwd(const at::Tensor& dy_any, const M2rnnInputs& in, const at::
   M2rnnGrads g{like(s.q), like(s.k), like(s.v), like(s.f), like(s.W), {}, {}};
   std::vector<at::Tensor> first;
   for (int64_t d = 0; d < packing.documents(); ++d) {
-    const int64_t begin = packing.host_cu_q[d], end = packing.host_cu_q[d + 1];
+    const int64_t begin = packing.host_cu_q[d], end = last_of(packing, d, s.v);
     std::vector<at::Tensor> kept;  // state before each chunk
     at::Tensor h = s.first(in, d);
     for (int64_t t = begin; t < end; ++t) {

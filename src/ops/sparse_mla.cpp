@@ -213,10 +213,13 @@ at::Tensor head_rows(const at::Tensor& w, const HeadRows& r) {
 
 struct HeadLinear {
   const at::Tensor &x_HTI, &w_HIO;
-  at::Tensor* out;
+  at::Tensor* out_THO;
   const at::Tensor& like() const { return x_HTI; }
 };
-void run_reference(const HeadLinear& a) { *a.out = at::bmm(a.x_HTI, a.w_HIO); }
+void run_reference(const HeadLinear& a) {
+  at::Tensor y_HTO = a.out_THO->transpose(0, 1);
+  at::bmm_out(y_HTO, a.x_HTI, a.w_HIO);
+}
 // A batched GEMM of the tensor library on any device.
 constexpr Candidate<HeadLinear> kHeadLinear[] = {
     {"aten", [](const HeadLinear& a, const Policy&) { return a.x_HTI.scalar_type() == at::kDouble ? kernels::Support{"dtype is not f32 or bf16"} : kernels::Support{}; }, nullptr,
@@ -224,9 +227,15 @@ constexpr Candidate<HeadLinear> kHeadLinear[] = {
 
 at::Tensor head_gemm(const at::Tensor& x_THI, const at::Tensor& w_HIO, const Policy& policy) {
   const at::Tensor x = x_THI.transpose(0, 1);
-  at::Tensor y;
+  at::Tensor y = at::empty({x_THI.size(0), x_THI.size(1), w_HIO.size(2)}, x.options().requires_grad(false));
   run_chosen<HeadLinear>("head_linear", kHeadLinear, {x, w_HIO, &y}, policy);
-  return y.transpose(0, 1).contiguous();
+  return y;
+}
+// [H, n, C] in the accumulation dtype; the GPU's library sums bf16 products in fp32 by itself.
+at::Tensor head_dw(const at::Tensor& a_THn, const at::Tensor& b_THC) {
+  const auto product = [](const at::Tensor& a, const at::Tensor& b, auto... dtype) { return at::bmm(a.permute({1, 2, 0}), b.transpose(0, 1), dtype...); };
+  if (a_THn.is_cuda() && a_THn.scalar_type() == at::kBFloat16) return product(a_THn, b_THC, at::kFloat);
+  return product(a_THn.to(wide(a_THn)), b_THC.to(wide(b_THC)));
 }
 
 struct HeadLinearNode final : Node {
@@ -237,10 +246,7 @@ struct HeadLinearNode final : Node {
   variable_list apply(variable_list&& grads) override {
     const at::Tensor x = unpack(this->x), dy = grads[0], W = head_rows(w->value, r);  // [H, n, C]
     const at::Tensor dx = head_gemm(dy, expanding ? W : W.transpose(1, 2), policy);
-    if (w->wants_grad()) {
-      const at::Tensor a = (expanding ? dy : x).to(wide(x)), b = (expanding ? x : dy).to(wide(x));  // dW_h = a_h^T b_h [n, C]
-      head_rows(w->main_grad, r).add_(at::bmm(a.permute({1, 2, 0}), b.transpose(0, 1)));
-    }
+    if (w->wants_grad()) head_rows(w->main_grad, r).add_(expanding ? head_dw(dy, x) : head_dw(x, dy));
     if (w->trainable) w->done();
     return {dx};
   }

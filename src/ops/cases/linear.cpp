@@ -64,15 +64,18 @@ Case bias_row(std::string name, int64_t tokens, int64_t in, int64_t out, bool la
   return c;
 }
 
-Case mixed_row() {  // an fp32 router weight under bf16 activations
-  Case c{"linear", "f32 weight 33x24->8", {at::kFloat, at::kBFloat16}, [](const Build& b) {
+Case mixed_row(std::string name, int64_t tokens, int64_t in, int64_t out) {  // an fp32 router weight under bf16 activations
+  Case c{"linear", std::move(name), {at::kFloat, at::kBFloat16}, [=](const Build& b) {
            at::manual_seed(b.seed);
            Instance i;
-           i.inputs = {normal(b, {33, 24})};
-           i.weights.push_back({"w", at::randn({8, 24}, f32_on(b)), {}});
+           i.inputs = {normal(b, {tokens, in})};
+           i.weights.push_back({"w", at::randn({out, in}, f32_on(b)), {}});
            i.op = [](const std::vector<at::Tensor>& x, std::deque<Weight>& w, const Policy& p) {
              return std::vector<at::Tensor>{linear(x[0], w[0], {GemmRecipe::kF32}, nullptr, p)};
            };
+           const double flops = 2.0 * static_cast<double>(tokens) * static_cast<double>(in * out), moved = static_cast<double>(i.inputs[0].nbytes());
+           i.cost = {flops, moved, 2 * flops, 2 * moved};
+           i.peer = "at::linear in fp32", i.peer_op = [](const Tensors& x, const Tensors& w) { return Tensors{at::linear(x[0].to(at::kFloat), w[0])}; };
            return i;
          }};
   return c;
@@ -142,7 +145,8 @@ std::vector<Case> linear_cases() {
           linear_row("1x1->1", 1, 1, 1, false),
           linear_row("0x8->3", 0, 8, 3, false),
           linear_row("130x65->33 queued dW", 130, 65, 33, false, true),
-          mixed_row(),
+          mixed_row("f32 weight 33x24->8", 33, 24, 8),
+          timed(mixed_row("f32 weight 32768x4096->16", 32768, 4096, 16)),
           tf32_row(),
           mlp_row("gpt2 gelu 32768x768x3072 + b", 32768, 768, 3072, kernels::Act::kGeluTanh, true, true),
           bias_row("37x24->65 + b", 37, 24, 65, false),

@@ -49,12 +49,13 @@ std::vector<Case> qk_norm_cases() {
              i.inputs = {normal(b, {tokens, heads * dim + apart})};
              if (!l2) i.weights.push_back({"w", normal(b, {dim}), {}});
              i.op = [=](const std::vector<at::Tensor>& x, std::deque<Weight>& w, const Policy& p) {
-               return std::vector<at::Tensor>{qk_norm(x[0].narrow(1, 0, heads * dim).view({tokens, heads, dim}), l2 ? nullptr : &w[0], 1e-5, p)};
+               const at::Tensor part = apart > 0 ? x[0].narrow(1, 0, heads * dim) : x[0];
+               return std::vector<at::Tensor>{qk_norm(part.view({tokens, heads, dim}), l2 ? nullptr : &w[0], 1e-5, p)};
              };
              const double moved = static_cast<double>(tokens * heads * dim) * static_cast<double>(i.inputs[0].element_size());
              i.cost = {0, 2 * moved, 0, 3 * moved};
-             if (!l2) i.peer = "at::rms_norm", i.peer_op = [=](const Tensors& x, const Tensors& w) {
-               return Tensors{at::rms_norm(x[0].narrow(1, 0, heads * dim).view({tokens, heads, dim}), {dim}, w[0], 1e-5)};
+             if (!l2 && apart == 0) i.peer = "at::rms_norm", i.peer_op = [=](const Tensors& x, const Tensors& w) {
+               return Tensors{at::rms_norm(x[0].view({tokens, heads, dim}), {dim}, w[0], 1e-5)};
              };
              return i;
            }};

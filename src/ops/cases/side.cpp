@@ -49,7 +49,8 @@ Case quantize_row(std::string name, int64_t rows, int64_t cols, QuantizeOptions 
              if (q.scale_t.defined()) out.push_back(q.scale_t.contiguous().view(at::kInt));
              return out;
            };
-           i.cost = {0, static_cast<double>(x.nbytes()) + static_cast<double>(rows * cols) * (o.transposed ? 2 : 1), 0, 0};
+           const double reads = o.block == QuantBlock::kTensor ? 2 : 1;  // a maximum of all comes first
+           i.cost = {0, reads * static_cast<double>(x.nbytes()) + static_cast<double>(rows * cols) * (o.transposed ? 2 : 1), 0, 0};
            return i;
          }};
   c.grad = false, c.perf = large, c.check = !large;

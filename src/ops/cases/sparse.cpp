@@ -152,6 +152,8 @@ std::vector<Case> sparse_cases() {
        loss_row("dense 1+8+0+3", {1, 8, 0, 3}, true, false, false), loss_row("dense linear weighted 9", {9}, false, false, true), loss_row("sparse 7+5", {7, 5}, true, true, false),
        loss_row("sparse weighted 6", {6}, true, true, true)},
       1e-2);
+  all.push_back(head_row("absorb", "32768 h32 64->64", 32768, 64, {32, 0, 64}, 128, true));  // NAM56R's
+  all.push_back(head_row("expand", "32768 h32 64->64", 32768, 64, {32, 64, 64}, 128, true));
   all.push_back(head_row("absorb", "32768 h32 128->512", 32768, 512, {32, 0, 128}, 256, true));
   all.push_back(head_row("expand", "32768 h32 512->128", 32768, 512, {32, 128, 128}, 256, true));
   all.push_back(large_loss_row());
