@@ -66,7 +66,10 @@ TEST(Cases, SupportAsksLargeRowsToTheirEndWithoutData) {
   int rows = 0;
   for (const char* op : {"rms_norm", "attention", "linear", "route", "sparse_mla", "permute", "linear_cross_entropy", "mamba3", "sample"}) {
     f.name = op;
-    run_support(f, [&](const Result& r) { ++rows, EXPECT_TRUE(r.ok) << r.op << "/" << r.row << " " << r.detail; });
+    run_support(f, [&](const Result& r) {
+      ++rows;
+      EXPECT_TRUE(r.ok) << r.op << "/" << r.row << " " << r.detail;
+    });
   }
   EXPECT_GT(rows, 100);
 }
