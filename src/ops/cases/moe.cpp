@@ -12,25 +12,6 @@ namespace {
 at::TensorOptions options_of(const Build& b) { return at::TensorOptions().dtype(b.dtype).device(b.device); }
 at::ScalarType wide_of(const Build& b) { return b.dtype == at::kDouble ? at::kDouble : at::kFloat; }
 
-// Whether the choice of experts stays when x and w move a little, as finite differences want of it.
-bool settled(const at::Tensor& x, const at::Tensor& w, const RouteOptions& o) {
-  Policy any;
-  any.reference_allowed = {"*"}, any.only = "reference";
-  const auto choice = [&](double by) {
-    const auto moved = [by](const at::Tensor& t) { return (t.to(at::kDouble) + by * at::randn(t.sizes(), t.options().dtype(at::kDouble))); };
-    RouteOptions wide = o;
-    if (o.bias_E.defined()) wide.bias_E = o.bias_E.to(at::kDouble);
-    Weight weight{"router", moved(w), {}};
-    weight.trainable = false;
-    return route(moved(x), weight, wide, any).indices_Tk;
-  };
-  const at::NoGradGuard no_grad;
-  const at::Tensor here = choice(0);
-  for (int k = 0; k < 24; ++k)
-    if (!choice(5e-3).equal(here)) return false;
-  return true;
-}
-
 Case route_row(std::string name, int64_t tokens, int64_t dim, int64_t experts, RouteOptions o, bool bias, bool padding, bool small) {
   Case c{"route", std::move(name), {at::kFloat, at::kBFloat16}, [=](const Build& b) {
            at::manual_seed(b.seed);
@@ -39,11 +20,8 @@ Case route_row(std::string name, int64_t tokens, int64_t dim, int64_t experts, R
            if (bias) with.bias_E = at::randn({experts}, wide) * 0.1;
            if (padding) with.valid_T = at::arange(tokens, at::TensorOptions().device(b.device)).remainder(3).ne(1);
            Instance i;
-           const auto draw = [&] { return std::pair{at::randn({tokens, dim}, options_of(b)), at::randn({experts, dim}, wide) / std::sqrt(static_cast<double>(dim))}; };
-           auto drawn = draw();
-           for (int again = 0; small && !b.device.is_meta() && again < 100 && !settled(drawn.first, drawn.second, with); ++again) drawn = draw();
-           i.inputs = {drawn.first};
-           i.weights.push_back({"router", drawn.second, {}});
+           i.inputs = {at::randn({tokens, dim}, options_of(b))};
+           i.weights.push_back({"router", at::randn({experts, dim}, wide) / std::sqrt(static_cast<double>(dim)), {}});
            i.op = [with](const std::vector<at::Tensor>& x, std::deque<Weight>& w, const Policy& p) {
              const Routing r = route(x[0], w[0], with, p);
              std::vector<at::Tensor> out{r.weights_Tk, r.indices_Tk, r.counts_E};
