@@ -2,6 +2,8 @@
 
 #include "ops/cases/modes.h"
 
+#include <set>
+
 namespace weft::ops::cases {
 namespace {
 
@@ -81,12 +83,16 @@ Result grad_row(const Case& c, const Build& build) {
 }
 
 void run_grad(const Filter& filter, const Sink& sink) {
+  std::set<std::string> ops, differenced;
+  int rows = 0;
   for (const Case& c : table()) {
     if (!selected(filter, c)) continue;
+    ops.insert(c.op);
     if (!c.grad) {
       if (!c.grad_why_not.empty()) sink({c.op, c.row, "not differenced: " + c.grad_why_not, true, {}});
       continue;
     }
+    differenced.insert(c.op), ++rows;
     Result all{c.op, c.row, "f64 reference", true, {}};
     double worst = 0;
     for (int seed = 1; seed <= filter.seeds && all.ok; ++seed) {
@@ -102,6 +108,12 @@ void run_grad(const Filter& filter, const Sink& sink) {
     all.figures.push_back({"worst_of_bound", worst});
     sink(all);
   }
+  if (ops.empty()) return;
+  std::string others;
+  for (const std::string& op : ops)
+    if (differenced.count(op) == 0) others += (others.empty() ? "" : ", ") + op;
+  sink({"summary", "grad", others.empty() ? "every op is differenced" : "without a gradient, or held by another op's rows: " + others, true,
+        {{"ops", static_cast<double>(ops.size())}, {"ops_differenced", static_cast<double>(differenced.size())}, {"rows_differenced", static_cast<double>(rows)}}});
 }
 
 }  // namespace weft::ops::cases
