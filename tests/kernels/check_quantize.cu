@@ -282,7 +282,7 @@ void check_quantize(Checker& checker) {
         for (int64_t n : {0, 1, 9, 4099}) cast(checker, n, from, to, n == 9 ? 0.37 : 1);
   for (DType t : {DType::kBf16, DType::kF32}) {
     if (checker.wants("hadamard"))
-      for (int cols : {1, 2, 8, 64, 128, 256, 512, 2048}) hadamard(checker, cols < 512 ? 35 : 2, cols, t);
+      for (int cols : {1, 2, 8, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192}) hadamard(checker, cols < 512 ? 35 : cols < 4096 ? 5 : 2, cols, t);
     if (checker.wants("dropout"))
       dropout(checker, 20003, 0.3, true, 0, t), dropout(checker, 100, 0.0, false, 400, t),
           dropout(checker, 15, 0.9, false, 12, t), dropout(checker, 0, 0.5, false, 0, t);

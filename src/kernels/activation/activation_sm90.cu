@@ -9,6 +9,26 @@ using namespace dev;
 
 constexpr float kSqrt2OverPi = 0.7978845608028654f, kSqrt1Over2 = 0.7071067811865476f, kSqrt1Over2Pi = 0.3989422804014327f;
 
+// 2^v and 1 / v by the special function unit alone; what would be subnormal is 0.
+__device__ __forceinline__ float fast_power(float v) {
+#if defined(__CUDA_ARCH__)
+  float r;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(r) : "f"(v));
+  return r;
+#else
+  return exp2f(v);
+#endif
+}
+__device__ __forceinline__ float fast_reciprocal(float v) {
+#if defined(__CUDA_ARCH__)
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(r) : "f"(v));
+  return r;
+#else
+  return 1.0f / v;
+#endif
+}
+
 // Phi(x) and its density. For bf16 results erfc is the rational form of Abramowitz and Stegun 7.1.26 (error below 1.5e-7), which
 // shares the exponential with the density.
 template <class T>
@@ -16,7 +36,7 @@ __device__ __forceinline__ void normal(float x, float& cdf, float& density) {
   if constexpr (sizeof(T) == 4) {
     cdf = 0.5f * erfcf(-x * kSqrt1Over2), density = kSqrt1Over2Pi * expf(-0.5f * x * x);
   } else {
-    const float e = __expf(-0.5f * x * x), t = __fdividef(1.0f, fmaf(0.3275911f * kSqrt1Over2, fabsf(x), 1.0f));
+    const float e = fast_power(-0.5f * 1.4426950408889634f * x * x), t = fast_reciprocal(fmaf(0.3275911f * kSqrt1Over2, fabsf(x), 1.0f));
     const float tail =
         0.5f * e * t * fmaf(t, fmaf(t, fmaf(t, fmaf(t, 1.061405429f, -1.453152027f), 1.421413741f), -0.284496736f), 0.254829592f);
     cdf = x > 0 ? 1.0f - tail : tail, density = kSqrt1Over2Pi * e;
@@ -51,29 +71,31 @@ __global__ void __launch_bounds__(kFlatThreads) act_fwd(ActFwd a, FastDiv cols, 
   const T* x = static_cast<const T*>(a.x);
   T* y = static_cast<T*>(a.y);
   const int64_t base = static_cast<int64_t>(blockIdx.x) * kUnroll * kFlatThreads + threadIdx.x;
-  float f[kUnroll][8];
+  Vec8<T> raw[kUnroll];
 #pragma unroll
   for (int k = 0; k < kUnroll; ++k) {
     const int64_t i = (base + k * kFlatThreads) * 8, left = count - i;
-    if (left > 0) load_some(x + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8, f[k]);
+    if (left > 0) raw[k] = load_raw(x + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8);
   }
 #pragma unroll
   for (int k = 0; k < kUnroll; ++k) {
     const int64_t i = (base + k * kFlatThreads) * 8, left = count - i;
     if (left <= 0) continue;
+    float f[8];
+    unpack(raw[k], f);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       float slope;
-      act_and_slope<T, kind>(f[k][j], f[k][j], slope);
+      act_and_slope<T, kind>(f[j], f[j], slope);
       if (a.prob != nullptr && j < left && a.cols % 8 != 0)
-        f[k][j] *= a.prob[cols.d == 0 ? (i + j) / a.cols : cols.div(static_cast<uint32_t>(i + j))];
+        f[j] *= a.prob[cols.d == 0 ? (i + j) / a.cols : cols.div(static_cast<uint32_t>(i + j))];
     }
     if (a.prob != nullptr && a.cols % 8 == 0) {  // one row a vector
       const float prob = a.prob[cols.d == 0 ? i / a.cols : cols.div(static_cast<uint32_t>(i))];
 #pragma unroll
-      for (int j = 0; j < 8; ++j) f[k][j] *= prob;
+      for (int j = 0; j < 8; ++j) f[j] *= prob;
     }
-    store_some(y + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8, f[k]);
+    store_some(y + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8, f);
   }
 }
 
@@ -95,20 +117,22 @@ template <class T, Act kind>
 __global__ void __launch_bounds__(kFlatThreads) act_bwd_flat(ActBwd a, int64_t count, bool aligned) {
   constexpr int kUnroll = 2;
   const int64_t base = static_cast<int64_t>(blockIdx.x) * kUnroll * kFlatThreads + threadIdx.x;
-  float f[kUnroll][8], d[kUnroll][8];
+  Vec8<T> raw_x[kUnroll], raw_d[kUnroll];
 #pragma unroll
   for (int k = 0; k < kUnroll; ++k) {
     const int64_t i = (base + k * kFlatThreads) * 8, left = count - i;
     if (left <= 0) continue;
-    load_some(static_cast<const T*>(a.x) + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8, f[k]);
-    load_some(static_cast<const T*>(a.dy) + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8, d[k]);
+    raw_x[k] = load_raw(static_cast<const T*>(a.x) + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8);
+    raw_d[k] = load_raw(static_cast<const T*>(a.dy) + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8);
   }
 #pragma unroll
   for (int k = 0; k < kUnroll; ++k) {
     const int64_t i = (base + k * kFlatThreads) * 8, left = count - i;
     if (left <= 0) continue;
-    bwd_vector<T, kind>(f[k], d[k], 8, 1.0f);
-    store_some(static_cast<T*>(a.dx) + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8, f[k]);
+    float f[8], d[8];
+    unpack(raw_x[k], f), unpack(raw_d[k], d);
+    bwd_vector<T, kind>(f, d, 8, 1.0f);
+    store_some(static_cast<T*>(a.dx) + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8, f);
   }
 }
 
@@ -122,20 +146,22 @@ __global__ void __launch_bounds__(kFlatThreads) act_bwd_rows(ActBwd a, int lanes
   if (row < a.rows) {
     const float prob = a.prob == nullptr ? 1.0f : a.prob[row];
     for (int col = lane * 8; col < a.cols; col += lanes * 8 * kAhead) {
-      float f[kAhead][8], d[kAhead][8];
+      Vec8<T> raw_x[kAhead], raw_d[kAhead];
 #pragma unroll
       for (int k = 0; k < kAhead; ++k) {
         const int c = col + k * lanes * 8, left = a.cols - c;
         if (left <= 0) continue;
-        load_some(static_cast<const T*>(a.x) + row * a.cols + c, left > 8 ? 8 : left, aligned && left >= 8, f[k]);
-        load_some(static_cast<const T*>(a.dy) + row * a.cols + c, left > 8 ? 8 : left, aligned && left >= 8, d[k]);
+        raw_x[k] = load_raw(static_cast<const T*>(a.x) + row * a.cols + c, left > 8 ? 8 : left, aligned && left >= 8);
+        raw_d[k] = load_raw(static_cast<const T*>(a.dy) + row * a.cols + c, left > 8 ? 8 : left, aligned && left >= 8);
       }
 #pragma unroll
       for (int k = 0; k < kAhead; ++k) {
         const int c = col + k * lanes * 8, left = a.cols - c;
         if (left <= 0) continue;
-        sum += bwd_vector<T, kind>(f[k], d[k], left > 8 ? 8 : left, prob);
-        store_some(static_cast<T*>(a.dx) + row * a.cols + c, left > 8 ? 8 : left, aligned && left >= 8, f[k]);
+        float f[8], d[8];
+        unpack(raw_x[k], f), unpack(raw_d[k], d);
+        sum += bwd_vector<T, kind>(f, d, left > 8 ? 8 : left, prob);
+        store_some(static_cast<T*>(a.dx) + row * a.cols + c, left > 8 ? 8 : left, aligned && left >= 8, f);
       }
     }
   }

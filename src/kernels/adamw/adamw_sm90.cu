@@ -32,15 +32,21 @@ __global__ void __launch_bounds__(kFlatThreads) adamw(AdamW a, bool aligned) {
   if (i >= a.count) return;
   const int count = a.count - i < 8 ? static_cast<int>(a.count - i) : 8;
   const bool full = aligned && count == 8;
-  float p[8], g[8], m[8], v[8];
   P* param = static_cast<P*>(a.param);
-  load_some(static_cast<const G*>(a.grad) + i, count, full, g);
-  load_some(static_cast<const M*>(a.exp_avg) + i, count, full, m);
-  load_some(static_cast<const M*>(a.exp_avg_sq) + i, count, full, v);
+  const Vec8<G> raw_g = load_raw(static_cast<const G*>(a.grad) + i, count, full);
+  const Vec8<M> raw_m = load_raw(static_cast<const M*>(a.exp_avg) + i, count, full), raw_v = load_raw(static_cast<const M*>(a.exp_avg_sq) + i, count, full);
+  Vec8<P> raw_p{};
+  Vec8<float> raw_master{};
+  if (a.master != nullptr)
+    raw_master = load_raw(a.master + i, count, full);
+  else
+    raw_p = load_raw(param + i, count, full);
+  float p[8], g[8], m[8], v[8];
+  unpack(raw_g, g), unpack(raw_m, m), unpack(raw_v, v);
   if (a.master != nullptr) {
-    load_some(a.master + i, count, full, p);
+    unpack(raw_master, p);
   } else {
-    load_some(param + i, count, full, p);
+    unpack(raw_p, p);
     if (a.remainder != nullptr) {
 #pragma unroll
       for (int j = 0; j < 8; ++j) {

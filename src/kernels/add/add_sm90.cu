@@ -11,24 +11,29 @@ template <class T, int kNum>
 __global__ void __launch_bounds__(kFlatThreads) add(Add a, bool aligned) {
   constexpr int kUnroll = 2;
   const int64_t base = static_cast<int64_t>(blockIdx.x) * kUnroll * kFlatThreads + threadIdx.x;
-  float f[kUnroll][kNum][8];
+  Vec8<T> raw[kUnroll][kNum];
 #pragma unroll
   for (int k = 0; k < kUnroll; ++k) {
     const int64_t i = (base + k * kFlatThreads) * 8, left = a.count - i;
     if (left <= 0) continue;
 #pragma unroll
     for (int n = 0; n < kNum; ++n)
-      load_some(static_cast<const T*>(a.in[n]) + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8, f[k][n]);
+      raw[k][n] = load_raw(static_cast<const T*>(a.in[n]) + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8);
   }
 #pragma unroll
   for (int k = 0; k < kUnroll; ++k) {
     const int64_t i = (base + k * kFlatThreads) * 8, left = a.count - i;
     if (left <= 0) continue;
+    float sum[8];
+    unpack(raw[k][0], sum);
 #pragma unroll
-    for (int n = 1; n < kNum; ++n)
+    for (int n = 1; n < kNum; ++n) {
+      float g[8];
+      unpack(raw[k][n], g);
 #pragma unroll
-      for (int j = 0; j < 8; ++j) f[k][0][j] += f[k][n][j];
-    store_some(static_cast<T*>(a.y) + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8, f[k][0]);
+      for (int j = 0; j < 8; ++j) sum[j] += g[j];
+    }
+    store_some(static_cast<T*>(a.y) + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8, sum);
   }
 }
 

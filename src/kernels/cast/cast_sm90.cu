@@ -9,24 +9,52 @@ namespace {
 
 using namespace dev;
 
+// Eight elements as they lie in memory (see load_raw).
+template <class T>
+__device__ __forceinline__ Bytes8<T> read_raw(const T* p, int count, bool full) {
+  Bytes8<T> v;
+  if (full) {
+    if constexpr (sizeof(T) == 4) {
+      const uint4 low = reinterpret_cast<const uint4*>(p)[0], high = reinterpret_cast<const uint4*>(p)[1];
+      memcpy(v.word, &low, 16), memcpy(v.word + 4, &high, 16);
+    } else if constexpr (sizeof(T) == 2) {
+      const uint4 all = *reinterpret_cast<const uint4*>(p);
+      memcpy(v.word, &all, 16);
+    } else {
+      const uint2 all = *reinterpret_cast<const uint2*>(p);
+      memcpy(v.word, &all, 8);
+    }
+  } else {
+    T e[8] = {};
+#pragma unroll
+    for (int j = 0; j < 8; ++j)
+      if (j < count) e[j] = p[j];
+    memcpy(v.word, e, sizeof(e));
+  }
+  return v;
+}
+
 template <class From, class To>
 __global__ void __launch_bounds__(kFlatThreads) cast(Cast a, bool aligned) {
   constexpr int kUnroll = 4;
   const int64_t base = static_cast<int64_t>(blockIdx.x) * kUnroll * kFlatThreads + threadIdx.x;
   const float scale = a.scale == nullptr ? 1.0f : *a.scale;
-  float f[kUnroll][8];
+  Bytes8<From> raw[kUnroll];
 #pragma unroll
   for (int k = 0; k < kUnroll; ++k) {
     const int64_t i = (base + k * kFlatThreads) * 8, left = a.count - i;
-    if (left > 0) read8(static_cast<const From*>(a.x) + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8, f[k]);
+    if (left > 0) raw[k] = read_raw(static_cast<const From*>(a.x) + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8);
   }
 #pragma unroll
   for (int k = 0; k < kUnroll; ++k) {
     const int64_t i = (base + k * kFlatThreads) * 8, left = a.count - i;
     if (left <= 0) continue;
+    From e[8];
+    memcpy(e, raw[k].word, sizeof(e));
+    float f[8];
 #pragma unroll
-    for (int j = 0; j < 8; ++j) f[k][j] *= scale;
-    write8(static_cast<To*>(a.y) + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8, f[k]);
+    for (int j = 0; j < 8; ++j) f[j] = element_to_f32(e[j]) * scale;
+    write8(static_cast<To*>(a.y) + i, left > 8 ? 8 : static_cast<int>(left), aligned && left >= 8, f);
   }
 }
 

@@ -23,6 +23,19 @@ __global__ void __launch_bounds__(32 * kRows)
   out[c] += s;
 }
 
+// Few parts: four columns a thread, part after part.
+static __global__ void __launch_bounds__(256) column_sum_few(const float* parts, int64_t num_parts, int64_t vectors, int64_t stride, float* out) {
+  const int64_t c = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
+  if (c >= vectors) return;
+  float4 s = reinterpret_cast<const float4*>(out)[c];
+#pragma unroll 8
+  for (int64_t p = 0; p < num_parts; ++p) {
+    const float4 v = *reinterpret_cast<const float4*>(parts + p * stride + c * 4);
+    s.x += v.x, s.y += v.y, s.z += v.z, s.w += v.w;
+  }
+  reinterpret_cast<float4*>(out)[c] = s;
+}
+
 }  // namespace weft::kernels::dev
 
 namespace weft::kernels {
@@ -31,8 +44,13 @@ namespace weft::kernels {
 inline void add_column_sums(const float* parts, int64_t num_parts, int64_t cols, float* out, cudaStream_t stream,
                             int64_t stride = 0) {
   if (cols == 0 || num_parts == 0) return;
+  if (stride == 0) stride = cols;
+  if (num_parts <= 16 && cols % 4 == 0 && stride % 4 == 0 && is_aligned(parts, 16) && is_aligned(out, 16)) {
+    launch_grid(dev::column_sum_few, dim3(static_cast<unsigned>(ceil_div(cols, 1024))), dim3(256), 0, stream, parts, num_parts, cols / 4, stride, out);
+    return;
+  }
   launch_grid(dev::column_sum<16>, dim3(static_cast<unsigned>(ceil_div(cols, 32))), dim3(32, 16), 0, stream, parts, parts,
-              num_parts, cols, stride == 0 ? cols : stride, out, out);
+              num_parts, cols, stride, out, out);
 }
 // Two such sums in one launch; one whose `out` is null is left out.
 inline void add_column_sums(const float* parts, float* out, const float* parts2, float* out2, int64_t num_parts, int64_t cols, cudaStream_t stream) {

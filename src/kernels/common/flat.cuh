@@ -14,6 +14,20 @@ struct FastDiv {
   __device__ __forceinline__ uint32_t div(uint32_t n) const { return (__umulhi(n, multiplier) + n) >> shift; }
 };
 
+namespace dev {
+
+// Up to eight elements as they lie in memory, short or unaligned ones element by element. To be unpacked when they are needed: a load
+// that is unpacked inside its branch is waited for there, and the next one starts after it.
+template <class T>
+__device__ __forceinline__ Vec8<T> load_raw(const T* p, int count, bool full) {
+  if (full) return load8(p);
+  float v[8];
+  load_some(p, count, false, v);
+  return pack<T>(v);
+}
+
+}  // namespace dev
+
 constexpr int kFlatThreads = 256;
 constexpr int64_t kFlatMost = int64_t{1} << 30;  // vectors of one launch; larger tensors are cut by rows
 

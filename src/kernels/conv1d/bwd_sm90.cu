@@ -10,7 +10,8 @@ namespace {
 
 using namespace conv1d;
 
-template <class T, int W>
+// kSilu: a branch at each element would keep their chains of exponential and reciprocal from overlapping.
+template <class T, int W, bool kSilu>
 __global__ void __launch_bounds__(128, 4) conv1d_bwd(Conv1dBwd a, int64_t strip, float* parts, bool aligned) {
   const int c = (blockIdx.y * 128 + threadIdx.x) * kChannels, count = a.channels - c;
   if (count <= 0) return;
@@ -31,7 +32,7 @@ __global__ void __launch_bounds__(128, 4) conv1d_bwd(Conv1dBwd a, int64_t strip,
       float sum = bias[i], slope = 1;
 #pragma unroll
       for (int j = 0; j < W; ++j) sum += w[j][i] * in[k + j][i];
-      if (a.silu) silu_of<T>(sum, slope);
+      if constexpr (kSilu) silu_of<T>(sum, slope);
       const float d = da[W - 1 + k][i] * slope;
       da[W - 1 + k][i] = d;
       if (!mine) continue;
@@ -150,7 +151,7 @@ __global__ void __launch_bounds__(256) initial_states_bwd(Conv1dBwd a) {
   }
 }
 
-constexpr int64_t kBwdThreads = 132 * 512 * 2;
+constexpr int64_t kBwdThreads = 132 * 512 * 2;  // two rounds of four
 
 }  // namespace
 
@@ -172,7 +173,7 @@ void conv1d_bwd_sm90(const Conv1dBwd& a, const Launch& launch) {
       using T = typename decltype(type)::type;
       constexpr int W = decltype(width)::value;
       if (a.tokens > 0)
-        launch_grid(conv1d_bwd<T, W>,
+        launch_grid(a.silu ? conv1d_bwd<T, W, true> : conv1d_bwd<T, W, false>,
                     dim3(static_cast<unsigned>(strips), static_cast<unsigned>(ceil_div(a.channels, kChannels * 128))), dim3(128),
                     0, launch.stream, a, strip, parts, aligned);
       if (a.dinitial_state != nullptr)

@@ -132,10 +132,10 @@ __device__ __forceinline__ void shift(float (&window)[W - 1 + kGroup][4]) {
     for (int i = 0; i < 4; ++i) window[j][i] = window[j + 1][i];
 }
 
-// Strips of tokens: enough of them to fill the device, none below 16 tokens; a function of the shape alone.
+// Strips of tokens: as many as fill the device with whole rounds of blocks, none below 16 tokens; a function of the shape alone.
 inline int64_t strip_of(int64_t tokens, int32_t channels, int64_t threads_wanted) {
-  const int64_t across = ceil_div(channels, kChannels * 128) * 128, strips = threads_wanted / (across > 0 ? across : 1) + 1;
-  const int64_t strip = ceil_div(tokens, strips);
+  const int64_t across = ceil_div(channels, kChannels * 128) * 128, strips = threads_wanted / (across > 0 ? across : 1);
+  const int64_t strip = ceil_div(tokens, strips > 0 ? strips : 1);
   return strip < 16 ? 16 : strip;
 }
 inline Support fits(const Device& d, DType t, int32_t width, int32_t channels) {

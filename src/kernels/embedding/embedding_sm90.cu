@@ -12,7 +12,7 @@ using namespace dev;
 template <class T>
 __global__ void __launch_bounds__(kFlatThreads) gather(EmbeddingFwd a, FastDiv vecs, uint32_t total, bool aligned) {
   constexpr int kUnroll = 4;
-  float f[kUnroll][8];
+  Vec8<T> raw[kUnroll];
   int64_t at[kUnroll];
   int count[kUnroll];
 #pragma unroll
@@ -24,14 +24,17 @@ __global__ void __launch_bounds__(kFlatThreads) gather(EmbeddingFwd a, FastDiv v
     const int col = static_cast<int>(i - token * vecs.d) * 8;
     const int64_t id = a.ids[token] - a.vocab_begin;
     at[k] = static_cast<int64_t>(token) * a.dim + col, count[k] = a.dim - col < 8 ? a.dim - col : 8;
-#pragma unroll
-    for (int j = 0; j < 8; ++j) f[k][j] = 0;
+    raw[k] = {};
     if (id >= 0 && id < a.vocab)
-      load_some(static_cast<const T*>(a.table) + id * a.dim + col, count[k], aligned && count[k] == 8, f[k]);
+      raw[k] = load_raw(static_cast<const T*>(a.table) + id * a.dim + col, count[k], aligned && count[k] == 8);
   }
 #pragma unroll
-  for (int k = 0; k < kUnroll; ++k)
-    if (count[k] > 0) store_some(static_cast<T*>(a.y) + at[k], count[k], aligned && count[k] == 8, f[k]);
+  for (int k = 0; k < kUnroll; ++k) {
+    if (count[k] <= 0) continue;
+    float f[8];
+    unpack(raw[k], f);
+    store_some(static_cast<T*>(a.y) + at[k], count[k], aligned && count[k] == 8, f);
+  }
 }
 
 __global__ void __launch_bounds__(256)
@@ -73,7 +76,8 @@ __global__ void __launch_bounds__(128) sum_runs(Segments a) {
   float sum[8] = {};
   constexpr int kAhead = 4;
   for (int64_t i = begin; i < end; i += kAhead) {
-    float f[kAhead][8], row[kAhead][8];
+    Vec8<T> raw[kAhead];
+    Vec8<float> row[kAhead];
     uint32_t key[kAhead + 1];
     bool ends[kAhead];  // the run ends here, or the chunk does
 #pragma unroll
@@ -82,21 +86,25 @@ __global__ void __launch_bounds__(128) sum_runs(Segments a) {
     for (int k = 0; k < kAhead; ++k) {
       const bool here = i + k < end && key[k] < a.vocab;
       ends[k] = here && (key[k + 1] != key[k] || i + k + 1 == end);
-      if (here) load_some(static_cast<const T*>(a.dy) + static_cast<int64_t>(a.values[i + k]) * a.dim + col, count, full, f[k]);
-      if (ends[k]) load_some(a.dtable + static_cast<int64_t>(key[k]) * a.dim + col, count, full, row[k]);
+      if (here) raw[k] = load_raw(static_cast<const T*>(a.dy) + static_cast<int64_t>(a.values[i + k]) * a.dim + col, count, full);
+      if (ends[k]) row[k] = load_raw(a.dtable + static_cast<int64_t>(key[k]) * a.dim + col, count, full);
     }
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
       if (i + k >= end || key[k] >= a.vocab) continue;
+      float f[8];
+      unpack(raw[k], f);
 #pragma unroll
-      for (int j = 0; j < 8; ++j) sum[j] += f[k][j];
+      for (int j = 0; j < 8; ++j) sum[j] += f[j];
       if (!ends[k]) continue;
       if (from_before)
         store_some(parts, count, full, sum);
       else if (key[k + 1] == key[k])
         store_some(parts + a.dim, count, full, sum);
-      else
-        add_to(a.dtable + static_cast<int64_t>(key[k]) * a.dim + col, count, full, row[k], sum);
+      else {
+        unpack(row[k], f);
+        add_to(a.dtable + static_cast<int64_t>(key[k]) * a.dim + col, count, full, f, sum);
+      }
       from_before = false;
 #pragma unroll
       for (int j = 0; j < 8; ++j) sum[j] = 0;

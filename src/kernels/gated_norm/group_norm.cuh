@@ -46,17 +46,20 @@ __global__ void __launch_bounds__(512) group_norm_fwd(GroupNorm a) {
        first += static_cast<int64_t>(gridDim.x) * per_block) {
     const int64_t row = first + threadIdx.x / a.lanes;
     const bool here = row < a.rows;
-    float u[NV][8], gate[kGate ? NV : 1][8], square = 0;
+    Vec8<T> raw_x[NV], raw_z[kGate ? NV : 1];
 #pragma unroll
     for (int i = 0; i < NV; ++i) {
       const int v = lane + i * a.lanes;
       if (!(here && v < vecs)) continue;
-      load8(static_cast<const T*>(a.x) + row * a.x_stride + column + v * 8, u[i]);
-      if constexpr (kGate) load8(static_cast<const T*>(a.z) + row * a.z_stride + column + v * 8, gate[i]);
+      raw_x[i] = load8(static_cast<const T*>(a.x) + row * a.x_stride + column + v * 8);
+      if constexpr (kGate) raw_z[i] = load8(static_cast<const T*>(a.z) + row * a.z_stride + column + v * 8);
     }
+    float u[NV][8], gate[kGate ? NV : 1][8], square = 0;
 #pragma unroll
     for (int i = 0; i < NV; ++i) {
       if (!(here && lane + i * a.lanes < vecs)) continue;
+      unpack(raw_x[i], u[i]);
+      if constexpr (kGate) unpack(raw_z[i], gate[i]);
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
         if constexpr (kGate) {

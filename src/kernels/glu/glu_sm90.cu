@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kFlatThreads) glu_fwd(GluFwd a, FastDiv vecs, 
   constexpr int kUnroll = 2;
   const T *gate = static_cast<const T*>(a.gate), *up = static_cast<const T*>(a.up);
   T* y = static_cast<T*>(a.y);
-  float g[kUnroll][8], u[kUnroll][8];
+  Vec8<T> raw_g[kUnroll], raw_u[kUnroll];
   int64_t row[kUnroll];
   int col[kUnroll];
 #pragma unroll
@@ -63,22 +63,24 @@ __global__ void __launch_bounds__(kFlatThreads) glu_fwd(GluFwd a, FastDiv vecs, 
     row[k] = vecs.div(i), col[k] = (i - static_cast<uint32_t>(row[k]) * vecs.d) * 8;
     const int count = a.cols - col[k];
     const bool full = aligned && count >= 8;
-    load_some(gate + row[k] * a.in_stride + col[k], count, full, g[k]);
-    load_some(up + row[k] * a.in_stride + col[k], count, full, u[k]);
+    raw_g[k] = load_raw(gate + row[k] * a.in_stride + col[k], count, full);
+    raw_u[k] = load_raw(up + row[k] * a.in_stride + col[k], count, full);
   }
 #pragma unroll
   for (int k = 0; k < kUnroll; ++k) {
     const uint32_t i = (blockIdx.x * kUnroll + k) * kFlatThreads + threadIdx.x;
     if (i >= total) continue;
     const float prob = a.prob == nullptr ? 1.0f : a.prob[row[k]];
+    float g[8], u[8];
+    unpack(raw_g[k], g), unpack(raw_u[k], u);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       float act, slope;
-      act_and_slope<T, kind>(clamp_gate(g[k][j], a.clamp), act, slope);
-      g[k][j] = act * (clamp_up(u[k][j], a.clamp) + a.offset) * prob;
+      act_and_slope<T, kind>(clamp_gate(g[j], a.clamp), act, slope);
+      g[j] = act * (clamp_up(u[j], a.clamp) + a.offset) * prob;
     }
     const int count = a.cols - col[k];
-    store_some(y + row[k] * a.cols + col[k], count, aligned && count >= 8, g[k]);
+    store_some(y + row[k] * a.cols + col[k], count, aligned && count >= 8, g);
   }
 }
 
@@ -107,10 +109,11 @@ template <class T, Glu kind>
 __device__ __forceinline__ float bwd_vector(const GluBwd& a, int64_t row, int col, bool aligned) {
   const int count = a.cols - col;
   const bool full = aligned && count >= 8;
+  const Vec8<T> raw_g = load_raw(static_cast<const T*>(a.gate) + row * a.in_stride + col, count, full),
+                raw_u = load_raw(static_cast<const T*>(a.up) + row * a.in_stride + col, count, full),
+                raw_d = load_raw(static_cast<const T*>(a.dy) + row * a.cols + col, count, full);
   float g[8], u[8], d[8];
-  load_some(static_cast<const T*>(a.gate) + row * a.in_stride + col, count, full, g);
-  load_some(static_cast<const T*>(a.up) + row * a.in_stride + col, count, full, u);
-  load_some(static_cast<const T*>(a.dy) + row * a.cols + col, count, full, d);
+  unpack(raw_g, g), unpack(raw_u, u), unpack(raw_d, d);
   return finish_vector<T, kind>(a, row, col, count, full, g, u, d);
 }
 

@@ -1,5 +1,5 @@
 // Walsh-Hadamard transform of each row (Sylvester order): y = x H_cols * scale; H[i, j] = (-1)^popcount(i & j). Its own backward.
-// Sums in fp32 as a fixed butterfly (deterministic). Bound: memory.
+// Sums in fp32 in a fixed order (deterministic). Bound: memory.
 #pragma once
 #include "kernels/launch.h"
 

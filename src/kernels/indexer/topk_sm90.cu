@@ -12,6 +12,7 @@ namespace indexer {
 namespace {
 
 constexpr int kTokens = 8, kKeys = 64, kD = 64, kThreads = 128, kStages = 4;
+constexpr int kSlack = 32;
 constexpr int kHeads = 16, kPart = kHeads * kTokens * kD;  // of one product: heads, elements of its queries
 constexpr int kPitch = kKeys + 4;                          // scores of a token: a warp's stores meet no bank twice
 
@@ -43,8 +44,9 @@ __device__ __forceinline__ float relu(float v) {  // NaN stays NaN
 }
 
 // A warp's two lists: of each that holds more than top_k entries the top_k stay, in order; ties go to the earlier entry. threshold: a value that
-// no later entry may be at or below. Both are worked on at once, for the counts wait on one another.
-template <int kCap>
+// no later entry may be at or below. Both are worked on at once, for the counts wait on one another. Up to kSlack more may stay, which
+// ends the search earlier.
+template <int kCap, int kSlack>
 __device__ __forceinline__ void keep_best(uint2 (*lists)[kCap], int (&count)[2], int top_k, float (&threshold)[2]) {
   constexpr int kPer = kCap / 32;
   const int lane = lane_id();
@@ -67,7 +69,7 @@ __device__ __forceinline__ void keep_best(uint2 (*lists)[kCap], int (&count)[2],
 #pragma unroll
   for (int u = 0; u < 2; ++u) low[u] = __reduce_min_sync(0xffffffffu, low[u]), high[u] = __reduce_max_sync(0xffffffffu, high[u]), n[u] = count[u];
   for (bool line = true;; line = !line) {  // by turns where a straight line meets top_k, and in the middle
-    const bool going[2] = {n[0] > top_k && low[0] < high[0], n[1] > top_k && low[1] < high[1]};
+    const bool going[2] = {n[0] > top_k + kSlack && low[0] < high[0], n[1] > top_k + kSlack && low[1] < high[1]};
     if (!going[0] && !going[1]) break;
     uint32_t middle[2];
     int m[2];
@@ -94,7 +96,7 @@ __device__ __forceinline__ void keep_best(uint2 (*lists)[kCap], int (&count)[2],
   for (int u = 0; u < 2; ++u) {
     if (count[u] <= top_k) continue;
     int at = 0;
-    if (n[u] == top_k) {
+    if (n[u] <= top_k + kSlack) {
 #pragma unroll
       for (int i = 0; i < kPer; ++i) {
         const bool keep = key[u][i] >= low[u];
@@ -118,7 +120,7 @@ __device__ __forceinline__ void keep_best(uint2 (*lists)[kCap], int (&count)[2],
         ties -= __popc(equal) < ties ? __popc(equal) : ties;
       }
     }
-    count[u] = top_k, threshold[u] = of_ordered(low[u]);
+    count[u] = n[u] <= top_k + kSlack ? n[u] : top_k, threshold[u] = of_ordered(low[u]);
   }
   __syncwarp();
 }
@@ -180,7 +182,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(Smem<kParts, kCap>) < 113 * 1
   // All warps thin their lists at the same time, or one or another would be at it in every round and the others wait.
   const auto meet = [&] { return __syncthreads_or(count[0] > kCap - kKeys || count[1] > kCap - kKeys) != 0; };
   const auto select = [&](int i, bool thin) {
-    if (thin) keep_best<kCap>(sm.list + warp * 2, count, a.top_k, threshold);
+    if (thin) keep_best<kCap, kSlack>(sm.list + warp * 2, count, a.top_k, threshold);
     const float* scores = sm.score[i & 1];
     float v[4];
     unsigned joins[4];
@@ -238,7 +240,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(Smem<kParts, kCap>) < 113 * 1
   }
   select(tiles - 1, meet());
   __syncwarp();
-  keep_best<kCap>(sm.list + warp * 2, count, a.top_k, threshold);
+  keep_best<kCap, 0>(sm.list + warp * 2, count, a.top_k, threshold);
 #pragma unroll
   for (int u = 0; u < 2; ++u) {
     const uint2* list = sm.list[warp * 2 + u];
@@ -270,7 +272,7 @@ size_t workspace_indexer_topk_sm90(const IndexerTopK&) { return 0; }
 
 void indexer_topk_sm90(const IndexerTopK& a, const Launch& l) {
   if (a.tokens == 0) return;
-  if (a.heads <= 32) return a.top_k <= 256 ? indexer::launch<2, 512>(a, l) : indexer::launch<2, 1024>(a, l);
+  if (a.heads <= 32) return a.top_k <= 256 ? indexer::launch<2, 640>(a, l) : indexer::launch<2, 1024>(a, l);
   a.top_k <= 256 ? indexer::launch<4, 512>(a, l) : indexer::launch<4, 1024>(a, l);
 }
 

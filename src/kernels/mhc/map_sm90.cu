@@ -1,5 +1,5 @@
-// Sinkhorn and the mapping: a thread a token, everything in registers (Sinkhorn's backward keeps the sums of each half step and
-// walks them back).
+// Sinkhorn and the mapping: a thread a token, everything in registers (Sinkhorn's backward keeps the sums of each half step in shared
+// memory and walks them back). Bound: the chain of a half step, a sum of N, a reciprocal and a product, 2 iterations - 1 times.
 #include "kernels/common/column_sum.cuh"
 #include "kernels/common/device.cuh"
 #include "kernels/mhc/mhc_map.h"
@@ -25,23 +25,26 @@ __device__ __forceinline__ void start(const float* logits, float eps, float (&p)
     for (int j = 0; j < N; ++j) p[i][j] /= sum, m[i][j] = p[i][j] + eps;
   }
 }
-// Divides lines by their sums + eps: columns where `columns`, else rows.
+// Divides lines by their sums + eps: columns where `columns`, else rows. The reciprocal is off by one bit at most.
 template <int N>
-__device__ __forceinline__ void normalize(float (&m)[N][N], bool columns, float eps, float* divisors) {
+__device__ __forceinline__ void normalize(float (&m)[N][N], bool columns, float eps, float (&divisors)[N]) {
 #pragma unroll
   for (int l = 0; l < N; ++l) {
     float sum = eps;
 #pragma unroll
     for (int i = 0; i < N; ++i) sum += columns ? m[i][l] : m[l][i];
     divisors[l] = sum;
+    const float inverse = __fdividef(1.0f, sum);
 #pragma unroll
-    for (int i = 0; i < N; ++i) (columns ? m[i][l] : m[l][i]) /= sum;
+    for (int i = 0; i < N; ++i) (columns ? m[i][l] : m[l][i]) *= inverse;
   }
 }
 
+constexpr int kSinkhornThreads = 64;
+
 template <int N>
-__global__ void __launch_bounds__(128) sinkhorn_fwd(MhcSinkhornFwd a) {
-  const int64_t t = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
+__global__ void __launch_bounds__(kSinkhornThreads) sinkhorn_fwd(MhcSinkhornFwd a) {
+  const int64_t t = static_cast<int64_t>(blockIdx.x) * kSinkhornThreads + threadIdx.x;
   if (t >= a.tokens) return;
   float p[N][N], m[N][N], unused[N];
   start<N>(a.logits + t * N * N, a.eps, p, m);
@@ -52,39 +55,39 @@ __global__ void __launch_bounds__(128) sinkhorn_fwd(MhcSinkhornFwd a) {
 }
 
 template <int N>
-__global__ void __launch_bounds__(128) sinkhorn_bwd(MhcSinkhornBwd a) {
-  const int64_t t = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
+__global__ void __launch_bounds__(kSinkhornThreads) sinkhorn_bwd(MhcSinkhornBwd a) {
+  WEFT_DYNAMIC_SMEM(sinkhorn_smem);
+  const int64_t t = static_cast<int64_t>(blockIdx.x) * kSinkhornThreads + threadIdx.x;
   if (t >= a.tokens) return;
-  float p[N][N], m[N][N], g[N][N], divisors[(2 * kMostIterations - 1) * N];
+  float* kept = reinterpret_cast<float*>(sinkhorn_smem) + threadIdx.x * N;  // [step][thread][N]
+  float p[N][N], m[N][N], g[N][N], divisors[N];
   start<N>(a.logits + t * N * N, a.eps, p, m);
   const int steps = 2 * a.iterations - 1;  // even: columns
-  for (int s = 0; s < steps; ++s) {
-    if (s % 2 == 0)
-      normalize<N>(m, true, a.eps, divisors + s * N);
-    else
-      normalize<N>(m, false, a.eps, divisors + s * N);
-  }
+  auto forth = [&](bool columns, int s) {
+    normalize<N>(m, columns, a.eps, divisors);
+#pragma unroll
+    for (int l = 0; l < N; ++l) kept[s * (kSinkhornThreads * N) + l] = divisors[l];
+  };
+  forth(true, 0);
+  for (int s = 1; s < steps; s += 2) forth(false, s), forth(true, s + 1);
 #pragma unroll
   for (int i = 0; i < N * N; ++i) g[i / N][i % N] = a.dh[t * N * N + i];
-  auto back = [&](bool columns, const float* divisor) {  // y = m / c: dm = (g - sum g y) / c, and m = y c
+  auto back = [&](bool columns, int s) {  // y = m / c: dm = (g - sum g y) / c, and m = y c
 #pragma unroll
     for (int l = 0; l < N; ++l) {
+      const float divisor = kept[s * (kSinkhornThreads * N) + l], inverse = __fdividef(1.0f, divisor);
       float dot = 0;
 #pragma unroll
       for (int i = 0; i < N; ++i) dot += columns ? g[i][l] * m[i][l] : g[l][i] * m[l][i];
 #pragma unroll
       for (int i = 0; i < N; ++i) {
         float &gv = columns ? g[i][l] : g[l][i], &mv = columns ? m[i][l] : m[l][i];
-        gv = (gv - dot) / divisor[l], mv *= divisor[l];
+        gv = (gv - dot) * inverse, mv *= divisor;
       }
     }
   };
-  for (int s = steps - 1; s >= 0; --s) {
-    if (s % 2 == 0)
-      back(true, divisors + s * N);
-    else
-      back(false, divisors + s * N);
-  }
+  for (int s = steps - 1; s > 0; s -= 2) back(true, s), back(false, s - 1);
+  back(true, 0);
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     float dot = 0;
@@ -169,20 +172,21 @@ size_t workspace_mhc_map_bwd_sm90(const MhcMapBwd& a) {
 
 void mhc_sinkhorn_fwd_sm90(const MhcSinkhornFwd& a, const Launch& launch) {
   if (a.tokens == 0) return;
-  const dim3 grid(static_cast<unsigned>(ceil_div(a.tokens, 128)));
+  const dim3 grid(static_cast<unsigned>(ceil_div(a.tokens, kSinkhornThreads))), threads(kSinkhornThreads);
   if (a.n == 2)
-    launch_grid(sinkhorn_fwd<2>, grid, dim3(128), 0, launch.stream, a);
+    launch_grid(sinkhorn_fwd<2>, grid, threads, 0, launch.stream, a);
   else
-    launch_grid(sinkhorn_fwd<4>, grid, dim3(128), 0, launch.stream, a);
+    launch_grid(sinkhorn_fwd<4>, grid, threads, 0, launch.stream, a);
 }
 
 void mhc_sinkhorn_bwd_sm90(const MhcSinkhornBwd& a, const Launch& launch) {
   if (a.tokens == 0) return;
-  const dim3 grid(static_cast<unsigned>(ceil_div(a.tokens, 128)));
+  const dim3 grid(static_cast<unsigned>(ceil_div(a.tokens, kSinkhornThreads))), threads(kSinkhornThreads);
+  const size_t smem = sizeof(float) * kSinkhornThreads * static_cast<size_t>(a.n) * static_cast<size_t>(2 * a.iterations - 1);
   if (a.n == 2)
-    launch_grid(sinkhorn_bwd<2>, grid, dim3(128), 0, launch.stream, a);
+    launch_grid(sinkhorn_bwd<2>, grid, threads, smem, launch.stream, a);
   else
-    launch_grid(sinkhorn_bwd<4>, grid, dim3(128), 0, launch.stream, a);
+    launch_grid(sinkhorn_bwd<4>, grid, threads, smem, launch.stream, a);
 }
 
 void mhc_map_fwd_sm90(const MhcMapFwd& a, const Launch& launch) {

@@ -28,6 +28,21 @@ __device__ __forceinline__ void block_sums(const float (&v)[kNum], float* out) {
   }
 }
 
+// kNum fp32 values; with kVectors the address is 16-byte aligned and kNum a multiple of 4.
+template <bool kVectors, int kNum>
+__device__ __forceinline__ void load_small(const float* p, float (&out)[kNum]) {
+  if constexpr (kVectors) {
+#pragma unroll
+    for (int i = 0; i < kNum; i += 4) {
+      const float4 v = *reinterpret_cast<const float4*>(p + i);
+      out[i] = v.x, out[i + 1] = v.y, out[i + 2] = v.z, out[i + 3] = v.w;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kNum; ++i) out[i] = p[i];
+  }
+}
+
 template <class T, int N>
 __global__ void __launch_bounds__(kFlatThreads)
     aggregate_fwd(MhcAggregateFwd a, int64_t first, FastDiv vecs, uint32_t total, bool aligned) {
@@ -37,25 +52,19 @@ __global__ void __launch_bounds__(kFlatThreads)
   const int64_t t = first + local;
   const int col = static_cast<int>(i - local * vecs.d) * 8, count = a.dim - col < 8 ? a.dim - col : 8;
   const bool full = aligned && count == 8;
-  float x[N][8], sum[8] = {};
+  Vec8<T> raw[N];
+  float sum[8] = {};
 #pragma unroll
-  for (int j = 0; j < N; ++j) load_some(static_cast<const T*>(a.x) + (t * N + j) * a.dim + col, count, full, x[j]);
+  for (int j = 0; j < N; ++j) raw[j] = load_raw(static_cast<const T*>(a.x) + (t * N + j) * a.dim + col, count, full);
 #pragma unroll
   for (int j = 0; j < N; ++j) {
     const float h = a.h[t * N + j];
+    float x[8];
+    unpack(raw[j], x);
 #pragma unroll
-    for (int c = 0; c < 8; ++c) sum[c] += h * x[j][c];
+    for (int c = 0; c < 8; ++c) sum[c] += h * x[c];
   }
   store_some(static_cast<T*>(a.u) + t * a.dim + col, count, full, sum);
-}
-
-// Vectors as they lie in memory, all asked for before the first is used; short or unaligned ones element by element.
-template <class T>
-__device__ __forceinline__ Vec8<T> load_raw(const T* p, int count, bool full) {
-  if (full) return load8(p);
-  float v[8];
-  load_some(p, count, false, v);
-  return pack<T>(v);
 }
 
 template <class T, int N>
@@ -93,7 +102,7 @@ __global__ void __launch_bounds__(256, sizeof(T) == 2 ? 3 : 2) aggregate_bwd(Mhc
   block_sums(dh, a.dh + t * N);
 }
 
-template <class T, int N>
+template <class T, int N, bool kVectors>
 __global__ void __launch_bounds__(kFlatThreads)
     post_fwd(MhcPostFwd a, int64_t first, FastDiv vecs, uint32_t total, bool aligned) {
   const uint32_t i = blockIdx.x * kFlatThreads + threadIdx.x;
@@ -102,26 +111,31 @@ __global__ void __launch_bounds__(kFlatThreads)
   const int64_t t = first + local;
   const int col = static_cast<int>(i - local * vecs.d) * 8, count = a.dim - col < 8 ? a.dim - col : 8;
   const bool full = aligned && count == 8;
+  float h[N * N], p[N];
+  load_small<kVectors>(a.h + t * N * N, h), load_small<kVectors>(a.p + t * N, p);
+  Vec8<T> raw[N], raw_b{};
+#pragma unroll
+  for (int j = 0; j < N; ++j) raw[j] = load_raw(static_cast<const T*>(a.x) + (t * N + j) * a.dim + col, count, full);
+  const Vec8<T> raw_f = load_raw(static_cast<const T*>(a.f) + t * a.dim + col, count, full);
+  if (a.bias != nullptr) raw_b = load_raw(static_cast<const T*>(a.bias) + col, count, full);
   float x[N][8], f[8], b[8];
 #pragma unroll
-  for (int j = 0; j < N; ++j) load_some(static_cast<const T*>(a.x) + (t * N + j) * a.dim + col, count, full, x[j]);
-  load_some(static_cast<const T*>(a.f) + t * a.dim + col, count, full, f);
+  for (int j = 0; j < N; ++j) unpack(raw[j], x[j]);
+  unpack(raw_f, f), unpack(raw_b, b);
   if (a.bias != nullptr) {
-    load_some(static_cast<const T*>(a.bias) + col, count, full, b);
 #pragma unroll
     for (int c = 0; c < 8; ++c) f[c] += b[c];
   }
 #pragma unroll
   for (int r = 0; r < N; ++r) {
-    const float p = a.p[t * N + r];
     float y[8];
 #pragma unroll
-    for (int c = 0; c < 8; ++c) y[c] = p * f[c];
+    for (int c = 0; c < 8; ++c) y[c] = p[r] * f[c];
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      const float h = a.h[(t * N + (a.transposed ? j : r)) * N + (a.transposed ? r : j)];
+      const float weight = a.transposed ? h[j * N + r] : h[r * N + j];
 #pragma unroll
-      for (int c = 0; c < 8; ++c) y[c] += h * x[j][c];
+      for (int c = 0; c < 8; ++c) y[c] += weight * x[j][c];
     }
     store_some(static_cast<T*>(a.y) + (t * N + r) * a.dim + col, count, full, y);
   }
@@ -268,8 +282,11 @@ void mhc_post_fwd_sm90(const MhcPostFwd& a, const Launch& launch) {
   in_flat_launches(a, [&](int64_t first, int64_t vecs, int64_t total) {
     with_float_type(a.dtype, [&](auto type) {
       with_streams(a.n, [&](auto n) {
-        launch_grid(post_fwd<typename decltype(type)::type, decltype(n)::value>, dim3(flat_grid(total, 1)), dim3(kFlatThreads), 0,
-                    launch.stream, a, first, FastDiv(static_cast<uint32_t>(vecs)), static_cast<uint32_t>(total), aligned);
+        using T = typename decltype(type)::type;
+        constexpr int N = decltype(n)::value;
+        const bool vectors = N == 4 && is_aligned(a.h, 16) && is_aligned(a.p, 16);
+        launch_grid(vectors ? post_fwd<T, N, N == 4> : post_fwd<T, N, false>, dim3(flat_grid(total, 1)), dim3(kFlatThreads), 0, launch.stream, a, first,
+                    FastDiv(static_cast<uint32_t>(vecs)), static_cast<uint32_t>(total), aligned);
       });
     });
   });

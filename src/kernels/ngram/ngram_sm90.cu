@@ -35,10 +35,16 @@ __global__ void __launch_bounds__(256) ngram(NgramFwd a, bool aligned) {
   if (a.table == nullptr) return;
   const T* from = static_cast<const T*>(a.table) + row * a.dim;
   T* to = static_cast<T*>(a.e) + i * a.dim;
-  if (aligned)
-    for (int c = 0; c < a.dim; c += 8) store8(to + c, load8(from + c));
-  else
+  if (aligned) {
+    int c = 0;
+    for (; c + 16 <= a.dim; c += 16) {
+      const Vec8<T> low = load8(from + c), high = load8(from + c + 8);
+      store8(to + c, low), store8(to + c + 8, high);
+    }
+    if (c < a.dim) store8(to + c, load8(from + c));
+  } else {
     for (int c = 0; c < a.dim; ++c) to[c] = from[c];
+  }
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ template <class T>
 __global__ void __launch_bounds__(kFlatThreads)
     permute(PermuteFwd a, int64_t first_row, FastDiv vecs, FastDiv k, uint32_t total, bool aligned) {
   constexpr int kUnroll = 4;
-  float f[kUnroll][8];
+  Vec8<T> raw[kUnroll];
   int64_t at[kUnroll];
   int count[kUnroll];
 #pragma unroll
@@ -25,16 +25,19 @@ __global__ void __launch_bounds__(kFlatThreads)
     const int64_t row = first_row + local;
     const int32_t slot = a.slot_of_row[row];
     at[u] = row * a.dim + col, count[u] = a.dim - col < 8 ? a.dim - col : 8;
-#pragma unroll
-    for (int j = 0; j < 8; ++j) f[u][j] = 0;
+    raw[u] = {};
     if (slot >= 0)
-      load_some(static_cast<const T*>(a.x) + static_cast<int64_t>(k.div(static_cast<uint32_t>(slot))) * a.dim + col, count[u],
-                aligned && count[u] == 8, f[u]);
+      raw[u] = load_raw(static_cast<const T*>(a.x) + static_cast<int64_t>(k.div(static_cast<uint32_t>(slot))) * a.dim + col, count[u],
+                        aligned && count[u] == 8);
     if (col == 0 && a.row_probs != nullptr) a.row_probs[row] = slot >= 0 ? a.probs[slot] : 0.0f;
   }
 #pragma unroll
-  for (int u = 0; u < kUnroll; ++u)
-    if (count[u] > 0) store_some(static_cast<T*>(a.y) + at[u], count[u], aligned && count[u] == 8, f[u]);
+  for (int u = 0; u < kUnroll; ++u) {
+    if (count[u] <= 0) continue;
+    float f[8];
+    unpack(raw[u], f);
+    store_some(static_cast<T*>(a.y) + at[u], count[u], aligned && count[u] == 8, f);
+  }
 }
 
 template <class T, int kAhead>
@@ -144,14 +147,20 @@ __global__ void __launch_bounds__(kFlatThreads)
     const uint32_t i = (blockIdx.x * kUnroll + u) * kFlatThreads + threadIdx.x;
     if (i >= total) continue;
     const int count = a.dim - col[u] < 8 ? a.dim - col[u] : 8;
-    for (int j = 0; j < a.k; ++j) {
-      const int64_t row = a.row_of_slot[token[u] * a.k + j];
-      if (row < 0) continue;
-      T* to = static_cast<T*>(a.y) + row * a.dim + col[u];
-      if (aligned) {
-        store8(to, raw[u]);
-      } else {
-        for (int c = 0; c < count; ++c) to[c] = static_cast<const T*>(a.x)[token[u] * a.dim + col[u] + c];
+    constexpr int kRows = 4;
+    for (int j0 = 0; j0 < a.k; j0 += kRows) {
+      int32_t row[kRows];
+#pragma unroll
+      for (int j = 0; j < kRows; ++j) row[j] = j0 + j < a.k ? a.row_of_slot[token[u] * a.k + j0 + j] : -1;
+#pragma unroll
+      for (int j = 0; j < kRows; ++j) {
+        if (row[j] < 0) continue;
+        T* to = static_cast<T*>(a.y) + static_cast<int64_t>(row[j]) * a.dim + col[u];
+        if (aligned) {
+          store8(to, raw[u]);
+        } else {
+          for (int c = 0; c < count; ++c) to[c] = static_cast<const T*>(a.x)[token[u] * a.dim + col[u] + c];
+        }
       }
     }
   }
@@ -183,8 +192,9 @@ __global__ void __launch_bounds__(kFlatThreads) unpermute_bwd_tokens(UnpermuteBw
           for (int j = 0; j < kRows; ++j)
             if (row[j] >= 0) raw[j] = load8(static_cast<const T*>(a.x) + static_cast<int64_t>(row[j]) * a.dim + col);
         }
+        const Vec8<T> raw_g = load_raw(static_cast<const T*>(a.dy) + token * a.dim + col, count, full);
         float g[8];
-        load_some(static_cast<const T*>(a.dy) + token * a.dim + col, count, full, g);
+        unpack(raw_g, g);
 #pragma unroll
         for (int j = 0; j < kRows; ++j) {
           if (row[j] < 0) continue;

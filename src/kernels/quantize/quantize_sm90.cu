@@ -4,6 +4,7 @@
 #include "kernels/quantize/quantize.h"
 
 #include "kernels/common/convert.cuh"
+#include "kernels/common/flat.cuh"
 #include "kernels/common/row_norm.cuh"
 
 namespace weft::kernels {
@@ -22,17 +23,63 @@ __device__ __forceinline__ float multiplier(float amax, bool pow2) {
   return pow2 ? __uint_as_float(__float_as_uint(m) & 0x7f800000u) : m;
 }
 
+// |x| of eight neighbours as integers, two of bf16 in a word: larger integers are larger magnitudes, and NaN is above all.
 template <class T>
-__device__ __forceinline__ float amax8(const float (&f)[8]) {
-  float m = 0;
+struct Magnitudes {
+  static constexpr int kWords = 2 * sizeof(T);
+  uint32_t word[kWords];
+  __device__ __forceinline__ explicit Magnitudes(const Vec8<T>& v) {
+    memcpy(word, &v, sizeof(word));
 #pragma unroll
-  for (int j = 0; j < 8; ++j) m = MaxOp{}(m, fabsf(f[j]));
-  return m;
-}
+    for (int i = 0; i < kWords; ++i) word[i] &= sizeof(T) == 2 ? 0x7fff7fffu : 0x7fffffffu;
+  }
+  static __device__ __forceinline__ uint32_t larger(uint32_t a, uint32_t b) {
+    if constexpr (sizeof(T) == 4) {
+      return a > b ? a : b;
+    } else {
+#if defined(__CUDA_ARCH__)
+      return __vmaxu2(a, b);
+#else
+      return ((a & 0xffffu) > (b & 0xffffu) ? a & 0xffffu : b & 0xffffu) | ((a >> 16) > (b >> 16) ? a >> 16 << 16 : b >> 16 << 16);
+#endif
+    }
+  }
+  __device__ __forceinline__ void join(const Magnitudes& m) {
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) word[i] = larger(word[i], m.word[i]);
+  }
+  __device__ __forceinline__ uint32_t at(int j) const {  // the bits of one as fp32
+    if constexpr (sizeof(T) == 4) return word[j];
+    return j % 2 == 0 ? word[j / 2] << 16 : word[j / 2] & 0xffff0000u;
+  }
+  __device__ __forceinline__ uint32_t largest() const {  // the same
+    uint32_t m[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) m[i] = sizeof(T) == 4 ? larger(word[i], word[kWords - 4 + i]) : word[i];
+    const uint32_t both = larger(larger(m[0], m[1]), larger(m[2], m[3]));
+    if constexpr (sizeof(T) == 4) return both;
+    const uint32_t low = both << 16, high = both & 0xffff0000u;
+    return low > high ? low : high;
+  }
+};
 
-__device__ __forceinline__ void atomic_amax(float* p, float v) {  // v >= 0 or NaN: their bits are ordered as integers
-  atomicMax(reinterpret_cast<int32_t*>(p), static_cast<int32_t>(__float_as_uint(v) & 0x7fffffffu));
+// Over `width` neighbouring lanes.
+__device__ __forceinline__ uint32_t lanes_largest(uint32_t v, int width) {
+  for (int o = width / 2; o > 0; o /= 2) {
+    const uint32_t other = __shfl_xor_sync(0xffffffffu, v, o);
+    v = other > v ? other : v;
+  }
+  return v;
 }
+// Over the block; `scratch` holds 16 words.
+__device__ __forceinline__ uint32_t block_largest(uint32_t v, uint32_t* scratch) {
+  v = __reduce_max_sync(0xffffffffu, v);
+  if ((threadIdx.x & 31) == 0) scratch[threadIdx.x >> 5] = v;
+  __syncthreads();
+  for (int w = 0; w < static_cast<int>(blockDim.x >> 5); ++w) v = scratch[w] > v ? scratch[w] : v;
+  return v;
+}
+__device__ __forceinline__ void atomic_largest(float* p, uint32_t bits) { atomicMax(reinterpret_cast<int32_t*>(p), static_cast<int32_t>(bits)); }
 
 __global__ void zero(float* p, int64_t count) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
@@ -41,63 +88,90 @@ __global__ void zero(float* p, int64_t count) {
 
 template <class T>
 __global__ void __launch_bounds__(256) amax(Amax a, bool aligned) {
-  __shared__ float scratch[33];
-  float m = 0;
-#pragma unroll 4
-  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) * 8; i < a.count;
-       i += static_cast<int64_t>(gridDim.x) * 2048) {
-    float f[8];
-    load_some(static_cast<const T*>(a.x) + i, a.count - i < 8 ? static_cast<int>(a.count - i) : 8, aligned && a.count - i >= 8,
-              f);
-    m = MaxOp{}(m, amax8<T>(f));
+  constexpr int kUnroll = 4;
+  __shared__ uint32_t scratch[16];
+  const T* x = static_cast<const T*>(a.x);
+  Magnitudes<T> m(Vec8<T>{});
+  const int64_t base = (static_cast<int64_t>(blockIdx.x) * (kUnroll * 256) + threadIdx.x) * 8;
+  Vec8<T> raw[kUnroll];
+#pragma unroll
+  for (int k = 0; k < kUnroll; ++k) {
+    const int64_t i = base + k * 2048, left = a.count - i;
+    raw[k] = left > 0 ? load_raw(x + i, left < 8 ? static_cast<int>(left) : 8, aligned && left >= 8) : Vec8<T>{};
   }
-  m = block_reduce<MaxOp>(m, scratch, 0.0f);
-  if (threadIdx.x == 0) atomic_amax(a.amax, m);
+#pragma unroll
+  for (int k = 0; k < kUnroll; ++k) m.join(Magnitudes<T>(raw[k]));
+  const uint32_t v = block_largest(m.largest(), scratch);
+  if (threadIdx.x == 0 && v > __float_as_uint(*static_cast<volatile float*>(a.amax))) atomic_largest(a.amax, v);
 }
 
-// kTensor and k1x128, row-major only: sixteen lanes own 128 neighbours of a row.
+// kTensor and k1x128, row-major only: sixteen lanes own 128 neighbours of a row, and as many of another.
 template <class T, class To>
-__global__ void __launch_bounds__(256) quantize_blocks(Quantize a, int blocks_per_row, bool aligned) {
+__global__ void __launch_bounds__(256) quantize_blocks(Quantize a, FastDiv blocks_per_row, uint32_t blocks, bool aligned) {
+  constexpr int kUnroll = 2;
   const int lane = threadIdx.x % 16;
-  const int64_t block = static_cast<int64_t>(blockIdx.x) * 16 + threadIdx.x / 16, row = block / blocks_per_row;
-  const int col = static_cast<int>(block - row * blocks_per_row) * kEdge + lane * 8, count = a.cols - col;
-  const bool here = row < a.rows, full = aligned && count >= 8;
-  float f[8] = {};
-  if (here && count > 0) load_some(static_cast<const T*>(a.x) + row * a.cols + col, count < 8 ? count : 8, full, f);
-  const float m = multiplier<To>(a.block == QuantBlock::kTensor ? *a.amax : lanes_reduce<MaxOp>(amax8<T>(f), 16), a.pow2);
-  if (!here) return;
+  const float given = a.block == QuantBlock::kTensor ? *a.amax : 0.0f;
+  Vec8<T> raw[kUnroll];
+  int64_t at[kUnroll];
+  int count[kUnroll];
 #pragma unroll
-  for (int j = 0; j < 8; ++j) f[j] *= m;
-  if (count > 0) write8(static_cast<To*>(a.q) + row * a.cols + col, count < 8 ? count : 8, full, f);
-  if (a.block == QuantBlock::kTensor) {
-    if (block == 0 && lane == 0) a.scale[0] = 1.0f / m;
-  } else if (lane == 0) {
-    a.scale[block] = 1.0f / m;
+  for (int k = 0; k < kUnroll; ++k) {
+    const uint32_t block = (blockIdx.x * kUnroll + k) * 16 + threadIdx.x / 16, row = blocks_per_row.div(block);
+    const int col = static_cast<int>(block - row * blocks_per_row.d) * kEdge + lane * 8;
+    at[k] = static_cast<int64_t>(row) * a.cols + col, count[k] = block < blocks ? (a.cols - col < 8 ? a.cols - col : 8) : 0;
+    raw[k] = count[k] > 0 ? load_raw(static_cast<const T*>(a.x) + at[k], count[k], aligned && count[k] == 8) : Vec8<T>{};
+  }
+#pragma unroll
+  for (int k = 0; k < kUnroll; ++k) {
+    const uint32_t block = (blockIdx.x * kUnroll + k) * 16 + threadIdx.x / 16;
+    const float m = multiplier<To>(a.block == QuantBlock::kTensor ? given : __uint_as_float(lanes_largest(Magnitudes<T>(raw[k]).largest(), 16)), a.pow2);
+    if (block >= blocks) continue;
+    float f[8];
+    unpack(raw[k], f);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) f[j] *= m;
+    if (count[k] > 0) write8(static_cast<To*>(a.q) + at[k], count[k], aligned && count[k] == 8, f);
+    if (lane == 0 && (a.block != QuantBlock::kTensor || block == 0)) a.scale[block] = 1.0f / m;
   }
 }
 
 // kRow, row-major only.
 template <class T, class To, int NV>
 __global__ void __launch_bounds__(512) quantize_rows(Quantize a, int lanes) {
-  __shared__ float scratch[33];
+  __shared__ uint32_t scratch[16];
   const int vecs = a.cols / 8, lane = threadIdx.x % lanes, per_block = blockDim.x / lanes;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * per_block + threadIdx.x / lanes;
   const bool here = row < a.rows;
-  float f[NV][8], m = 0;
+  Vec8<T> raw[NV];
 #pragma unroll
   for (int i = 0; i < NV; ++i)
-    if (here && lane + i * lanes < vecs)
-      load8(static_cast<const T*>(a.x) + row * a.cols + (lane + i * lanes) * 8, f[i]), m = MaxOp{}(m, amax8<T>(f[i]));
-  m = lanes <= 32 ? lanes_reduce<MaxOp>(m, lanes) : block_reduce<MaxOp>(m, scratch, 0.0f);
-  m = multiplier<To>(m, a.pow2);
+    raw[i] = here && lane + i * lanes < vecs ? load8(static_cast<const T*>(a.x) + row * a.cols + (lane + i * lanes) * 8) : Vec8<T>{};
+  Magnitudes<T> most(raw[0]);
+#pragma unroll
+  for (int i = 1; i < NV; ++i) most.join(Magnitudes<T>(raw[i]));
+  const uint32_t bits = lanes <= 32 ? lanes_largest(most.largest(), lanes) : block_largest(most.largest(), scratch);
+  const float m = multiplier<To>(__uint_as_float(bits), a.pow2);
 #pragma unroll
   for (int i = 0; i < NV; ++i) {
     if (!(here && lane + i * lanes < vecs)) continue;
+    float f[8];
+    unpack(raw[i], f);
 #pragma unroll
-    for (int j = 0; j < 8; ++j) f[i][j] *= m;
-    write8(static_cast<To*>(a.q) + row * a.cols + (lane + i * lanes) * 8, 8, true, f[i]);
+    for (int j = 0; j < 8; ++j) f[j] *= m;
+    write8(static_cast<To*>(a.q) + row * a.cols + (lane + i * lanes) * 8, 8, true, f);
   }
   if (here && lane == 0) a.scale[row] = 1.0f / m;
+}
+
+// A thread's 8 x 8 of a tile of 128 x 128, sixteen threads a row; zeros outside the tensor.
+template <class T>
+__device__ __forceinline__ void load_square(const Quantize& a, int64_t row0, int col, int first, bool aligned, Vec8<T> (&raw)[8]) {
+  const int count = a.cols - col;
+#pragma unroll
+  for (int k = 0; k < 8; ++k) {
+    const T* x = static_cast<const T*>(a.x) + (row0 + first + k) * a.cols + col;
+    raw[k] = row0 + first + k < a.rows && count > 0 ? load_raw(x, count < 8 ? count : 8, aligned && count >= 8) : Vec8<T>{};
+  }
 }
 
 // First pass of kRow: maxima of rows and columns.
@@ -105,24 +179,27 @@ template <class T>
 __global__ void __launch_bounds__(256) maxima(Quantize a, float* rows, float* cols, bool aligned) {
   __shared__ float column[kEdge];
   const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kEdge;
-  const int col = blockIdx.y * kEdge + threadIdx.x % 16 * 8, count = a.cols - col;
+  const int part = threadIdx.x % 16 * 8, first = threadIdx.x / 16 * 8;
   if (threadIdx.x < kEdge) column[threadIdx.x] = 0;
+  Vec8<T> raw[8];
+  load_square(a, row0, static_cast<int>(blockIdx.y) * kEdge + part, first, aligned, raw);
   __syncthreads();
-  float best[8] = {};
-  for (int i = threadIdx.x / 16; i < kEdge; i += 16) {
-    float f[8] = {};
-    if (row0 + i < a.rows && count > 0)
-      load_some(static_cast<const T*>(a.x) + (row0 + i) * a.cols + col, count < 8 ? count : 8, aligned && count >= 8, f);
-    const float m = lanes_reduce<MaxOp>(amax8<T>(f), 16);
-    if (threadIdx.x % 16 == 0 && row0 + i < a.rows) atomic_amax(rows + row0 + i, m);
+  Magnitudes<T> down(Vec8<T>{});
 #pragma unroll
-    for (int j = 0; j < 8; ++j) best[j] = MaxOp{}(best[j], fabsf(f[j]));
+  for (int k = 0; k < 8; ++k) {
+    const Magnitudes<T> m(raw[k]);
+    down.join(m);
+    const uint32_t in_row = lanes_largest(m.largest(), 16);
+    if (threadIdx.x % 16 == 0 && row0 + first + k < a.rows) atomic_largest(rows + row0 + first + k, in_row);
   }
 #pragma unroll
-  for (int j = 0; j < 8; ++j) atomic_amax(&column[threadIdx.x % 16 * 8 + j], best[j]);
+  for (int j = 0; j < 8; ++j) {
+    const uint32_t v = down.at(j), other = __shfl_xor_sync(~0u, v, 16);
+    if ((threadIdx.x & 16) == 0) atomic_largest(&column[part + j], other > v ? other : v);
+  }
   __syncthreads();
   if (threadIdx.x < kEdge && blockIdx.y * kEdge + static_cast<int>(threadIdx.x) < a.cols)
-    atomic_amax(cols + blockIdx.y * kEdge + threadIdx.x, column[threadIdx.x]);
+    atomic_largest(cols + blockIdx.y * kEdge + threadIdx.x, __float_as_uint(column[threadIdx.x]));
 }
 
 struct QuantTile {
@@ -136,64 +213,45 @@ template <class T, class To>
 __global__ void __launch_bounds__(256)
     quantize_tile(Quantize a, const float* rows, const float* cols, bool aligned, bool aligned_t) {
   __shared__ QuantTile tile;
-  __shared__ float scratch[33];
+  __shared__ uint32_t scratch[16];
   const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kEdge;
   const int part = threadIdx.x % 16 * 8, first = threadIdx.x / 16 * 8, col0 = blockIdx.y * kEdge, count = a.cols - col0 - part;
   const int rows_here = a.rows - row0 < kEdge ? static_cast<int>(a.rows - row0) : kEdge,
             cols_here = a.cols - col0 < kEdge ? a.cols - col0 : kEdge;
-  const bool by_column = a.block == QuantBlock::k1x128 && a.q_t != nullptr;
   if (threadIdx.x < kEdge) tile.col_amax[threadIdx.x] = 0;
   Vec8<T> raw[8];
+  load_square(a, row0, col0 + part, first, aligned, raw);
+  float all = 0;
+  if (a.block == QuantBlock::k1x128 || a.block == QuantBlock::k128x128) {
+    Magnitudes<T> down(Vec8<T>{});
 #pragma unroll
-  for (int k = 0; k < 8; ++k) {
-    const T* x = static_cast<const T*>(a.x) + (row0 + first + k) * a.cols + col0 + part;
-    if (first + k < rows_here && count >= 8 && aligned) {
-      raw[k] = load8(x);
-    } else {
-      float f[8] = {};
-      if (first + k < rows_here && count > 0) load_some(x, count < 8 ? count : 8, false, f);
-      raw[k] = pack<T>(f);
+    for (int k = 0; k < 8; ++k) {
+      const Magnitudes<T> m(raw[k]);
+      down.join(m);
+      if (a.block != QuantBlock::k1x128) continue;
+      const uint32_t in_row = lanes_largest(m.largest(), 16);
+      if (threadIdx.x % 16 == 0) tile.row_amax[first + k] = __uint_as_float(in_row);
+    }
+    if (a.block == QuantBlock::k128x128) {
+      all = __uint_as_float(block_largest(down.largest(), scratch));
+    } else if (a.q_t != nullptr) {
+      __syncthreads();
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const uint32_t v = down.at(j), other = __shfl_xor_sync(~0u, v, 16);
+        if ((threadIdx.x & 16) == 0) atomic_largest(&tile.col_amax[part + j], other > v ? other : v);
+      }
     }
   }
-  if (by_column) __syncthreads();
-  float all = 0, column[8] = {};
-#pragma unroll
-  for (int k = 0; k < 8; ++k) {
-    float f[8];
-    unpack(raw[k], f);
-    const float m = amax8<T>(f);
-    all = MaxOp{}(all, m);
-    if (a.block == QuantBlock::k1x128) {
-      const float in_row = lanes_reduce<MaxOp>(m, 16);
-      if (threadIdx.x % 16 == 0) tile.row_amax[first + k] = in_row;
-    }
-#pragma unroll
-    for (int j = 0; j < 8; ++j) column[j] = MaxOp{}(column[j], fabsf(f[j]));
-  }
-  if (by_column) {
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const float m = MaxOp{}(column[j], __shfl_xor_sync(~0u, column[j], 16));
-      if ((threadIdx.x & 16) == 0) atomic_amax(&tile.col_amax[part + j], m);
-    }
-  }
-  if (a.block == QuantBlock::k128x128) all = block_reduce<MaxOp>(all, scratch, 0.0f);
   __syncthreads();
   if (threadIdx.x < kEdge) {
     const int i = threadIdx.x;
     float r, c;
     switch (a.block) {
-      case QuantBlock::kTensor:
-        r = c = *a.amax;
-        break;
-      case QuantBlock::kRow:
-        r = i < rows_here ? rows[row0 + i] : 0.0f, c = i < cols_here ? cols[col0 + i] : 0.0f;
-        break;
-      case QuantBlock::k1x128:
-        r = tile.row_amax[i], c = tile.col_amax[i];
-        break;
-      default:
-        r = c = all;
+      case QuantBlock::kTensor: r = c = *a.amax; break;
+      case QuantBlock::kRow: r = i < rows_here ? rows[row0 + i] : 0.0f, c = i < cols_here ? cols[col0 + i] : 0.0f; break;
+      case QuantBlock::k1x128: r = tile.row_amax[i], c = tile.col_amax[i]; break;
+      default: r = c = all;
     }
     r = tile.row_mult[i] = multiplier<To>(r, a.pow2), c = tile.col_mult[i] = multiplier<To>(c, a.pow2);
     const int64_t row_blocks = (a.rows + kEdge - 1) / kEdge, col_blocks = (a.cols + kEdge - 1) / kEdge;
@@ -268,8 +326,16 @@ void run_quantize(const Quantize& a, const Launch& launch) {
   const int64_t tiles_down = ceil_div(a.rows, kEdge);
   const unsigned tiles_across = static_cast<unsigned>(ceil_div(a.cols, kEdge));
   if (a.q_t == nullptr && (a.block == QuantBlock::kTensor || a.block == QuantBlock::k1x128)) {
-    launch_grid(quantize_blocks<T, To>, dim3(static_cast<unsigned>(ceil_div(a.rows * tiles_across, 16))), dim3(256), 0,
-                launch.stream, a, static_cast<int>(tiles_across), aligned);
+    const int64_t step = kFlatMost / tiles_across;
+    for (int64_t first = 0; first < a.rows; first += step) {
+      Quantize part = a;
+      part.rows = a.rows - first < step ? a.rows - first : step;
+      part.x = static_cast<const T*>(a.x) + first * a.cols, part.q = static_cast<To*>(a.q) + first * a.cols;
+      if (a.block != QuantBlock::kTensor) part.scale = a.scale + first * tiles_across;
+      const int64_t blocks = part.rows * tiles_across;
+      launch_grid(quantize_blocks<T, To>, dim3(static_cast<unsigned>(ceil_div(blocks, 32))), dim3(256), 0, launch.stream, part, FastDiv(tiles_across),
+                  static_cast<uint32_t>(blocks), aligned);
+    }
     return;
   }
   const RowPlan plan = plan_rows(a.cols, aligned);
@@ -313,8 +379,7 @@ void amax_sm90(const Amax& a, const Launch& launch) {
   if (!a.add) launch_grid(zero, dim3(1), dim3(256), 0, launch.stream, a.amax, int64_t{1});
   if (a.count == 0) return;
   with_float_type(a.dtype, [&](auto type) {
-    const auto kernel = amax<typename decltype(type)::type>;
-    launch_grid(kernel, dim3(persistent_grid(kernel, 256, 0, ceil_div(a.count, 2048))), dim3(256), 0, launch.stream, a,
+    launch_grid(amax<typename decltype(type)::type>, dim3(static_cast<unsigned>(ceil_div(a.count, 8192))), dim3(256), 0, launch.stream, a,
                 is_aligned(a.x, 16));
   });
 }

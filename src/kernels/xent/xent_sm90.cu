@@ -15,6 +15,17 @@ struct State {
   int32_t best;
 };
 
+// 2^v; what would be subnormal is 0.
+__device__ __forceinline__ float power(float v) {
+#if defined(__CUDA_ARCH__)
+  float r;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(r) : "f"(v));
+  return r;
+#else
+  return exp2f(v);
+#endif
+}
+
 // exp(a - b), 0 where both are -inf.
 __device__ __forceinline__ float exp_gap(float a, float b) { return a == b ? 1.0f : exp2f((a - b) * kLog2e); }
 
@@ -28,9 +39,18 @@ __device__ __forceinline__ State join(const State& a, const State& b) {
   return r;
 }
 
-__device__ __forceinline__ State shuffled(const State& s, int o) {
-  return {__shfl_xor_sync(~0u, s.max, o), __shfl_xor_sync(~0u, s.sum, o), __shfl_xor_sync(~0u, s.logit_sum, o),
-          __shfl_xor_sync(~0u, s.best_value, o), __shfl_xor_sync(~0u, s.best, o)};
+// Of a warp; the sums in one order.
+__device__ __forceinline__ State warp_join(State s, bool logit_sums, bool best) {
+  const float max = lanes_reduce(s.max, 32, [](float a, float b) { return fmaxf(a, b); });
+  s.sum = lanes_reduce(s.max == max ? s.sum : s.sum * power((s.max - max) * kLog2e));
+  if (logit_sums) s.logit_sum = lanes_reduce(s.logit_sum);
+  if (best) {
+    const float value = lanes_reduce(s.best_value, 32, [](float a, float b) { return fmaxf(a, b); });
+    s.best = static_cast<int32_t>(__reduce_min_sync(~0u, static_cast<unsigned>(s.best_value == value ? s.best : 0x7fffffff)));
+    s.best_value = value;
+  }
+  s.max = max;
+  return s;
 }
 
 template <class T>
@@ -39,41 +59,54 @@ __global__ void __launch_bounds__(512) xent_tile(XentTile a, bool aligned) {
   const int64_t row = blockIdx.x;
   const T* logits = static_cast<const T*>(a.logits) + row * a.stride;
   State s{-INFINITY, 0.0f, 0.0f, -INFINITY, 0x7fffffff};
-  for (int c = threadIdx.x * 8; c < a.cols; c += blockDim.x * 8) {
-    const int count = a.cols - c < 8 ? a.cols - c : 8;
-    float f[8];
-    load_some(logits + c, count, aligned && count == 8, f);
-    float top = -INFINITY;
+  constexpr int kAhead = 4;  // vectors asked for at once
+  const int step = static_cast<int>(blockDim.x) * 8;
+  for (int c0 = static_cast<int>(threadIdx.x) * 8; c0 < a.cols; c0 += kAhead * step) {
+    Vec8<T> raw[kAhead];
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      if (j >= count) f[j] = -INFINITY;
-      top = fmaxf(top, f[j]);
+    for (int k = 0; k < kAhead; ++k) {
+      const int c = c0 + k * step, count = a.cols - c < 8 ? a.cols - c : 8;
+      if (count > 0) raw[k] = load_raw(logits + c, count, aligned && count == 8);
     }
-    if (a.logit_sum != nullptr) {
 #pragma unroll
-      for (int j = 0; j < 8; ++j)
-        if (j < count) s.logit_sum += f[j];
+    for (int k = 0; k < kAhead; ++k) {
+      const int c = c0 + k * step, count = a.cols - c < 8 ? a.cols - c : 8;
+      if (count <= 0) continue;
+      float f[8];
+      unpack(raw[k], f);
+      float top = -INFINITY;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        if (j >= count) f[j] = -INFINITY;
+        top = fmaxf(top, f[j]);
+      }
+      if (a.logit_sum != nullptr) {
+#pragma unroll
+        for (int j = 0; j < 8; ++j)
+          if (j < count) s.logit_sum += f[j];
+      }
+      if (a.best != nullptr && top > s.best_value) {
+        s.best_value = top;
+#pragma unroll
+        for (int j = 7; j >= 0; --j)
+          if (f[j] == top) s.best = c + j;
+      }
+      if (top > s.max) s.sum *= s.max == -INFINITY ? 0.0f : exp2f((s.max - top) * kLog2e), s.max = top;
+      const float shift = s.max == -INFINITY ? 0.0f : s.max * kLog2e;
+      float sum = 0;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) sum += power(fmaf(f[j], kLog2e, -shift));
+      s.sum += sum;
     }
-    if (a.best != nullptr && top > s.best_value) {
-      s.best_value = top;
-#pragma unroll
-      for (int j = 7; j >= 0; --j)
-        if (f[j] == top) s.best = c + j;
-    }
-    if (top > s.max) s.sum *= s.max == -INFINITY ? 0.0f : exp2f((s.max - top) * kLog2e), s.max = top;
-    const float shift = s.max == -INFINITY ? 0.0f : s.max * kLog2e;
-    float sum = 0;
-#pragma unroll
-    for (int j = 0; j < 8; ++j) sum += exp2f(fmaf(f[j], kLog2e, -shift));
-    s.sum += sum;
   }
-#pragma unroll
-  for (int o = 16; o > 0; o /= 2) s = join(s, shuffled(s, o));
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  const bool sums = a.logit_sum != nullptr, best = a.best != nullptr;
+  s = warp_join(s, sums, best);
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = static_cast<int>(blockDim.x >> 5);
   if (lane == 0) parts[warp] = s;
   __syncthreads();
-  if (threadIdx.x != 0) return;
-  for (int w = 1; w < static_cast<int>(blockDim.x >> 5); ++w) s = join(s, parts[w]);
+  if (warp != 0) return;
+  s = warp_join(lane < warps ? parts[lane] : State{-INFINITY, 0.0f, 0.0f, -INFINITY, 0x7fffffff}, sums, best);
+  if (lane != 0) return;
   if (s.best != 0x7fffffff) s.best += static_cast<int32_t>(a.first_col);
   const int64_t label = a.labels[row] - a.first_col;
   const bool hit = label >= 0 && label < a.cols;
@@ -110,22 +143,24 @@ __global__ void __launch_bounds__(256) xent_grad(XentGrad a, bool aligned) {
   const bool ignored = id == a.ignore_index;
   const float g = a.g[row], total = g + (a.glse == nullptr ? 0.0f : a.glse[row]), lse = a.lse[row];
   const float at_label = g * (1 - a.smoothing), everywhere = g * a.smoothing / static_cast<float>(a.vocab);
-  float f[kUnroll][8];
+  Vec8<T> raw[kUnroll];
 #pragma unroll
   for (int k = 0; k < kUnroll; ++k) {
     const int c = ((static_cast<int>(blockIdx.y) * kUnroll + k) * 256 + static_cast<int>(threadIdx.x)) * 8, count = a.cols - c;
-    if (count > 0) load_some(logits + c, count < 8 ? count : 8, aligned && count >= 8, f[k]);
+    if (count > 0) raw[k] = load_raw(logits + c, count < 8 ? count : 8, aligned && count >= 8);
   }
 #pragma unroll
   for (int k = 0; k < kUnroll; ++k) {
     const int c = ((static_cast<int>(blockIdx.y) * kUnroll + k) * 256 + static_cast<int>(threadIdx.x)) * 8, count = a.cols - c;
     if (count <= 0) continue;
+    float f[8];
+    unpack(raw[k], f);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      const float p = exp2f((f[k][j] - lse) * kLog2e);
-      f[k][j] = ignored ? 0.0f : total * p - everywhere - (label == c + j ? at_label : 0.0f);
+      const float p = power((f[j] - lse) * kLog2e);
+      f[j] = ignored ? 0.0f : total * p - everywhere - (label == c + j ? at_label : 0.0f);
     }
-    store_some(out + c, count < 8 ? count : 8, aligned && count >= 8, f[k]);
+    store_some(out + c, count < 8 ? count : 8, aligned && count >= 8, f);
   }
 }
 
