@@ -27,6 +27,7 @@ __global__ void __launch_bounds__(kChunkThreads, 1) chunk_kernel(const Mamba3Bwd
     for (int m = 0; m < 2; ++m) w.bias_parts[((part * 2 + m) * H + head0) * R * kN + i] = 0;
   for (int i = threadIdx.x; i < heads; i += kChunkThreads) w.D_parts[part * H + head0 + i] = 0;
   for (int i = threadIdx.x; i < kRows * kRows / 8; i += kChunkThreads) *reinterpret_cast<uint4*>(sm.M + i * 8) = *reinterpret_cast<uint4*>(sm.W + i * 8) = uint4{0, 0, 0, 0};
+  if (threadIdx.x == 0) sm.init();
   fence_async_proxy();
   __syncthreads();
   const ChunkWalk walk(a, piece, part, slots, group, ChunkSmem<R>::kSteps);

@@ -8,9 +8,9 @@
 namespace weft::kernels::mamba3 {
 
 constexpr int kChunkThreads = 4 * kGroup;
-// + stage: kFullQ, kFullK (operands are there), kUsed (all but q, k, turns have been read), kDone. kFreeQ, kFreeK: results have been taken.
-// kWeights: M, W are there; kTaken: they have been read. kTurned: d_theta of the queries is there. kOwn: one side alone.
-enum ChunkBarrier { kTurned = 0, kFeed = 1, kFullQ = 2, kFullK = 4, kUsed = 6, kDone = 8, kFreeQ = 10, kFreeK = 11, kWeights = 12, kTaken = 13, kOwnQ = 14, kOwnK = 15 };
+// + stage: kFullQ, kFullK (operands are there). kFreeQ, kFreeK: results have been taken. kWeights: M, W are there; kTaken: they have been read.
+// kTurned: d_theta of the queries is there. kDone: the item is. kFeed, kOwnQ, kOwnK: one warpgroup alone.
+enum ChunkBarrier { kFeed = 1, kFullQ = 2, kFullK = 4, kFreeQ = 6, kFreeK, kWeights, kTaken, kTurned, kOwnQ, kOwnK, kDone };
 
 template <int R>
 struct ChunkSmem {
@@ -34,6 +34,12 @@ struct ChunkSmem {
   float bias[2][2][R * kN];  // keys, queries; by pair of warps
   float row_w[kRows], gamma[kRows], dot_q[kRows], trace[kRows], dot_k[kRows];
   float col_t[4][kSums];  // by warp
+  // By stage: all but q, k, turns have been read, where the keys' threads and a lane of each of the queries' warps arrive, which read by wgmma
+  // alone; the item is done and the sums of the one before have been taken, where all threads do.
+  uint64_t used[2], done[2];
+  __device__ __forceinline__ void init() {
+    for (int s = 0; s < 2; ++s) barrier_init(&used[s], kGroup + 4), barrier_init(&done[s], kChunkThreads);
+  }
 };
 
 // The items of one block, in order.

@@ -16,32 +16,31 @@ struct ChunkFeed {
   const int t = thread_number() & (kGroup - 1), warp = t >> 5, lane = t & 31, sub = lane >> 2;
 
   __device__ __forceinline__ void bring(ChunkWalk it) {
-    int i = 0;
-    for (int third = 0; it.more(); ++i, third = third == 2 ? 0 : third + 1) {
+    for (int i = 0, third = 0; it.more(); ++i, third = third == 2 ? 0 : third + 1) {
       const int s = i & 1;
-      if (i >= 2) group_barrier(kUsed + s, 3 * kGroup);
+      if (i >= 2) barrier_wait(&sm.used[s], (i >> 1 & 1) ^ 1);
       load_first(it, s);
-      if (i >= 2) group_barrier(kDone + s, kChunkThreads);
+      if (i >= 2) barrier_wait(&sm.done[s], (i >> 1 & 1) ^ 1);
       load_rest(it, s);
       prepare(sm.stage[s], sm.small[s], sm.rates[third]);
       it.next();
       cp_async_wait<0>();
       fence_async_proxy();
+      group_barrier(kFeed, kGroup);
+      barrier_arrive(&sm.done[s]);
       group_arrive(kFullQ + s, 2 * kGroup), group_arrive(kFullK + s, 2 * kGroup);
     }
-    for (const int items = i; i < items + 2; ++i)  // the barriers of the last two items count this warpgroup too
-      if (i >= 2) group_barrier(kUsed + (i & 1), 3 * kGroup), group_barrier(kDone + (i & 1), kChunkThreads);
   }
   __device__ __forceinline__ void store(ChunkWalk it) {
     for (int i = 0, third = 0; it.more(); ++i, third = third == 2 ? 0 : third + 1) {
-      group_barrier(kDone + (i & 1), kChunkThreads);
-      ChunkWalk next = it;
-      next.next();
+      barrier_arrive(&sm.done[i & 1]), group_barrier(kDone, 3 * kGroup), barrier_wait(&sm.done[i & 1], i >> 1 & 1);
       if (t == 0) {
         bulk_store(w.y + it.tile() * (kRows * kP), sm.y, kRows * kP * 2), bulk_store(w.dv + it.tile() * (kRows * kP), sm.dv, kRows * kP * 2);
         bulk_commit();
       }
       store_sums(it, sm.rates[third]);
+      ChunkWalk next = it;
+      next.next();
       if (next.more()) group_arrive(kFreeQ, 2 * kGroup);
       if (t == 0) bulk_wait<0>();
       if (next.more()) group_arrive(kFreeK, 2 * kGroup);

@@ -57,7 +57,7 @@ struct ChunkKeys : ChunkSide<R> {
     if (r == 0) sm.dot_k[row] = dot[0], sm.dot_k[row + 8] = dot[1];
     wgmma_wait<0>();
     wgmma_settle(acc);
-    group_arrive(kTaken, 2 * kGroup), group_arrive(kUsed + s, 3 * kGroup);
+    group_arrive(kTaken, 2 * kGroup), barrier_arrive(&sm.used[s]);
     put(sm.dv, acc);
     if constexpr (Sm::kThetaSides == 1) group_barrier(kTurned, 2 * kGroup);
   }

@@ -27,7 +27,7 @@ struct ChunkMultiply : ChunkSide<R> {
         if (!keys) group_arrive(kTurned, 2 * kGroup);
       if (keys) fence_async_proxy();  // y and dv leave by bulk copies
       add_up(wide, keys, sum);
-      group_arrive(kDone + s, kChunkThreads);
+      barrier_arrive(&sm.done[s]), group_arrive(kDone, 3 * kGroup);
       if (it.last_head()) store(it, keys, sum);
       it.next();
     }

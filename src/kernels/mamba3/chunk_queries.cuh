@@ -51,7 +51,7 @@ struct ChunkQueries : ChunkSide<R> {
     put_sums(sums);
     wgmma_wait<0>();
     wgmma_settle(acc);
-    group_arrive(kUsed + s, 3 * kGroup);
+    if (lane == 0) barrier_arrive(&sm.used[s]);
   }
 
  private:
