@@ -47,7 +47,8 @@ class PrepareKilled : public testing::Test {
         ASSERT_LT(i, 60u) << "no end: " << said();
         // Later tries get more time: one of them ends.
         const double after = seconds * (rng::uniform(rng::mix(seed, round), i) * 0.7 + 0.1 * static_cast<double>(i));
-        const int code = run("timeout -s KILL " + std::to_string(after) + " $weft prepare " + flags + " -o cut --save-every 0");
+        // In the foreground timeout does not kill itself with the group, but waits until the lock is free.
+        const int code = run("timeout --foreground -s KILL " + std::to_string(after) + " $weft prepare " + flags + " -o cut --save-every 0");
         if (code == 0) break;
         ASSERT_EQ(code, kKilled) << said();
         ++kills;
