@@ -100,49 +100,37 @@ __global__ void __launch_bounds__(512) row_norm_fwd(RowNorm a) {
   }
 }
 
-// Backward: while a row is worked on, the next one's vectors are on their way (where registers allow), and two scratch areas take turns, so
-// that a row costs one barrier.
-template <class T, int NV, bool kLayer>
-__global__ void __launch_bounds__(NV == 1 || NV == 3 ? 256 : 512, NV == 1 && sizeof(T) == 2 ? 4 : NV == 3 || (NV == 2 && !kLayer) ? 2 : 1) row_norm_bwd(RowNorm a) {
-  constexpr bool kAhead = sizeof(T) == 2 && (NV == 2 ? kLayer : NV < 4);
+// Backward in fp32 (bf16: row_norm_bf16.cuh): two scratch areas take turns, so that a row costs one barrier.
+template <int NV, bool kLayer>
+__global__ void __launch_bounds__(NV == 1 || NV == 3 ? 256 : 512, NV == 3 || (NV == 2 && !kLayer) ? 2 : 1) row_norm_bwd(RowNorm a) {
   __shared__ float scratch[2][66];
   WEFT_DYNAMIC_SMEM(row_norm_smem);
   float* smem = reinterpret_cast<float*>(row_norm_smem);
   const int vecs = a.cols / 8, lane = threadIdx.x % a.lanes, sub = threadIdx.x / a.lanes, rows_per_block = blockDim.x / a.lanes;
-  const T *x = static_cast<const T*>(a.x), *w = static_cast<const T*>(a.w), *dy = static_cast<const T*>(a.dy),
-          *dsum = static_cast<const T*>(a.dsum);
-  T* dx = static_cast<T*>(a.y);
+  const float *x = static_cast<const float*>(a.x), *w = static_cast<const float*>(a.w), *dy = static_cast<const float*>(a.dy),
+              *dsum = static_cast<const float*>(a.dsum);
+  float* dx = static_cast<float*>(a.y);
   const float per_col = 1.0f / static_cast<float>(a.cols);
   float dw[NV][8] = {}, db[kLayer ? NV : 1][8] = {};
-  struct Row {
-    Vec8<T> x[NV], g[NV];
-    float rstd, mean;
-  };
-  const auto read = [&](int64_t row, Row& to) {
-    const bool here = row < a.rows;
-    to.rstd = here ? a.rstd[row] : 0.0f, to.mean = kLayer && here ? a.mean[row] : 0.0f;
-#pragma unroll
-    for (int i = 0; i < NV; ++i) {
-      const int v = lane + i * a.lanes;
-      if (here && v < vecs) to.g[i] = load8(dy + row * a.cols + v * 8), to.x[i] = load8(x + row * a.cols + v * 8);
-    }
-  };
   const int64_t step = static_cast<int64_t>(gridDim.x) * rows_per_block;
   int turn = 0;
-  Row now, next;
-  if constexpr (kAhead) read(static_cast<int64_t>(blockIdx.x) * rows_per_block + sub, next);
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * rows_per_block; first < a.rows; first += step, turn ^= 1) {
     const int64_t row = first + sub;
     const bool here = row < a.rows;
-    if constexpr (kAhead) now = next, read(row + step, next); else read(row, now);
-    const float rstd = now.rstd, mean = now.mean;
+    const float rstd = here ? a.rstd[row] : 0.0f, mean = kLayer && here ? a.mean[row] : 0.0f;
+    Vec8<float> vx[NV], vg[NV];
+#pragma unroll
+    for (int i = 0; i < NV; ++i) {
+      const int v = lane + i * a.lanes;
+      if (here && v < vecs) vg[i] = load8(dy + row * a.cols + v * 8), vx[i] = load8(x + row * a.cols + v * 8);
+    }
     float dot = 0, total = 0;
 #pragma unroll
     for (int i = 0; i < NV; ++i) {
       const int v = lane + i * a.lanes;
       if (!(here && v < vecs)) continue;
       float f[8], g[8], s[8];
-      unpack(now.x[i], f), unpack(now.g[i], g);
+      unpack(vx[i], f), unpack(vg[i], g);
       if (w != nullptr) load8(w + v * 8, s);
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
@@ -171,7 +159,7 @@ __global__ void __launch_bounds__(NV == 1 || NV == 3 ? 256 : 512, NV == 1 && siz
       const int v = lane + i * a.lanes;
       if (!(here && v < vecs)) continue;
       float f[8], g[8], s[8];
-      unpack(now.x[i], f), unpack(now.g[i], g);
+      unpack(vx[i], f), unpack(vg[i], g);
       if (w != nullptr) load8(w + v * 8, s);
 #pragma unroll
       for (int j = 0; j < 8; ++j) {

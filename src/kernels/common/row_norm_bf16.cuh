@@ -361,23 +361,20 @@ void launch_row_norm_bwd(dev::RowNorm a, float* dw, float* db, DType dtype, cons
     launch_row_norm_bwd_ring<kLayer>(a, plan, parts, launch);
     return add_column_sums(a.dw_parts, dw, a.db_parts, db, parts, a.cols, launch.stream);
   }
-  with_float_type(dtype, [&](auto type) {
-    using T = typename decltype(type)::type;
-    auto go = [&](auto kernel, int threads) {
-      const size_t smem = plan.rows_per_block() > 1 ? sizeof(float) * plan.rows_per_block() * a.cols : 0;
-      launch_grid(kernel, dim3(static_cast<unsigned>(parts)), dim3(threads), smem, launch.stream, a);
-    };
-    if (plan.vectors == 1)
-      go(dev::row_norm_bwd<T, 1, kLayer>, plan.threads);
-    else if (plan.vectors == 2)
-      go(dev::row_norm_bwd<T, 2, kLayer>, plan.threads);
-    else if (plan.vectors == 3)
-      go(dev::row_norm_bwd<T, 3, kLayer>, plan.threads);
-    else if (plan.vectors == 4)
-      go(dev::row_norm_bwd<T, 4, kLayer>, plan.threads);
-    else
-      go(dev::row_norm_bwd_plain<T, kLayer>, 256);
-  });
+  auto go = [&](auto kernel, int threads) {
+    const size_t smem = plan.rows_per_block() > 1 ? sizeof(float) * plan.rows_per_block() * a.cols : 0;
+    launch_grid(kernel, dim3(static_cast<unsigned>(parts)), dim3(threads), smem, launch.stream, a);
+  };
+  if (plan.vectors == 1)  // from here to 4: fp32
+    go(dev::row_norm_bwd<1, kLayer>, plan.threads);
+  else if (plan.vectors == 2)
+    go(dev::row_norm_bwd<2, kLayer>, plan.threads);
+  else if (plan.vectors == 3)
+    go(dev::row_norm_bwd<3, kLayer>, plan.threads);
+  else if (plan.vectors == 4)
+    go(dev::row_norm_bwd<4, kLayer>, plan.threads);
+  else
+    with_float_type(dtype, [&](auto type) { go(dev::row_norm_bwd_plain<typename decltype(type)::type, kLayer>, 256); });
   add_column_sums(a.dw_parts, dw, a.db_parts, db, parts, a.cols, launch.stream);
 }
 
