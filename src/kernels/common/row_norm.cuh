@@ -100,6 +100,30 @@ __global__ void __launch_bounds__(512) row_norm_fwd(RowNorm a) {
   }
 }
 
+// A thread's sums over its rows, added to those of the block's other rows, in their order, as the block's row of parts. smem: a row
+// of fp32 for each row that the block works on at once, where these are more than one.
+template <int NV>
+__device__ __forceinline__ void store_block_sums(const RowNorm& a, const float (&acc)[NV][8], float* parts, float* smem) {
+  const int vecs = a.cols / 8, lane = threadIdx.x % a.lanes, sub = threadIdx.x / a.lanes, rows_per_block = blockDim.x / a.lanes;
+  float* out = parts + static_cast<int64_t>(blockIdx.x) * a.cols;
+  if (rows_per_block == 1) {
+#pragma unroll
+    for (int i = 0; i < NV; ++i)
+      if (lane + i * a.lanes < vecs) store8(out + (lane + i * a.lanes) * 8, acc[i]);
+    return;
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < NV; ++i)
+    if (lane + i * a.lanes < vecs) store8(smem + sub * a.cols + (lane + i * a.lanes) * 8, acc[i]);
+  __syncthreads();
+  for (int c = threadIdx.x; c < a.cols; c += blockDim.x) {
+    float s = 0;
+    for (int r = 0; r < rows_per_block; ++r) s += smem[r * a.cols + c];
+    out[c] = s;
+  }
+}
+
 // Backward in fp32 (bf16: row_norm_bf16.cuh): two scratch areas take turns, so that a row costs one barrier.
 template <int NV, bool kLayer>
 __global__ void __launch_bounds__(NV == 1 || NV == 3 ? 256 : 512, NV == 3 || (NV == 2 && !kLayer) ? 2 : 1) row_norm_bwd(RowNorm a) {
@@ -174,28 +198,9 @@ __global__ void __launch_bounds__(NV == 1 || NV == 3 ? 256 : 512, NV == 3 || (NV
       store8(dx + row * a.cols + v * 8, f);
     }
   }
-  auto flush = [&](float(&acc)[NV][8], float* parts) {
-    float* out = parts + static_cast<int64_t>(blockIdx.x) * a.cols;
-    if (rows_per_block == 1) {
-#pragma unroll
-      for (int i = 0; i < NV; ++i)
-        if (lane + i * a.lanes < vecs) store8(out + (lane + i * a.lanes) * 8, acc[i]);
-      return;
-    }
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < NV; ++i)
-      if (lane + i * a.lanes < vecs) store8(smem + sub * a.cols + (lane + i * a.lanes) * 8, acc[i]);
-    __syncthreads();
-    for (int c = threadIdx.x; c < a.cols; c += blockDim.x) {
-      float s = 0;
-      for (int r = 0; r < rows_per_block; ++r) s += smem[r * a.cols + c];
-      out[c] = s;
-    }
-  };
-  if (a.dw_parts != nullptr) flush(dw, a.dw_parts);
+  if (a.dw_parts != nullptr) store_block_sums(a, dw, a.dw_parts, smem);
   if constexpr (kLayer)
-    if (a.db_parts != nullptr) flush(db, a.db_parts);
+    if (a.db_parts != nullptr) store_block_sums(a, db, a.db_parts, smem);
 }
 
 // Any cols, any alignment: one block a row (forward), or a strip of rows a block (backward).

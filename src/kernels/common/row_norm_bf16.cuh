@@ -241,28 +241,9 @@ __global__ void __launch_bounds__(ring_threads(NV), ring_blocks(NV)) row_norm_bw
   }
   cp_async_wait<0>();
   float* sums = reinterpret_cast<float*>(row_norm_ring);
-  auto flush = [&](float(&acc)[NV][8], float* parts) {
-    float* out = parts + static_cast<int64_t>(blockIdx.x) * a.cols;
-    if (rows_per_block == 1) {
-#pragma unroll
-      for (int i = 0; i < NV; ++i)
-        if (lane + i * a.lanes < vecs) store8(out + (lane + i * a.lanes) * 8, acc[i]);
-      return;
-    }
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < NV; ++i)
-      if (lane + i * a.lanes < vecs) store8(sums + sub * a.cols + (lane + i * a.lanes) * 8, acc[i]);
-    __syncthreads();
-    for (int c = threadIdx.x; c < a.cols; c += blockDim.x) {
-      float s = 0;
-      for (int r = 0; r < rows_per_block; ++r) s += sums[r * a.cols + c];
-      out[c] = s;
-    }
-  };
-  if (a.dw_parts != nullptr) flush(dw, a.dw_parts);
+  if (a.dw_parts != nullptr) store_block_sums(a, dw, a.dw_parts, sums);
   if constexpr (kLayer)
-    if (a.db_parts != nullptr) flush(db, a.db_parts);
+    if (a.db_parts != nullptr) store_block_sums(a, db, a.db_parts, sums);
 }
 
 }  // namespace weft::kernels::dev
