@@ -9,26 +9,6 @@ using namespace dev;
 
 constexpr float kSqrt2OverPi = 0.7978845608028654f, kSqrt1Over2 = 0.7071067811865476f, kSqrt1Over2Pi = 0.3989422804014327f;
 
-// 2^v and 1 / v by the special function unit alone; what would be subnormal is 0.
-__device__ __forceinline__ float fast_power(float v) {
-#if defined(__CUDA_ARCH__)
-  float r;
-  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(r) : "f"(v));
-  return r;
-#else
-  return exp2f(v);
-#endif
-}
-__device__ __forceinline__ float fast_reciprocal(float v) {
-#if defined(__CUDA_ARCH__)
-  float r;
-  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(r) : "f"(v));
-  return r;
-#else
-  return 1.0f / v;
-#endif
-}
-
 // Phi(x) and its density. For bf16 results erfc is the rational form of Abramowitz and Stegun 7.1.26 (error below 1.5e-7), which
 // shares the exponential with the density.
 template <class T>
@@ -36,7 +16,7 @@ __device__ __forceinline__ void normal(float x, float& cdf, float& density) {
   if constexpr (sizeof(T) == 4) {
     cdf = 0.5f * erfcf(-x * kSqrt1Over2), density = kSqrt1Over2Pi * expf(-0.5f * x * x);
   } else {
-    const float e = fast_power(-0.5f * 1.4426950408889634f * x * x), t = fast_reciprocal(fmaf(0.3275911f * kSqrt1Over2, fabsf(x), 1.0f));
+    const float e = exp2_fast(-0.5f * 1.4426950408889634f * x * x), t = reciprocal_fast(fmaf(0.3275911f * kSqrt1Over2, fabsf(x), 1.0f));
     const float tail =
         0.5f * e * t * fmaf(t, fmaf(t, fmaf(t, fmaf(t, 1.061405429f, -1.453152027f), 1.421413741f), -0.284496736f), 0.254829592f);
     cdf = x > 0 ? 1.0f - tail : tail, density = kSqrt1Over2Pi * e;

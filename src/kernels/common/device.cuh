@@ -151,12 +151,7 @@ __device__ __forceinline__ float exponential(float v) {
 template <class T>
 __device__ __forceinline__ float sigmoid(float v) {
 #if defined(__CUDA_ARCH__)
-  if constexpr (sizeof(T) == 2) {  // without the intrinsics' care for subnormals: four instructions
-    float e, r;
-    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(e) : "f"(v * -1.4426950408889634f));
-    asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(r) : "f"(1.0f + e));
-    return r;
-  }
+  if constexpr (sizeof(T) == 2) return reciprocal_fast(1.0f + exp2_fast(v * -1.4426950408889634f));  // four instructions: no care for subnormals
 #endif
   return __fdividef(1.0f, 1.0f + exponential<T>(-v));
 }

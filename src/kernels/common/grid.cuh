@@ -36,6 +36,27 @@ void launch_grid(void (*kernel)(Params...), dim3 grid, dim3 block, size_t smem_b
 __device__ __forceinline__ int lane_id() { return threadIdx.x & 31; }
 __device__ __forceinline__ int warp_id() { return threadIdx.x >> 5; }
 
+// 2^v, flushing tiny results to zero.
+__device__ __forceinline__ float exp2_fast(float v) {
+#if defined(WEFT_EMULATE)
+  return std::exp2(v);
+#else
+  float r;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(r) : "f"(v));
+  return r;
+#endif
+}
+// 1 / v to a few units of the last place; 0 of infinity.
+__device__ __forceinline__ float reciprocal_fast(float v) {
+#if defined(WEFT_EMULATE)
+  return 1 / v;
+#else
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(r) : "f"(v));
+  return r;
+#endif
+}
+
 // Sum over `width` neighbouring lanes (a power of two); every lane gets it.
 template <int width = 32>
 __device__ __forceinline__ float warp_sum(float v) {

@@ -161,26 +161,6 @@ __device__ __forceinline__ void load_b_trans(uint32_t (&b)[4], const T& tile, in
   const int l = lane_id();
   ldmatrix_x4_trans(b, fragment(tile, l & 15, l >> 4, k0, n0));
 }
-// 2^v, flushing tiny results to zero.
-__device__ __forceinline__ float exp2_fast(float v) {
-#if defined(WEFT_EMULATE)
-  return std::exp2(v);
-#else
-  float r;
-  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(r) : "f"(v));
-  return r;
-#endif
-}
-// 1 / v to a few units of the last place; 0 of infinity.
-__device__ __forceinline__ float reciprocal_fast(float v) {
-#if defined(WEFT_EMULATE)
-  return 1 / v;
-#else
-  float r;
-  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(r) : "f"(v));
-  return r;
-#endif
-}
 // Eight sums rounded to bf16.
 __device__ __forceinline__ uint4 add_bf16x8(const uint4& a, const uint4& b) {
   const uint32_t x[4] = {a.x, a.y, a.z, a.w}, y[4] = {b.x, b.y, b.z, b.w};

@@ -15,17 +15,6 @@ struct State {
   int32_t best;
 };
 
-// 2^v; what would be subnormal is 0.
-__device__ __forceinline__ float power(float v) {
-#if defined(__CUDA_ARCH__)
-  float r;
-  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(r) : "f"(v));
-  return r;
-#else
-  return exp2f(v);
-#endif
-}
-
 // exp(a - b), 0 where both are -inf.
 __device__ __forceinline__ float exp_gap(float a, float b) { return a == b ? 1.0f : exp2f((a - b) * kLog2e); }
 
@@ -42,7 +31,7 @@ __device__ __forceinline__ State join(const State& a, const State& b) {
 // Of a warp; the sums in one order.
 __device__ __forceinline__ State warp_join(State s, bool logit_sums, bool best) {
   const float max = lanes_reduce(s.max, 32, [](float a, float b) { return fmaxf(a, b); });
-  s.sum = lanes_reduce(s.max == max ? s.sum : s.sum * power((s.max - max) * kLog2e));
+  s.sum = lanes_reduce(s.max == max ? s.sum : s.sum * exp2_fast((s.max - max) * kLog2e));
   if (logit_sums) s.logit_sum = lanes_reduce(s.logit_sum);
   if (best) {
     const float value = lanes_reduce(s.best_value, 32, [](float a, float b) { return fmaxf(a, b); });
@@ -95,7 +84,7 @@ __global__ void __launch_bounds__(512) xent_tile(XentTile a, bool aligned) {
       const float shift = s.max == -INFINITY ? 0.0f : s.max * kLog2e;
       float sum = 0;
 #pragma unroll
-      for (int j = 0; j < 8; ++j) sum += power(fmaf(f[j], kLog2e, -shift));
+      for (int j = 0; j < 8; ++j) sum += exp2_fast(fmaf(f[j], kLog2e, -shift));
       s.sum += sum;
     }
   }
@@ -157,7 +146,7 @@ __global__ void __launch_bounds__(256) xent_grad(XentGrad a, bool aligned) {
     unpack(raw[k], f);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      const float p = power((f[j] - lse) * kLog2e);
+      const float p = exp2_fast((f[j] - lse) * kLog2e);
       f[j] = ignored ? 0.0f : total * p - everywhere - (label == c + j ? at_label : 0.0f);
     }
     store_some(out + c, count < 8 ? count : 8, aligned && count >= 8, f);
