@@ -47,8 +47,9 @@ class PrepareKilled : public testing::Test {
         ASSERT_LT(i, 60u) << "no end: " << said();
         // Later tries get more time: one of them ends.
         const double after = seconds * (rng::uniform(rng::mix(seed, round), i) * 0.7 + 0.1 * static_cast<double>(i));
-        // In the foreground timeout does not kill itself with the group, but waits until the lock is free.
-        const int code = run("timeout --foreground -s KILL " + std::to_string(after) + " $weft prepare " + flags + " -o cut --save-every 0");
+        // In the foreground timeout does not kill itself with the group, but waits until the lock is free; a run that ends as the
+        // signal comes keeps its own status (else 124).
+        const int code = run("timeout --foreground --preserve-status -s KILL " + std::to_string(after) + " $weft prepare " + flags + " -o cut --save-every 0");
         if (code == 0) break;
         ASSERT_EQ(code, kKilled) << said();
         ++kills;
