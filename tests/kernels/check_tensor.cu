@@ -51,9 +51,9 @@ int main(int argc, char** argv) {
       {"delta", check_delta, perf_delta},
       {"indexer_loss", check_indexer_loss, perf_indexer_loss},
       {"grouped_general", check_grouped_general, perf_grouped_general},
+      {"linear_xent", check_linear_xent, perf_linear_xent},
 #if !defined(WEFT_EMULATE)
       {"grouped_gemm", check_grouped_gemm, perf_grouped_gemm},
-      {"linear_xent", check_linear_xent, perf_linear_xent},
       {"gemm", check_gemm, perf_gemm},
       {"scaled_gemm", [](bool) {}, perf_scaled_gemm},  // its check is gemm's
 #endif

@@ -1,7 +1,7 @@
 // Runs a CUDA kernel on the host, one block at a time, each thread a fiber, so that the index and fragment arithmetic of the
 // warp-level kernels is tested on machines without a GPU. Fibers meet at barriers, shuffles and tensor core instructions; between
 // them they run in a random order, shared memory starts as NaN and cp.async lands as late as it may: a missing barrier shows.
-// Covers mma.sync, wgmma (done at once where it is issued), ldmatrix, cp.async, shuffles, barriers. Not TMA, mbarrier, timing.
+// Covers mma.sync, wgmma (done at once where it is issued), ldmatrix, cp.async, shuffles, barriers, mbarriers; TMA in emulate_tma.h. Not timing.
 #pragma once
 #include <cuda_bf16.h>
 #include <ucontext.h>
@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <random>
 #include <vector>
@@ -56,6 +57,15 @@ struct Copy {
   bool valid;
   int group, bytes;
 };
+struct Load {  // into shared memory by the copy engine
+  uint64_t* barrier;
+  int bytes;
+  std::function<void()> land;
+};
+struct Out {  // out of it
+  int group;
+  std::function<void()> leave;
+};
 struct Thread {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
@@ -64,17 +74,21 @@ struct Thread {
   bool done = false;
   std::vector<Copy> copies;
   int group = 0;
+  std::vector<Out> outs;
+  int out_group = 0;
 };
 struct Block {
   std::vector<Thread> threads;
   std::vector<Warp> warps;
-  Barrier barriers[17];
+  Barrier barriers[25];  // 16 and one to spare, then one a warpgroup
   uint8_t* smem = nullptr;
   uint3 index;
   dim3 grid, size;
   Thread* now = nullptr;
   ucontext_t scheduler;
   uint64_t progress = 0;
+  std::vector<Load> loads;
+  std::map<uint64_t*, int64_t> expected;  // bytes still to come at a barrier
   std::function<void()> body;
 };
 inline Block*& block() {
@@ -104,6 +118,7 @@ inline void block_barrier(int id = 0, int threads = -1) {
 inline void entry() {
   Block& b = *block();
   b.body();
+  if (!b.now->outs.empty()) std::fprintf(stderr, "emulate: a thread ends before what it sent out of shared memory has been read\n"), std::abort();
   b.now->done = true, ++b.progress;
   while (true) yield();
 }
@@ -125,9 +140,10 @@ inline void run(dim3 grid, dim3 size, size_t smem_bytes, std::function<void()> b
         b.index = {x, y, z};
         b.warps.assign((n + 31) / 32, Warp{});
         for (auto& bar : b.barriers) bar = {};
+        b.loads.clear(), b.expected.clear();
         for (int i = 0; i < n; ++i) {
           Thread& t = b.threads[i];
-          t.number = i, t.done = false, t.copies.clear(), t.group = 0;
+          t.number = i, t.done = false, t.copies.clear(), t.group = 0, t.outs.clear(), t.out_group = 0;
           t.index = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
           getcontext(&t.context);
           t.context.uc_stack.ss_sp = t.stack.get();
@@ -271,12 +287,35 @@ inline void group_arrive(int id, int threads) {
 }
 // An mbarrier's word: arrivals of a phase, those still missing, the phase.
 inline void barrier_init(uint64_t* b, int arrivals) { *b = static_cast<uint64_t>(arrivals) << 32 | static_cast<uint64_t>(arrivals) << 1; }
+inline void barrier_turn(uint64_t* b) {  // the next phase, once all have arrived and all bytes are there
+  const auto expected = block()->expected.find(b);
+  if ((*b & 0xfffffffe) == 0 && (expected == block()->expected.end() || expected->second == 0)) *b = (*b | *b >> 32 << 1) ^ 1, ++block()->progress;
+}
 inline void barrier_arrive(uint64_t* b) {
   *b -= 2;
-  if ((*b & 0xfffffffe) == 0) *b = (*b | *b >> 32 << 1) ^ 1, ++block()->progress;
+  barrier_turn(b);
 }
 inline void barrier_wait(uint64_t* b, int phase) {
-  while ((*b & 1) == static_cast<uint64_t>(phase)) yield();
+  while ((*b & 1) == static_cast<uint64_t>(phase)) {
+    std::vector<Load> left;
+    Block& all = *block();
+    for (Load& l : all.loads) {
+      if (l.barrier == b) l.land(), all.expected[b] -= l.bytes; else left.push_back(std::move(l));
+    }
+    const bool landed = left.size() != all.loads.size();
+    all.loads = std::move(left);
+    if (landed) barrier_turn(b); else yield();
+  }
+}
+inline void bulk_commit() { ++block()->now->out_group; }
+template <int pending>
+void bulk_wait() {
+  Thread& t = *block()->now;
+  std::vector<Out> left;
+  for (Out& o : t.outs) {
+    if (o.group < t.out_group - pending) o.leave(); else left.push_back(std::move(o));
+  }
+  t.outs = std::move(left);
 }
 // An element of a wgmma operand: descriptors are addresses / 16, layouts those of wgmma.cuh, the swizzle an XOR of address bits.
 inline float wgmma_element(uint64_t operand, bool transposed, int mn, int k) {
@@ -314,6 +353,10 @@ void wgmma(float (&d)[N / 2], const uint32_t* a, uint64_t a_operand, bool a_tran
       }
       d[4 * n + e] = sum[0], d[4 * n + 2 + e] = sum[1];
     }
+}
+// A product is the whole warpgroup's: after a wait all of it have read their operands, and the copy engine may write over them.
+inline void wgmma_wait() {
+  if (!block()->expected.empty()) block_barrier(17 + block()->now->number / 128, 128);
 }
 inline void cp_async_commit() { ++block()->now->group; }
 template <int pending>

@@ -4,6 +4,9 @@
 
 #include "kernels/common/mma.cuh"
 
+#if defined(WEFT_EMULATE)
+#include <emulate_tma.h>
+#else
 namespace weft::kernels {
 
 __device__ __forceinline__ void barrier_expect(uint64_t* b, int bytes) {  // one arrival, and `bytes` to come
@@ -42,3 +45,4 @@ CUtensorMap tensor_map_f32(const float* data, int64_t cols, int64_t rows, int64_
 int sm_count();  // of the current device
 
 }  // namespace weft::kernels
+#endif

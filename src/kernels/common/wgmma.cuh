@@ -64,7 +64,7 @@ __device__ __forceinline__ void transpose_quad(uint32_t (&v)[4]) {
 inline void wgmma_fence() {}
 inline void wgmma_commit() {}
 template <int pending>
-void wgmma_wait() {}
+void wgmma_wait() { emulate::wgmma_wait(); }
 template <int n>
 void wgmma_settle(float (&)[n]) {}
 template <int regs>
@@ -76,9 +76,8 @@ inline void bulk_store(void* global, const void* smem, int bytes) {
   if ((reinterpret_cast<uintptr_t>(global) | reinterpret_cast<uintptr_t>(smem) | static_cast<uintptr_t>(bytes)) % 16 != 0) std::fprintf(stderr, "emulate: bulk copy is not 16-byte aligned\n"), std::abort();
   std::memcpy(global, smem, bytes);
 }
-inline void bulk_commit() {}
-template <int pending>
-void bulk_wait() {}
+using emulate::bulk_commit;
+using emulate::bulk_wait;
 inline void add_pair(float* p, float a, float b) { p[0] += a, p[1] += b; }
 template <int N>
 struct Wgmma {

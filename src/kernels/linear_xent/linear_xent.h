@@ -34,6 +34,29 @@ struct LinearXentBwd {
   DType dtype;
 };
 
+// Losses and the gradient of the logits from one product, where the losses' gradients g are known before it. The product leaves numerators
+// exp(z - m) in bf16, m the running maximum of a row in fp32, which one pass turns into dz: the loss and P at the label are those of fp32 logits,
+// every P is rounded once before dz is (a logit of 20 in bf16 is off by up to 0.06, and its P by as much of itself). With z_loss c:
+//   loss_i = lse_i - z_{i,y_i} + c lse_i^2     dz_iv = g_i (1 + 2 c lse_i) P_iv - g_i [v = y_i], zeros where y_i < 0 or g_i = 0, whatever x holds
+struct LinearXentRows {
+  const void* x;          // [T, D] bf16, contiguous
+  const void* w;          // [V, D] bf16, contiguous
+  const int64_t* labels;  // [T]; negative: ignored
+  const float* d_loss;    // [T]
+  void* dz;               // [T, V] bf16, contiguous
+  float* loss;            // [T]
+  float* lse;             // [T]
+  int32_t* top1;          // [T] or null
+  int64_t tokens, vocab;
+  int32_t dim;
+  float z_loss;
+  DType dtype;
+};
+
+Support supports_linear_xent_rows_sm90(const LinearXentRows&, const Device&);
+size_t workspace_linear_xent_rows_sm90(const LinearXentRows&);
+void linear_xent_rows_sm90(const LinearXentRows&, const Launch&);
+
 Support supports_linear_xent_fwd_sm90(const LinearXentFwd&, const Device&);
 Support supports_linear_xent_bwd_sm90(const LinearXentBwd&, const Device&);
 size_t workspace_linear_xent_fwd_sm90(const LinearXentFwd&);

@@ -7,24 +7,15 @@
 // 700 W; extra memory 64 MB.
 #include <algorithm>
 
-#include "kernels/common/gemm_tile.cuh"
 #include "kernels/linear_xent/linear_xent.h"
+#include "kernels/linear_xent/row_stats.cuh"
 
 namespace weft::kernels {
 namespace xent {
 namespace {
 
-constexpr int kN = 256, kSplits = 8, kGroup = 16;  // kGroup row tiles share the ranges that run at one time: x of a group stays in L2
+constexpr int kSplits = 8;
 constexpr int64_t kVocab = 4096, kPieceBytes = int64_t{64} << 20;
-
-struct FwdParts {
-  float *max, *sum, *label;  // [kSplits, T], [kSplits, T], [T]
-  int32_t* best;             // [kSplits, T]
-};
-FwdParts cut(void* base, int64_t tokens) {
-  float* p = static_cast<float*>(base);
-  return {p, p + kSplits * tokens, p + 2 * kSplits * tokens, reinterpret_cast<int32_t*>(p + (2 * kSplits + 1) * tokens)};
-}
 
 using FwdTile = GemmTile<false, false, kN>;
 
@@ -51,63 +42,18 @@ __global__ void __launch_bounds__(kGemmThreads, 1) fwd_kernel(const __grid_const
       }
   } else {
     more_registers<232>();
-    const int lane = lane_id(), r = lane & 3;
     for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
       if (!place(item, row_tile, split)) continue;
-      const int64_t row0 = row_tile * kGemmM + role * 64 + (warp_id() & 3) * 16 + lane / 4;
-      float top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}, best_value[2] = {-INFINITY, -INFINITY};
-      int best[2] = {0x7fffffff, 0x7fffffff};
-      int64_t label[2];
-#pragma unroll
-      for (int h = 0; h < 2; ++h) label[h] = row0 + h * 8 < a.tokens ? a.labels[row0 + h * 8] : -1;
+      const int64_t row0 = row_tile * kGemmM + role * 64 + (warp_id() & 3) * 16 + lane_id() / 4;
+      RowStats rows;
+      rows.begin(a.labels, row0, a.tokens);
       for (int v = split * per_split; v < (split + 1) * per_split && v < vocab_tiles; ++v) {
         float z[kN / 2];
         tile.consume(z, role, depth);
         const int64_t first = static_cast<int64_t>(v) * kN;
-        const int valid = static_cast<int>(a.vocab - first < kN ? a.vocab - first : kN);
-        if (valid < kN)
-#pragma unroll
-          for (int i = 0; i < kN / 2; ++i)
-            if (i / 4 * 8 + r * 2 + i % 2 >= valid) z[i] = -INFINITY;
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          float m = top[h];
-#pragma unroll
-          for (int i = 0; i < kN / 8; ++i) m = fmaxf(m, fmaxf(z[i * 4 + h * 2], z[i * 4 + h * 2 + 1]));
-          m = warp_max<4>(m);
-          float s = 0;
-#pragma unroll
-          for (int i = 0; i < kN / 8; ++i) s += __expf(z[i * 4 + h * 2] - m) + __expf(z[i * 4 + h * 2 + 1] - m);
-          sum[h] = sum[h] * __expf(top[h] - m) + s;  // of this lane's columns
-          top[h] = m;
-          const int64_t at = label[h] - first;
-          if (at >= 0 && at < kN) {
-#pragma unroll
-            for (int i = 0; i < kN / 8; ++i)
-#pragma unroll
-              for (int b = 0; b < 2; ++b)
-                if (i * 8 + r * 2 + b == at) parts.label[row0 + h * 8] = z[i * 4 + h * 2 + b];
-          }
-          if (a.top1) {
-#pragma unroll
-            for (int i = 0; i < kN / 8; ++i)
-#pragma unroll
-              for (int b = 0; b < 2; ++b)
-                if (z[i * 4 + h * 2 + b] > best_value[h]) best_value[h] = z[i * 4 + h * 2 + b], best[h] = static_cast<int>(first) + i * 8 + r * 2 + b;
-          }
-        }
+        rows.add<false>(z, first, static_cast<int>(a.vocab - first < kN ? a.vocab - first : kN), a.top1 != nullptr, parts.label, row0);
       }
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        sum[h] = warp_sum<4>(sum[h]);
-        for (int o = 1; o < 4; o <<= 1) {
-          const float v = __shfl_xor_sync(0xffffffffu, best_value[h], o);
-          const int i = __shfl_xor_sync(0xffffffffu, best[h], o);
-          if (v > best_value[h] || (v == best_value[h] && i < best[h])) best_value[h] = v, best[h] = i;
-        }
-        const int64_t row = row0 + h * 8;
-        if (r == 0 && row < a.tokens) parts.max[split * a.tokens + row] = top[h], parts.sum[split * a.tokens + row] = sum[h], parts.best[split * a.tokens + row] = best[h];
-      }
+      rows.finish(parts, split, row0, a.tokens);
     }
   }
 }
@@ -115,18 +61,10 @@ __global__ void __launch_bounds__(kGemmThreads, 1) fwd_kernel(const __grid_const
 __global__ void __launch_bounds__(256) join_kernel(const LinearXentFwd a, const FwdParts parts) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
   if (row >= a.tokens) return;
-  float top = -INFINITY, sum = 0;
-  int32_t best = 0;
-  for (int s = 0; s < kSplits; ++s) {
-    const float m = parts.max[s * a.tokens + row];
-    if (m > top) top = m, best = parts.best[s * a.tokens + row];
-  }
-  for (int s = 0; s < kSplits; ++s)
-    if (parts.sum[s * a.tokens + row] != 0) sum += parts.sum[s * a.tokens + row] * __expf(parts.max[s * a.tokens + row] - top);
-  const float lse = top + logf(sum);
-  a.lse[row] = lse;
-  a.loss[row] = a.labels[row] < 0 ? 0.f : lse - parts.label[row];
-  if (a.top1) a.top1[row] = best;
+  const Joined j = join(parts, kSplits, row, a.tokens);
+  a.lse[row] = j.lse;
+  a.loss[row] = a.labels[row] < 0 ? 0.f : j.lse - parts.label[row];
+  if (a.top1) a.top1[row] = j.best;
 }
 
 // What the backward's three products do with a tile's sums.
@@ -225,17 +163,6 @@ void product(const CUtensorMap& a, const CUtensorMap& b, const Piece& p, void* o
   launch_grid(product_kernel<kATrans, kBTrans, kOut>, dim3(sm_count()), dim3(kGemmThreads), GemmTile<kATrans, kBTrans, kN, true>::kSmemBytes, stream, a, b, to, p, x);
 }
 
-template <class Args>
-const char* refusal(const Args& a, const Device& device) {
-  if (device.kind != Device::kCuda || device.sm != 90) return "needs a GPU of compute capability 9.0";
-  if (a.dtype != DType::kBf16) return "dtype is not bf16";
-  if (a.dim < 8 || a.dim % 8 != 0) return "dim is not a multiple of 8";
-  if (a.vocab < 1 || a.vocab >= (int64_t{1} << 31) || a.tokens >= (int64_t{1} << 31)) return "no vocabulary, or 2^31 tokens or words or more";
-  auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
-  if (!aligned(a.x) || !aligned(a.w)) return "x or w is not 16-byte aligned";
-  return nullptr;
-}
-
 }  // namespace
 }  // namespace xent
 
@@ -244,12 +171,12 @@ Support supports_linear_xent_bwd_sm90(const LinearXentBwd& a, const Device& devi
   if (reinterpret_cast<uintptr_t>(a.dx) % 16 != 0 || reinterpret_cast<uintptr_t>(a.dw) % 16 != 0) return {"dx or dw is not 16-byte aligned"};
   return {xent::refusal(a, device)};
 }
-size_t workspace_linear_xent_fwd_sm90(const LinearXentFwd& a) { return static_cast<size_t>(3 * xent::kSplits + 1) * a.tokens * 4; }
+size_t workspace_linear_xent_fwd_sm90(const LinearXentFwd& a) { return xent::part_bytes(xent::kSplits, a.tokens); }
 size_t workspace_linear_xent_bwd_sm90(const LinearXentBwd& a) { return static_cast<size_t>(xent::piece_rows(a)) * xent::row_bytes(a); }
 
 void linear_xent_fwd_sm90(const LinearXentFwd& a, const Launch& l) {
   if (a.tokens == 0) return;
-  const auto parts = xent::cut(l.workspace, a.tokens);
+  const auto parts = xent::cut(l.workspace, xent::kSplits, a.tokens);
   const CUtensorMap x = tensor_map(a.x, a.dim, a.tokens, 1, a.dim, kGemmM), w = tensor_map(a.w, a.dim, a.vocab, 1, a.dim, xent::kN);
   launch_grid(xent::fwd_kernel, dim3(sm_count()), dim3(kGemmThreads), xent::FwdTile::kSmemBytes, l.stream, x, w, a, parts);
   launch_grid(xent::join_kernel, dim3(static_cast<unsigned>((a.tokens + 255) / 256)), dim3(256), 0, l.stream, a, parts);
