@@ -1,7 +1,8 @@
 // Runs a CUDA kernel on the host, one block at a time, each thread a fiber, so that the index and fragment arithmetic of the
 // warp-level kernels is tested on machines without a GPU. Fibers meet at barriers, shuffles and tensor core instructions; between
 // them they run in a random order, shared memory starts as NaN and cp.async lands as late as it may: a missing barrier shows.
-// Covers mma.sync, wgmma (done at once where it is issued), ldmatrix, cp.async, shuffles, barriers, mbarriers; TMA in emulate_tma.h. Not timing.
+// Bulk copies (TMA, emulate_tma.h) land at a random time after they are issued and leave NaN in their place until then.
+// Covers mma.sync, wgmma (done at once where it is issued), ldmatrix, cp.async, bulk copies, shuffles, barriers, mbarriers. Not timing.
 #pragma once
 #include <cuda_bf16.h>
 #include <ucontext.h>
@@ -57,14 +58,14 @@ struct Copy {
   bool valid;
   int group, bytes;
 };
-struct Load {  // into shared memory by the copy engine
+struct BulkCopy {  // into shared memory
+  std::function<void()> land;
   uint64_t* barrier;
   int bytes;
-  std::function<void()> land;
 };
-struct Out {  // out of it
-  int group;
+struct BulkStore {  // out of it
   std::function<void()> leave;
+  int group;
 };
 struct Thread {
   ucontext_t context;
@@ -74,8 +75,8 @@ struct Thread {
   bool done = false;
   std::vector<Copy> copies;
   int group = 0;
-  std::vector<Out> outs;
-  int out_group = 0;
+  std::vector<BulkStore> stores;
+  int store_group = 0;
 };
 struct Block {
   std::vector<Thread> threads;
@@ -87,8 +88,8 @@ struct Block {
   Thread* now = nullptr;
   ucontext_t scheduler;
   uint64_t progress = 0;
-  std::vector<Load> loads;
-  std::map<uint64_t*, int64_t> expected;  // bytes still to come at a barrier
+  std::vector<BulkCopy> bulks;           // under way
+  std::map<uint64_t*, int64_t> to_come;  // bytes that a barrier still waits for
   std::function<void()> body;
 };
 inline Block*& block() {
@@ -115,10 +116,11 @@ inline void warp_barrier() { meet(warp(), std::min<int>(32, block()->threads.siz
 inline void block_barrier(int id = 0, int threads = -1) {
   meet(block()->barriers[id], threads < 0 ? static_cast<int>(block()->threads.size()) : threads);
 }
+void land_some(Block& b, std::mt19937& random);  // below
 inline void entry() {
   Block& b = *block();
   b.body();
-  if (!b.now->outs.empty()) std::fprintf(stderr, "emulate: a thread ends before what it sent out of shared memory has been read\n"), std::abort();
+  if (!b.now->stores.empty()) std::fprintf(stderr, "emulate: a thread ends before what it sent out of shared memory has been read\n"), std::abort();
   b.now->done = true, ++b.progress;
   while (true) yield();
 }
@@ -140,10 +142,10 @@ inline void run(dim3 grid, dim3 size, size_t smem_bytes, std::function<void()> b
         b.index = {x, y, z};
         b.warps.assign((n + 31) / 32, Warp{});
         for (auto& bar : b.barriers) bar = {};
-        b.loads.clear(), b.expected.clear();
+        b.bulks.clear(), b.to_come.clear();
         for (int i = 0; i < n; ++i) {
           Thread& t = b.threads[i];
-          t.number = i, t.done = false, t.copies.clear(), t.group = 0, t.outs.clear(), t.out_group = 0;
+          t.number = i, t.done = false, t.copies.clear(), t.group = 0, t.stores.clear(), t.store_group = 0;
           t.index = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
           getcontext(&t.context);
           t.context.uc_stack.ss_sp = t.stack.get();
@@ -156,6 +158,7 @@ inline void run(dim3 grid, dim3 size, size_t smem_bytes, std::function<void()> b
         uint64_t idle = 0, last = 0;
         while (true) {
           std::shuffle(order.begin(), order.end(), random);
+          land_some(b, random);
           const bool backwards = random() & 1;
           bool alive = false;
           for (int w : order)
@@ -166,7 +169,10 @@ inline void run(dim3 grid, dim3 size, size_t smem_bytes, std::function<void()> b
               b.now = &b.threads[i];
               swapcontext(&b.scheduler, &b.now->context);
             }
-          if (!alive) break;
+          if (!alive) {
+            if (!b.bulks.empty()) std::fprintf(stderr, "emulate: block (%u, %u, %u) ends before its bulk copies\n", x, y, z), std::abort();
+            break;
+          }
           idle = b.progress == last ? idle + 1 : 0, last = b.progress;
           if (idle > 1000) std::fprintf(stderr, "emulate: the threads of block (%u, %u, %u) wait for each other\n", x, y, z), std::abort();
         }
@@ -287,35 +293,40 @@ inline void group_arrive(int id, int threads) {
 }
 // An mbarrier's word: arrivals of a phase, those still missing, the phase.
 inline void barrier_init(uint64_t* b, int arrivals) { *b = static_cast<uint64_t>(arrivals) << 32 | static_cast<uint64_t>(arrivals) << 1; }
-inline void barrier_turn(uint64_t* b) {  // the next phase, once all have arrived and all bytes are there
-  const auto expected = block()->expected.find(b);
-  if ((*b & 0xfffffffe) == 0 && (expected == block()->expected.end() || expected->second == 0)) *b = (*b | *b >> 32 << 1) ^ 1, ++block()->progress;
+inline void complete(uint64_t* b) {  // the phase, when nothing is missing
+  const auto bytes = block()->to_come.find(b);
+  if ((*b & 0xfffffffe) == 0 && (bytes == block()->to_come.end() || bytes->second == 0)) *b = (*b | *b >> 32 << 1) ^ 1, ++block()->progress;
 }
 inline void barrier_arrive(uint64_t* b) {
+  if ((*b & 0xfffffffe) == 0) std::fprintf(stderr, "emulate: more arrivals at an mbarrier than it was made for\n"), std::abort();
   *b -= 2;
-  barrier_turn(b);
+  complete(b);
 }
+inline void barrier_expect(uint64_t* b, int bytes) { block()->to_come[b] += bytes, barrier_arrive(b); }
 inline void barrier_wait(uint64_t* b, int phase) {
-  while ((*b & 1) == static_cast<uint64_t>(phase)) {
-    std::vector<Load> left;
-    Block& all = *block();
-    for (Load& l : all.loads) {
-      if (l.barrier == b) l.land(), all.expected[b] -= l.bytes; else left.push_back(std::move(l));
+  while ((*b & 1) == static_cast<uint64_t>(phase)) yield();
+}
+inline void land_some(Block& b, std::mt19937& random) {
+  for (size_t i = 0; i < b.bulks.size();) {
+    if (random() & 3) {
+      ++i;
+      continue;
     }
-    const bool landed = left.size() != all.loads.size();
-    all.loads = std::move(left);
-    if (landed) barrier_turn(b); else yield();
+    const BulkCopy c = std::move(b.bulks[i]);
+    b.bulks.erase(b.bulks.begin() + static_cast<std::ptrdiff_t>(i));
+    c.land(), b.to_come[c.barrier] -= c.bytes, ++b.progress;
+    complete(c.barrier);
   }
 }
-inline void bulk_commit() { ++block()->now->out_group; }
+inline void bulk_commit() { ++block()->now->store_group; }
 template <int pending>
 void bulk_wait() {
   Thread& t = *block()->now;
-  std::vector<Out> left;
-  for (Out& o : t.outs) {
-    if (o.group < t.out_group - pending) o.leave(); else left.push_back(std::move(o));
+  std::vector<BulkStore> left;
+  for (BulkStore& o : t.stores) {
+    if (o.group < t.store_group - pending) o.leave(); else left.push_back(std::move(o));
   }
-  t.outs = std::move(left);
+  t.stores = std::move(left);
 }
 // An element of a wgmma operand: descriptors are addresses / 16, layouts those of wgmma.cuh, the swizzle an XOR of address bits.
 inline float wgmma_element(uint64_t operand, bool transposed, int mn, int k) {
@@ -356,7 +367,7 @@ void wgmma(float (&d)[N / 2], const uint32_t* a, uint64_t a_operand, bool a_tran
 }
 // A product is the whole warpgroup's: after a wait all of it have read their operands, and the copy engine may write over them.
 inline void wgmma_wait() {
-  if (!block()->expected.empty()) block_barrier(17 + block()->now->number / 128, 128);
+  if (!block()->to_come.empty()) block_barrier(17 + block()->now->number / 128, 128);
 }
 inline void cp_async_commit() { ++block()->now->group; }
 template <int pending>

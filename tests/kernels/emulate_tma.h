@@ -1,26 +1,19 @@
-// The copy engine and its barriers on the host emulation. Boxes land in shared memory only when somebody waits at their barrier, and leave it
-// only when their thread waits for that, so a wait that is missing shows. Included after emulate.h.
+// The copy engine on the host emulation. What leaves shared memory is read only when its thread waits for that, so a buffer that is written
+// again too early shows. Included by kernels/common/tma.cuh.
 #pragma once
-#include <cuda.h>
-
 #include "emulate.h"
 
 namespace emulate {
 
-struct TensorMap {  // what CUtensorMap holds here
+// What a tensor map says: boxes of 128 bytes a row in the 128-byte swizzle; what lies outside the tensor comes as zeros and is not written.
+struct TensorMap {
   uint8_t* data;
   int64_t cols, rows, batch, row_stride;  // of elements
   int box_rows, bytes;                    // of an element
 };
-static_assert(sizeof(TensorMap) <= sizeof(CUtensorMap));
-
-inline CUtensorMap encode_map(const void* data, int64_t cols, int64_t rows, int64_t batch, int64_t row_stride, int box_rows, int bytes) {
-  if (reinterpret_cast<uintptr_t>(data) % 16 != 0 || row_stride * bytes % 16 != 0 || box_rows > 256 || cols <= 0 || rows <= 0)
-    std::fprintf(stderr, "emulate: a tensor map of %lld x %lld, rows %lld apart, is not one\n", static_cast<long long>(rows), static_cast<long long>(cols), static_cast<long long>(row_stride)), std::abort();
-  const TensorMap m{static_cast<uint8_t*>(const_cast<void*>(data)), cols, rows, batch, row_stride, box_rows, bytes};
-  CUtensorMap map;
-  std::memcpy(&map, &m, sizeof m);
-  return map;
+inline TensorMap tensor_map_of(const void* data, int64_t cols, int64_t rows, int64_t batch, int64_t row_stride, int box_rows, int bytes) {
+  if (reinterpret_cast<uintptr_t>(data) % 16 != 0 || row_stride * bytes % 16 != 0 || cols < 1 || rows < 1 || box_rows > 256) std::fprintf(stderr, "emulate: a tensor map's limits\n"), std::abort();
+  return {static_cast<uint8_t*>(const_cast<void*>(data)), cols, rows, batch, row_stride, box_rows, bytes};
 }
 
 // f(element in shared memory, element in the tensor or null outside of it) for a box of 128 bytes a row in the 128-byte swizzle.
@@ -36,52 +29,48 @@ void each_of_box(const TensorMap& m, uint8_t* smem, int c0, int c1, int c2, F f)
       f(reinterpret_cast<uint8_t*>(at), inside ? m.data + ((c2 * m.rows + row) * m.row_stride + col) * m.bytes : nullptr);
     }
 }
-inline TensorMap decoded(const CUtensorMap* map) {
-  TensorMap m;
-  std::memcpy(&m, map, sizeof m);
-  return m;
+inline void tma_load(void* smem, const TensorMap* map, uint64_t* barrier, int c0, int c1, int c2) {
+  std::memset(smem, 0xff, static_cast<size_t>(map->box_rows) * 128);
+  block()->bulks.push_back({[=, m = *map] {
+    each_of_box(m, static_cast<uint8_t*>(smem), c0, c1, c2, [&](uint8_t* to, const uint8_t* from) {
+      if (from != nullptr) std::memcpy(to, from, m.bytes); else std::memset(to, 0, m.bytes);
+    });
+  }, barrier, map->box_rows * 128});
 }
-
-inline void barrier_expect(uint64_t* b, int bytes) {
-  block()->expected[b] += bytes;
-  barrier_arrive(b);
-}
-inline void tma_load(void* smem, const CUtensorMap* map, uint64_t* barrier, int c0, int c1, int c2) {
-  const TensorMap m = decoded(map);
-  block()->loads.push_back({barrier, m.box_rows * 128, [=] {
-                              each_of_box(m, static_cast<uint8_t*>(smem), c0, c1, c2, [&](uint8_t* to, const uint8_t* from) {
-                                if (from != nullptr) std::memcpy(to, from, m.bytes); else std::memset(to, 0, m.bytes);
-                              });
-                            }});
+inline void bulk_load(void* smem, const void* global, int bytes, uint64_t* barrier) {
+  if ((reinterpret_cast<uintptr_t>(global) | reinterpret_cast<uintptr_t>(smem) | static_cast<uintptr_t>(bytes)) % 16 != 0) std::fprintf(stderr, "emulate: bulk copy is not 16-byte aligned\n"), std::abort();
+  std::memset(smem, 0xff, static_cast<size_t>(bytes));
+  block()->bulks.push_back({[=] { std::memcpy(smem, global, static_cast<size_t>(bytes)); }, barrier, bytes});
 }
 template <bool add>
-void tma_out(const CUtensorMap* map, const void* smem, int c0, int c1, int c2) {
-  const TensorMap m = decoded(map);
+void tma_out(const TensorMap* map, const void* smem, int c0, int c1, int c2) {
   Thread& t = *block()->now;
-  t.outs.push_back({t.out_group, [=] {
-                      each_of_box(m, static_cast<uint8_t*>(const_cast<void*>(smem)), c0, c1, c2, [&](const uint8_t* from, uint8_t* to) {
-                        if (to == nullptr) return;
-                        if constexpr (add) *reinterpret_cast<float*>(to) += *reinterpret_cast<const float*>(from); else std::memcpy(to, from, m.bytes);
-                      });
-                    }});
+  t.stores.push_back({[=, m = *map] {
+    each_of_box(m, static_cast<uint8_t*>(const_cast<void*>(smem)), c0, c1, c2, [&](const uint8_t* from, uint8_t* to) {
+      if (to == nullptr) return;
+      if constexpr (add) *reinterpret_cast<float*>(to) += *reinterpret_cast<const float*>(from); else std::memcpy(to, from, m.bytes);
+    });
+  }, t.store_group});
 }
 
 }  // namespace emulate
 
 namespace weft::kernels {
 
+using CUtensorMap = emulate::TensorMap;
 using emulate::barrier_expect;
+using emulate::bulk_load;
 using emulate::tma_load;
 inline void fence_barrier_init() {}
 inline void tma_store(const CUtensorMap* map, const void* smem, int c0, int c1, int c2) { emulate::tma_out<false>(map, smem, c0, c1, c2); }
 inline void tma_add(const CUtensorMap* map, const void* smem, int c0, int c1, int c2) { emulate::tma_out<true>(map, smem, c0, c1, c2); }
 inline void tma_prefetch_map(const CUtensorMap*) {}
 inline CUtensorMap tensor_map(const void* data, int64_t cols, int64_t rows, int64_t batch, int64_t row_stride, int box_rows) {
-  return emulate::encode_map(data, cols, rows, batch, row_stride, box_rows, 2);
+  return emulate::tensor_map_of(data, cols, rows, batch, row_stride, box_rows, 2);
 }
 inline CUtensorMap tensor_map_f32(const float* data, int64_t cols, int64_t rows, int64_t batch, int64_t row_stride, int box_rows) {
-  return emulate::encode_map(data, cols, rows, batch, row_stride, box_rows, 4);
+  return emulate::tensor_map_of(data, cols, rows, batch, row_stride, box_rows, 4);
 }
-inline int sm_count() { return 3; }  // few, so that persistent blocks go round
+inline int sm_count() { return 3; }  // few, so that every block of a persistent grid goes round more than once
 
 }  // namespace weft::kernels

@@ -2,7 +2,6 @@
 // each on wgmma. A persistent block calls produce/consume once a tile with the same sequence of k-blocks; the pipeline runs on across tiles.
 // kOutlet: with room for an Outlet (below) at kOutletAt.
 #pragma once
-#include "kernels/common/tma.cuh"
 #include "kernels/common/wgmma.cuh"
 
 namespace weft::kernels {

@@ -1,6 +1,8 @@
 // Bulk tensor copies and the barriers they complete on (sm_90).
 #pragma once
+#if !defined(WEFT_EMULATE)
 #include <cuda.h>
+#endif
 
 #include "kernels/common/mma.cuh"
 

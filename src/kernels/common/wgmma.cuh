@@ -1,10 +1,7 @@
 // Warpgroup matrix products (sm_90a): D[64, N] (+)= A[64, 16] B[16, N], bf16 operands in shared memory, fp32 sums in registers.
 // Element e of lane l of warp w: row 16 w + l / 4 + 8 (e / 2 % 2), col 8 (e / 4) + 2 (l % 4) + e % 2.
 #pragma once
-#include "kernels/common/mma.cuh"
-#if !defined(WEFT_EMULATE)
 #include "kernels/common/tma.cuh"
-#endif
 
 namespace weft::kernels {
 
