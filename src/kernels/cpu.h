@@ -1,9 +1,10 @@
-// For CPU kernels: bf16 conversion, the elementary functions that vectorise, and one function built for several instruction sets, chosen when the program loads.
+// For CPU kernels: what they refuse, bf16 conversion, the elementary functions that vectorise, and one function built for several instruction sets, chosen when the program loads.
 #pragma once
 #include <bit>
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "kernels/launch.h"
 
 // The binary travels, so nothing is built with -march=native: each hot loop is cloned for x86-64-v4, v3 and v1.
 // Sanitizers instrument the resolvers that clones need, before their own start-up: those builds take the plain version.
@@ -14,6 +15,15 @@
 #endif
 
 namespace weft::kernels {
+
+inline Support on_cpu(const Device& d) {
+  if (d.kind != Device::kCpu) return {"runs on the CPU only"};
+  return {};
+}
+inline Support on_cpu(const Device& d, DType t) {
+  if (d.kind == Device::kCpu && t != DType::kF32 && t != DType::kBf16) return {"dtype is not f32 or bf16"};
+  return on_cpu(d);
+}
 
 struct bf16 {
   uint16_t bits;

@@ -50,16 +50,10 @@ void bwd(const ActBwd& a, const Launch& launch) {
   a.dtype == DType::kF32 ? run_bwd<float, kAct>(a, launch) : run_bwd<bf16, kAct>(a, launch);
 }
 
-Support supports(DType dtype, const Device& device) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  if (dtype != DType::kF32 && dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
-  return {};
-}
-
 }  // namespace
 
-Support supports_act_fwd_cpu(const ActFwd& a, const Device& device) { return supports(a.dtype, device); }
-Support supports_act_bwd_cpu(const ActBwd& a, const Device& device) { return supports(a.dtype, device); }
+Support supports_act_fwd_cpu(const ActFwd& a, const Device& device) { return on_cpu(device, a.dtype); }
+Support supports_act_bwd_cpu(const ActBwd& a, const Device& device) { return on_cpu(device, a.dtype); }
 
 void act_fwd_cpu(const ActFwd& a, const Launch& launch) {
   switch (a.kind) {

@@ -98,7 +98,7 @@ void run_block(const AdamW& a, const Coefficients& k, int64_t at, int64_t n, Buf
 }  // namespace
 
 Support supports_adamw_cpu(const AdamW& a, const Device& device) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
+  if (const Support s = on_cpu(device); !s) return s;
   for (const DType t : {a.param_dtype, a.grad_dtype, a.moment_dtype})
     if (t != DType::kF32 && t != DType::kBf16) return {"a dtype is not f32 or bf16"};
   if (a.remainder != nullptr && (a.param_dtype != DType::kBf16 || a.master != nullptr)) return {"remainder needs a bf16 param and no master"};

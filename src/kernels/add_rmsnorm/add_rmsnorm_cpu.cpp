@@ -1,13 +1,13 @@
-#include <algorithm>
 #include <cmath>
 
 #include "kernels/add_rmsnorm/add_rmsnorm.h"
 #include "kernels/cpu.h"
+#include "kernels/row_parts.h"
 
 namespace weft::kernels {
 namespace {
 
-constexpr int64_t kRowsPerPart = 64;  // dw is summed per part, then part by part: the same order for any number of threads
+RowParts parts_of(const AddRmsNormBwd& a) { return {a.rows, a.cols}; }
 
 template <class T>
 WEFT_CLONES void fwd_row(const T* x, const T* residual, const T* w, T* sum, T* y, float* rstd, int32_t cols, float eps) {
@@ -57,37 +57,19 @@ void run_fwd(const AddRmsNormFwd& a, const Launch& launch) {
 
 template <class T>
 void run_bwd(const AddRmsNormBwd& a, const Launch& launch) {
-  const int64_t parts = (a.rows + kRowsPerPart - 1) / kRowsPerPart;
-  float* sums = static_cast<float*>(launch.workspace);
-  parallel_for(launch.parallel, parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) {
-      float* dw = sums + p * a.cols;
-      std::fill(dw, dw + a.cols, 0.0f);
-      for (int64_t r = p * kRowsPerPart; r < std::min(a.rows, (p + 1) * kRowsPerPart); ++r)
-        bwd_row(static_cast<const T*>(a.dy) + r * a.cols, a.dsum == nullptr ? nullptr : static_cast<const T*>(a.dsum) + r * a.cols,
-                static_cast<const T*>(a.sum) + r * a.cols, static_cast<const T*>(a.w), a.rstd[r], static_cast<T*>(a.dx) + r * a.cols, dw,
-                a.cols);
-    }
+  sum_row_parts(parts_of(a), launch, [&](int64_t r, float* dw) {
+    bwd_row(static_cast<const T*>(a.dy) + r * a.cols, a.dsum == nullptr ? nullptr : static_cast<const T*>(a.dsum) + r * a.cols,
+            static_cast<const T*>(a.sum) + r * a.cols, static_cast<const T*>(a.w), a.rstd[r], static_cast<T*>(a.dx) + r * a.cols, dw, a.cols);
   });
-  if (a.dw == nullptr) return;
-  for (int64_t p = 0; p < parts; ++p)
-    for (int32_t c = 0; c < a.cols; ++c) a.dw[c] += sums[p * a.cols + c];
-}
-
-Support supports(DType dtype, const Device& device) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  if (dtype != DType::kF32 && dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
-  return {};
+  add_row_parts(parts_of(a), launch, 0, a.cols, a.dw);
 }
 
 }  // namespace
 
-Support supports_add_rms_norm_fwd_cpu(const AddRmsNormFwd& a, const Device& device) { return supports(a.dtype, device); }
-Support supports_add_rms_norm_bwd_cpu(const AddRmsNormBwd& a, const Device& device) { return supports(a.dtype, device); }
+Support supports_add_rms_norm_fwd_cpu(const AddRmsNormFwd& a, const Device& device) { return on_cpu(device, a.dtype); }
+Support supports_add_rms_norm_bwd_cpu(const AddRmsNormBwd& a, const Device& device) { return on_cpu(device, a.dtype); }
 
-size_t workspace_add_rms_norm_bwd_cpu(const AddRmsNormBwd& a) {
-  return static_cast<size_t>((a.rows + kRowsPerPart - 1) / kRowsPerPart) * static_cast<size_t>(a.cols) * sizeof(float);
-}
+size_t workspace_add_rms_norm_bwd_cpu(const AddRmsNormBwd& a) { return parts_of(a).workspace(); }
 
 void add_rms_norm_fwd_cpu(const AddRmsNormFwd& a, const Launch& launch) {
   a.dtype == DType::kF32 ? run_fwd<float>(a, launch) : run_fwd<bf16>(a, launch);

@@ -100,28 +100,39 @@ __global__ void __launch_bounds__(512) row_norm_fwd(RowNorm a) {
   }
 }
 
-// A thread's sums over its rows, added to those of the block's other rows, in their order, as the block's row of parts. smem: a row
-// of fp32 for each row that the block works on at once, where these are more than one.
+// Where a thread stands among the threads of a block: `lanes` of them work on a row, lane, lane + lanes, ... of its vectors each.
+struct RowThread {
+  int vecs, lanes, lane, sub, rows;  // vectors of eight in a row; sub: which of the block's `rows` rows
+};
+
+// A thread's sums over its rows, added to those of the block's other rows, in their order: `cols` values at out. smem: [rows, cols].
 template <int NV>
-__device__ __forceinline__ void store_block_sums(const RowNorm& a, const float (&acc)[NV][8], float* parts, float* smem) {
-  const int vecs = a.cols / 8, lane = threadIdx.x % a.lanes, sub = threadIdx.x / a.lanes, rows_per_block = blockDim.x / a.lanes;
-  float* out = parts + static_cast<int64_t>(blockIdx.x) * a.cols;
-  if (rows_per_block == 1) {
-#pragma unroll
-    for (int i = 0; i < NV; ++i)
-      if (lane + i * a.lanes < vecs) store8(out + (lane + i * a.lanes) * 8, acc[i]);
-    return;
-  }
+__device__ __forceinline__ void sum_block_rows(const RowThread& t, const float (&acc)[NV][8], int cols, float* out, float* smem) {
   __syncthreads();
 #pragma unroll
   for (int i = 0; i < NV; ++i)
-    if (lane + i * a.lanes < vecs) store8(smem + sub * a.cols + (lane + i * a.lanes) * 8, acc[i]);
+    if (t.lane + i * t.lanes < t.vecs) store8(smem + t.sub * cols + (t.lane + i * t.lanes) * 8, acc[i]);
   __syncthreads();
-  for (int c = threadIdx.x; c < a.cols; c += blockDim.x) {
+  for (int c = threadIdx.x; c < cols; c += blockDim.x) {
     float s = 0;
-    for (int r = 0; r < rows_per_block; ++r) s += smem[r * a.cols + c];
+    for (int r = 0; r < t.rows; ++r) s += smem[r * cols + c];
     out[c] = s;
   }
+}
+
+// The same as the block's row of parts; one row at once needs no shared memory.
+template <int NV>
+__device__ __forceinline__ void store_block_sums(const RowNorm& a, const float (&acc)[NV][8], float* parts, float* smem) {
+  const int vecs = a.cols / 8, lane = threadIdx.x % a.lanes, sub = threadIdx.x / a.lanes, rows = blockDim.x / a.lanes;
+  const RowThread t{vecs, a.lanes, lane, sub, rows};
+  float* out = parts + static_cast<int64_t>(blockIdx.x) * a.cols;
+  if (rows == 1) {
+#pragma unroll
+    for (int i = 0; i < NV; ++i)
+      if (t.lane + i * t.lanes < t.vecs) store8(out + (t.lane + i * t.lanes) * 8, acc[i]);
+    return;
+  }
+  sum_block_rows(t, acc, a.cols, out, smem);
 }
 
 // Backward in fp32 (bf16: row_norm_bf16.cuh): two scratch areas take turns, so that a row costs one barrier.

@@ -203,8 +203,7 @@ void run_step(const Conv1dStep& a) {
 }
 
 Support supports(const Device& device, int32_t width, DType dtype) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  if (dtype != DType::kF32 && dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
+  if (const Support s = on_cpu(device, dtype); !s) return s;
   if (width < 1 || width > kMaxWidth) return {"width is not 1..16"};
   return {};
 }

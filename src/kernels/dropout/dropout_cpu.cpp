@@ -25,8 +25,7 @@ void run(const Dropout& a, const Launch& launch) {
 }  // namespace
 
 Support supports_dropout_cpu(const Dropout& a, const Device& device) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  if (a.dtype != DType::kF32 && a.dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
+  if (const Support s = on_cpu(device, a.dtype); !s) return s;
   if (a.offset % 4 != 0) return {"offset is not a multiple of 4"};
   return {};
 }

@@ -29,15 +29,8 @@ void run_bwd(const EmbeddingBwd& a, const Launch& launch) {
 
 }  // namespace
 
-Support supports_embedding_fwd_cpu(const EmbeddingFwd&, const Device& device) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  return {};
-}
-Support supports_embedding_bwd_cpu(const EmbeddingBwd& a, const Device& device) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  if (a.dtype != DType::kF32 && a.dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
-  return {};
-}
+Support supports_embedding_fwd_cpu(const EmbeddingFwd&, const Device& device) { return on_cpu(device); }
+Support supports_embedding_bwd_cpu(const EmbeddingBwd& a, const Device& device) { return on_cpu(device, a.dtype); }
 
 void embedding_fwd_cpu(const EmbeddingFwd& a, const Launch& launch) {
   const size_t row_bytes = bytes(a.dtype, static_cast<size_t>(a.dim));

@@ -1,13 +1,13 @@
-#include <algorithm>
 #include <cmath>
 
 #include "kernels/cpu.h"
 #include "kernels/gated_norm/gated_norm.h"
+#include "kernels/row_parts.h"
 
 namespace weft::kernels {
 namespace {
 
-constexpr int64_t kRowsPerPart = 64;  // dw is summed per part, then part by part: the same order for any number of threads
+RowParts parts_of(const GatedNormBwd& a) { return {a.rows, a.w_cols}; }
 
 template <class T, bool kGateFirst>
 WEFT_CLONES void fwd_group(const T* x, const T* z, const T* w, T* y, float* rstd, int32_t cols, float eps) {
@@ -67,42 +67,24 @@ void run_fwd(const GatedNormFwd& a, const Launch& launch) {
 
 template <class T, bool kGateFirst>
 void run_bwd(const GatedNormBwd& a, const Launch& launch) {
-  const int64_t parts = (a.rows + kRowsPerPart - 1) / kRowsPerPart;
   const int32_t groups = a.cols / a.group;
-  float* sums = static_cast<float*>(launch.workspace);
-  parallel_for(launch.parallel, parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) {
-      float* dw = sums + p * a.w_cols;
-      std::fill(dw, dw + a.w_cols, 0.0f);
-      for (int64_t r = p * kRowsPerPart; r < std::min(a.rows, (p + 1) * kRowsPerPart); ++r)
-        for (int32_t g = 0; g < groups; ++g) {
-          const int64_t c = static_cast<int64_t>(g) * a.group, wc = a.w_cols == a.cols ? c : 0;
-          bwd_group<T, kGateFirst>(static_cast<const T*>(a.dy) + r * a.cols + c, static_cast<const T*>(a.x) + r * a.x_stride + c,
-                                   static_cast<const T*>(a.z) + r * a.z_stride + c, static_cast<const T*>(a.w) + wc, a.rstd[r * groups + g],
-                                   static_cast<T*>(a.dx) + r * a.dx_stride + c, static_cast<T*>(a.dz) + r * a.dz_stride + c, dw + wc, a.group);
-        }
+  sum_row_parts(parts_of(a), launch, [&](int64_t r, float* dw) {
+    for (int32_t g = 0; g < groups; ++g) {
+      const int64_t c = static_cast<int64_t>(g) * a.group, wc = a.w_cols == a.cols ? c : 0;
+      bwd_group<T, kGateFirst>(static_cast<const T*>(a.dy) + r * a.cols + c, static_cast<const T*>(a.x) + r * a.x_stride + c,
+                               static_cast<const T*>(a.z) + r * a.z_stride + c, static_cast<const T*>(a.w) + wc, a.rstd[r * groups + g],
+                               static_cast<T*>(a.dx) + r * a.dx_stride + c, static_cast<T*>(a.dz) + r * a.dz_stride + c, dw + wc, a.group);
     }
   });
-  if (a.dw == nullptr) return;
-  for (int64_t p = 0; p < parts; ++p)
-    for (int32_t c = 0; c < a.w_cols; ++c) a.dw[c] += sums[p * a.w_cols + c];
-}
-
-template <class Args>
-Support supports(const Args& a, const Device& device) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  if (a.dtype != DType::kF32 && a.dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
-  return {};
+  add_row_parts(parts_of(a), launch, 0, a.w_cols, a.dw);
 }
 
 }  // namespace
 
-Support supports_gated_norm_fwd_cpu(const GatedNormFwd& a, const Device& device) { return supports(a, device); }
-Support supports_gated_norm_bwd_cpu(const GatedNormBwd& a, const Device& device) { return supports(a, device); }
+Support supports_gated_norm_fwd_cpu(const GatedNormFwd& a, const Device& device) { return on_cpu(device, a.dtype); }
+Support supports_gated_norm_bwd_cpu(const GatedNormBwd& a, const Device& device) { return on_cpu(device, a.dtype); }
 
-size_t workspace_gated_norm_bwd_cpu(const GatedNormBwd& a) {
-  return static_cast<size_t>((a.rows + kRowsPerPart - 1) / kRowsPerPart) * static_cast<size_t>(a.w_cols) * sizeof(float);
-}
+size_t workspace_gated_norm_bwd_cpu(const GatedNormBwd& a) { return parts_of(a).workspace(); }
 
 void gated_norm_fwd_cpu(const GatedNormFwd& a, const Launch& launch) {
   if (a.dtype == DType::kF32)

@@ -168,16 +168,7 @@ __global__ void __launch_bounds__(512) group_norm_bwd(GroupNorm a) {
   }
   if (a.dw_parts == nullptr) return;
   float* out = a.dw_parts + (static_cast<int64_t>(blockIdx.x) * a.groups + blockIdx.y) * a.group;
-  __syncthreads();
-#pragma unroll
-  for (int i = 0; i < NV; ++i)
-    if (lane + i * a.lanes < vecs) store8(smem + sub * a.group + (lane + i * a.lanes) * 8, dw[i]);
-  __syncthreads();
-  for (int c = threadIdx.x; c < a.group; c += blockDim.x) {
-    float s = 0;
-    for (int r = 0; r < per_block; ++r) s += smem[r * a.group + c];
-    out[c] = s;
-  }
+  sum_block_rows({vecs, a.lanes, lane, sub, per_block}, dw, a.group, out, smem);
 }
 
 // Any group size, any alignment: a block a group's row, values read again from cache.

@@ -71,16 +71,10 @@ void bwd(const GluBwd& a, const Launch& launch) {
   a.dtype == DType::kF32 ? run_bwd<float, kAct>(a, launch) : run_bwd<bf16, kAct>(a, launch);
 }
 
-Support supports(DType dtype, const Device& device) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  if (dtype != DType::kF32 && dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
-  return {};
-}
-
 }  // namespace
 
-Support supports_glu_fwd_cpu(const GluFwd& a, const Device& device) { return supports(a.dtype, device); }
-Support supports_glu_bwd_cpu(const GluBwd& a, const Device& device) { return supports(a.dtype, device); }
+Support supports_glu_fwd_cpu(const GluFwd& a, const Device& device) { return on_cpu(device, a.dtype); }
+Support supports_glu_bwd_cpu(const GluBwd& a, const Device& device) { return on_cpu(device, a.dtype); }
 
 void glu_fwd_cpu(const GluFwd& a, const Launch& launch) {
   switch (a.kind) {

@@ -42,20 +42,11 @@ WEFT_CLONES void scale(T* x, float factor, int64_t n) {
 
 int64_t parts_of(int64_t count) { return (count + kPart - 1) / kPart; }
 
-Support supports(DType dtype, const Device& device) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  if (dtype != DType::kF32 && dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
-  return {};
-}
-
 }  // namespace
 
-Support supports_grad_norm_cpu(const GradNorm& a, const Device& device) { return supports(a.dtype, device); }
-Support supports_scale_buffer_cpu(const ScaleBuffer& a, const Device& device) { return supports(a.dtype, device); }
-Support supports_clip_factor_cpu(const ClipFactor&, const Device& device) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  return {};
-}
+Support supports_grad_norm_cpu(const GradNorm& a, const Device& device) { return on_cpu(device, a.dtype); }
+Support supports_scale_buffer_cpu(const ScaleBuffer& a, const Device& device) { return on_cpu(device, a.dtype); }
+Support supports_clip_factor_cpu(const ClipFactor&, const Device& device) { return on_cpu(device); }
 
 size_t workspace_grad_norm_cpu(const GradNorm& a) {
   int64_t most = 0;

@@ -38,8 +38,7 @@ void run(const Hadamard& a, const Launch& launch) {
 }  // namespace
 
 Support supports_hadamard_cpu(const Hadamard& a, const Device& device) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  if (a.dtype != DType::kF32 && a.dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
+  if (const Support s = on_cpu(device, a.dtype); !s) return s;
   if (a.cols <= 0 || (a.cols & (a.cols - 1)) != 0) return {"cols is not a power of two"};
   return {};
 }

@@ -1,13 +1,13 @@
-#include <algorithm>
 #include <cmath>
 
 #include "kernels/cpu.h"
 #include "kernels/layernorm/layernorm.h"
+#include "kernels/row_parts.h"
 
 namespace weft::kernels {
 namespace {
 
-constexpr int64_t kRowsPerPart = 64;  // dw, db are summed per part, then part by part: the same order for any number of threads
+RowParts parts_of(const LayerNormBwd& a) { return {a.rows, int64_t{2} * a.cols}; }  // dw, db
 
 template <class T>
 WEFT_CLONES void add_row(const T* x, const T* residual, T* sum, int32_t cols) {
@@ -75,38 +75,20 @@ void run_fwd(const LayerNormFwd& a, const Launch& launch) {
 
 template <class T>
 void run_bwd(const LayerNormBwd& a, const Launch& launch) {
-  const int64_t parts = (a.rows + kRowsPerPart - 1) / kRowsPerPart;
-  float* sums = static_cast<float*>(launch.workspace);
-  parallel_for(launch.parallel, parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) {
-      float *dw = sums + 2 * p * a.cols, *db = dw + a.cols;
-      std::fill(dw, dw + 2 * a.cols, 0.0f);
-      for (int64_t r = p * kRowsPerPart; r < std::min(a.rows, (p + 1) * kRowsPerPart); ++r)
-        bwd_row(row<T>(a.dy, r, a.cols), row<T>(a.dsum, r, a.cols), row<T>(a.v, r, a.cols), static_cast<const T*>(a.w), a.mean[r], a.rstd[r],
-                static_cast<T*>(a.dx) + r * a.cols, dw, db, a.cols);
-    }
+  sum_row_parts(parts_of(a), launch, [&](int64_t r, float* sums) {
+    bwd_row(row<T>(a.dy, r, a.cols), row<T>(a.dsum, r, a.cols), row<T>(a.v, r, a.cols), static_cast<const T*>(a.w), a.mean[r], a.rstd[r],
+            static_cast<T*>(a.dx) + r * a.cols, sums, sums + a.cols, a.cols);
   });
-  for (int64_t p = 0; p < parts; ++p)
-    for (int32_t c = 0; c < a.cols; ++c) {
-      if (a.dw != nullptr) a.dw[c] += sums[2 * p * a.cols + c];
-      if (a.db != nullptr) a.db[c] += sums[(2 * p + 1) * a.cols + c];
-    }
-}
-
-Support supports(DType dtype, const Device& device) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  if (dtype != DType::kF32 && dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
-  return {};
+  add_row_parts(parts_of(a), launch, 0, a.cols, a.dw);
+  add_row_parts(parts_of(a), launch, a.cols, a.cols, a.db);
 }
 
 }  // namespace
 
-Support supports_layer_norm_fwd_cpu(const LayerNormFwd& a, const Device& device) { return supports(a.dtype, device); }
-Support supports_layer_norm_bwd_cpu(const LayerNormBwd& a, const Device& device) { return supports(a.dtype, device); }
+Support supports_layer_norm_fwd_cpu(const LayerNormFwd& a, const Device& device) { return on_cpu(device, a.dtype); }
+Support supports_layer_norm_bwd_cpu(const LayerNormBwd& a, const Device& device) { return on_cpu(device, a.dtype); }
 
-size_t workspace_layer_norm_bwd_cpu(const LayerNormBwd& a) {
-  return static_cast<size_t>((a.rows + kRowsPerPart - 1) / kRowsPerPart) * 2 * static_cast<size_t>(a.cols) * sizeof(float);
-}
+size_t workspace_layer_norm_bwd_cpu(const LayerNormBwd& a) { return parts_of(a).workspace(); }
 
 void layer_norm_fwd_cpu(const LayerNormFwd& a, const Launch& launch) { a.dtype == DType::kF32 ? run_fwd<float>(a, launch) : run_fwd<bf16>(a, launch); }
 void layer_norm_bwd_cpu(const LayerNormBwd& a, const Launch& launch) { a.dtype == DType::kF32 ? run_bwd<float>(a, launch) : run_bwd<bf16>(a, launch); }

@@ -1,4 +1,4 @@
-#include "kernels/common/row_norm_bf16.cuh"
+#include "kernels/common/row_norm_launch.cuh"
 #include "kernels/layernorm/layernorm.h"
 
 namespace weft::kernels {

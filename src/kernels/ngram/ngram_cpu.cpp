@@ -6,10 +6,7 @@
 
 namespace weft::kernels {
 
-Support supports_ngram_fwd_cpu(const NgramFwd&, const Device& device) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  return {};
-}
+Support supports_ngram_fwd_cpu(const NgramFwd&, const Device& device) { return on_cpu(device); }
 
 void ngram_fwd_cpu(const NgramFwd& a, const Launch& launch) {
   const size_t row_bytes = bytes(a.dtype, static_cast<size_t>(a.dim));

@@ -69,22 +69,12 @@ void run_unpermute_bwd(const UnpermuteBwd& a, const Launch& launch) {
   });
 }
 
-Support on_cpu(const Device& device) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  return {};
-}
-template <class Args>
-Support supports(const Args& a, const Device& device) {
-  if (a.dtype != DType::kF32 && a.dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
-  return on_cpu(device);
-}
-
 }  // namespace
 
 Support supports_permute_plan_cpu(const PermutePlan&, const Device& device) { return on_cpu(device); }
-Support supports_permute_fwd_cpu(const PermuteFwd& a, const Device& device) { return supports(a, device); }
-Support supports_unpermute_fwd_cpu(const UnpermuteFwd& a, const Device& device) { return supports(a, device); }
-Support supports_unpermute_bwd_cpu(const UnpermuteBwd& a, const Device& device) { return supports(a, device); }
+Support supports_permute_fwd_cpu(const PermuteFwd& a, const Device& device) { return on_cpu(device, a.dtype); }
+Support supports_unpermute_fwd_cpu(const UnpermuteFwd& a, const Device& device) { return on_cpu(device, a.dtype); }
+Support supports_unpermute_bwd_cpu(const UnpermuteBwd& a, const Device& device) { return on_cpu(device, a.dtype); }
 
 void permute_plan_cpu(const PermutePlan& a, const Launch&) {
   const int64_t slots = a.tokens * a.k;

@@ -119,8 +119,7 @@ void run_bwd(const QkvBwd& a, const Launch& launch) {
 
 template <class Args>
 Support supports(const Args& a, const Device& device) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  if (a.dtype != DType::kF32 && a.dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
+  if (const Support s = on_cpu(device, a.dtype); !s) return s;
   if (a.head_dim > kMaxHeadDim) return {"head_dim is above 1024"};
   return {};
 }

@@ -1,13 +1,13 @@
 #include <cmath>
-#include <vector>
 
 #include "kernels/cpu.h"
 #include "kernels/rmsnorm/rmsnorm.h"
+#include "kernels/row_parts.h"
 
 namespace weft::kernels {
 namespace {
 
-constexpr int64_t kRowsPerPart = 64;  // dw is summed per part, then part by part: the same order for any number of threads
+RowParts parts_of(const RmsNormBwd& a) { return {a.rows, a.cols}; }
 
 template <class T>
 WEFT_CLONES void fwd_row(const T* x, const T* w, T* y, float* rstd, int32_t cols, float eps) {
@@ -45,37 +45,19 @@ void run_fwd(const RmsNormFwd& a, const Launch& launch) {
 
 template <class T>
 void run_bwd(const RmsNormBwd& a, const Launch& launch) {
-  const int64_t parts = (a.rows + kRowsPerPart - 1) / kRowsPerPart;
-  float* sums = static_cast<float*>(launch.workspace);
-  parallel_for(launch.parallel, parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) {
-      float* dw = sums + p * a.cols;
-      std::fill(dw, dw + a.cols, 0.0f);
-      for (int64_t r = p * kRowsPerPart; r < std::min(a.rows, (p + 1) * kRowsPerPart); ++r)
-        bwd_row(static_cast<const T*>(a.dy) + r * a.cols, static_cast<const T*>(a.x) + r * a.cols, static_cast<const T*>(a.w),
-                a.rstd[r], static_cast<T*>(a.dx) + r * a.cols, dw, a.cols);
-    }
+  sum_row_parts(parts_of(a), launch, [&](int64_t r, float* dw) {
+    bwd_row(static_cast<const T*>(a.dy) + r * a.cols, static_cast<const T*>(a.x) + r * a.cols, static_cast<const T*>(a.w), a.rstd[r],
+            static_cast<T*>(a.dx) + r * a.cols, dw, a.cols);
   });
-  if (a.dw == nullptr) return;
-  for (int64_t p = 0; p < parts; ++p)
-    for (int32_t c = 0; c < a.cols; ++c) a.dw[c] += sums[p * a.cols + c];
-}
-
-template <class Args>
-Support supports(const Args& a, const Device& device) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  if (a.dtype != DType::kF32 && a.dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
-  return {};
+  add_row_parts(parts_of(a), launch, 0, a.cols, a.dw);
 }
 
 }  // namespace
 
-Support supports_rms_norm_fwd_cpu(const RmsNormFwd& a, const Device& device) { return supports(a, device); }
-Support supports_rms_norm_bwd_cpu(const RmsNormBwd& a, const Device& device) { return supports(a, device); }
+Support supports_rms_norm_fwd_cpu(const RmsNormFwd& a, const Device& device) { return on_cpu(device, a.dtype); }
+Support supports_rms_norm_bwd_cpu(const RmsNormBwd& a, const Device& device) { return on_cpu(device, a.dtype); }
 
-size_t workspace_rms_norm_bwd_cpu(const RmsNormBwd& a) {
-  return static_cast<size_t>((a.rows + kRowsPerPart - 1) / kRowsPerPart) * static_cast<size_t>(a.cols) * sizeof(float);
-}
+size_t workspace_rms_norm_bwd_cpu(const RmsNormBwd& a) { return parts_of(a).workspace(); }
 
 void rms_norm_fwd_cpu(const RmsNormFwd& a, const Launch& launch) {
   a.dtype == DType::kF32 ? run_fwd<float>(a, launch) : run_fwd<bf16>(a, launch);

@@ -1,5 +1,5 @@
 #include "kernels/add_rmsnorm/add_rmsnorm.h"
-#include "kernels/common/row_norm_bf16.cuh"
+#include "kernels/common/row_norm_launch.cuh"
 #include "kernels/rmsnorm/rmsnorm.h"
 
 namespace weft::kernels {

@@ -65,11 +65,7 @@ void run(const Rope& a, const Launch& launch) {
 
 }  // namespace
 
-Support supports_rope_cpu(const Rope& a, const Device& device) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  if (a.dtype != DType::kF32 && a.dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
-  return {};
-}
+Support supports_rope_cpu(const Rope& a, const Device& device) { return on_cpu(device, a.dtype); }
 
 void rope_cpu(const Rope& a, const Launch& launch) { a.dtype == DType::kF32 ? run<float>(a, launch) : run<bf16>(a, launch); }
 

@@ -114,11 +114,7 @@ void run(const Sample& a, const Launch& launch) {
 
 }  // namespace
 
-Support supports_sample_cpu(const Sample& a, const Device& device) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  if (a.dtype != DType::kF32 && a.dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
-  return {};
-}
+Support supports_sample_cpu(const Sample& a, const Device& device) { return on_cpu(device, a.dtype); }
 
 void sample_cpu(const Sample& a, const Launch& launch) { a.dtype == DType::kF32 ? run<float>(a, launch) : run<bf16>(a, launch); }
 

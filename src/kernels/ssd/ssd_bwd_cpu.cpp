@@ -292,11 +292,7 @@ void run(const SsdBwd& a, const Launch& launch) {
 
 }  // namespace
 
-Support supports_ssd_bwd_cpu(const SsdBwd& a, const Device& device) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  if (a.dtype != DType::kF32 && a.dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
-  return {};
-}
+Support supports_ssd_bwd_cpu(const SsdBwd& a, const Device& device) { return on_cpu(device, a.dtype); }
 
 size_t workspace_ssd_bwd_cpu(const SsdBwd& a) {
   return static_cast<size_t>(a.documents * a.heads) * 2 * sizeof(double) + static_cast<size_t>(a.tokens) * static_cast<size_t>(a.heads) * static_cast<size_t>(a.state_dim) * 2 * sizeof(float) + 64;

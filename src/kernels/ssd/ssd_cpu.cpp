@@ -123,16 +123,10 @@ void run_step(const SsdStep& a, const Launch& launch) {
   });
 }
 
-Support supports(const Device& device, DType dtype) {
-  if (device.kind != Device::kCpu) return {"runs on the CPU only"};
-  if (dtype != DType::kF32 && dtype != DType::kBf16) return {"dtype is not f32 or bf16"};
-  return {};
-}
-
 }  // namespace
 
-Support supports_ssd_fwd_cpu(const SsdFwd& a, const Device& device) { return supports(device, a.dtype); }
-Support supports_ssd_step_cpu(const SsdStep& a, const Device& device) { return supports(device, a.dtype); }
+Support supports_ssd_fwd_cpu(const SsdFwd& a, const Device& device) { return on_cpu(device, a.dtype); }
+Support supports_ssd_step_cpu(const SsdStep& a, const Device& device) { return on_cpu(device, a.dtype); }
 
 void ssd_fwd_cpu(const SsdFwd& a, const Launch& launch) {
   if (a.dtype == DType::kF32) return run<float, float>(a, launch);
