@@ -60,8 +60,11 @@ void check(const char* label, const std::vector<int>& lengths, int J, int top_k,
 void check_indexer(bool small) {
   check("one token", {1}, 32, 16, 2);
   check("documents 3 0 70 1 61", {3, 0, 70, 1, 61}, 32, 16, 1);
-  check("8 heads, k 200 of 700", {700}, 8, 200, 2);
   check("rising scores", {640}, 4, 32, 1, true);
+  // Each build of the kernel: two or four parts of heads, a short list or one of 1,024.
+  check("8 heads, k 200 of 700", {700}, 8, 200, 2);  // the list of 640 is thinned on the way
+  check("8 heads, k 257", {262}, 8, 257, 2);
+  check("40 heads, k 20 of 530", {530}, 40, 20, 1);  // so is that of 512
   check("40 heads, k 300", {350}, 40, 300, 1);
   if (!small) check("k 256 of 2000", {2000, 900}, 32, 256, 1), check("k 512 of 1500", {1500}, 64, 512, 2), check("rising, k 256", {3000}, 8, 256, 1, true);
 }

@@ -5,6 +5,7 @@
 // Covers mma.sync, wgmma (done at once where it is issued), ldmatrix, cp.async, bulk copies, shuffles, barriers, mbarriers. Not timing.
 #pragma once
 #include <cuda_bf16.h>
+#include <setjmp.h>
 #include <ucontext.h>
 #include <vector_functions.h>
 #include <vector_types.h>
@@ -67,8 +68,12 @@ struct BulkStore {  // out of it
   std::function<void()> leave;
   int group;
 };
+// A fiber begins by ucontext, and then changes hands by _setjmp and _longjmp: swapcontext asks the system twice for the signal mask, which
+// took nine tenths of the time. (longjmp's own check of the stack is off: CMakeLists.txt.)
 struct Thread {
-  ucontext_t context;
+  ucontext_t begin;
+  jmp_buf here;
+  bool begun = false;
   std::unique_ptr<char[]> stack;
   uint3 index;
   int number = 0;
@@ -86,7 +91,7 @@ struct Block {
   uint3 index;
   dim3 grid, size;
   Thread* now = nullptr;
-  ucontext_t scheduler;
+  jmp_buf scheduler;
   uint64_t progress = 0;
   std::vector<BulkCopy> bulks;           // under way
   std::map<uint64_t*, int64_t> to_come;  // bytes that a barrier still waits for
@@ -97,9 +102,15 @@ inline Block*& block() {
   return b;
 }
 inline uint8_t* dynamic_smem() { return block()->smem; }
-inline void yield() {
+__attribute__((noinline)) inline void yield() {
   Block& b = *block();
-  swapcontext(&b.now->context, &b.scheduler);
+  if (_setjmp(b.now->here) == 0) _longjmp(b.scheduler, 1);
+}
+__attribute__((noinline)) inline void resume(Block& b) {  // b.now, until it yields
+  if (_setjmp(b.scheduler) != 0) return;
+  if (b.now->begun) _longjmp(b.now->here, 1);
+  b.now->begun = true;
+  setcontext(&b.now->begin);
 }
 template <class Meeting>
 void meet(Meeting& m, int expected) {
@@ -117,12 +128,14 @@ inline void block_barrier(int id = 0, int threads = -1) {
   meet(block()->barriers[id], threads < 0 ? static_cast<int>(block()->threads.size()) : threads);
 }
 void land_some(Block& b, std::mt19937& random);  // below
-inline void entry() {
+inline void entry() {  // a thread of one block of the grid after another
   Block& b = *block();
-  b.body();
-  if (!b.now->stores.empty()) std::fprintf(stderr, "emulate: a thread ends before what it sent out of shared memory has been read\n"), std::abort();
-  b.now->done = true, ++b.progress;
-  while (true) yield();
+  while (true) {
+    b.body();
+    if (!b.now->stores.empty()) std::fprintf(stderr, "emulate: a thread ends before what it sent out of shared memory has been read\n"), std::abort();
+    b.now->done = true, ++b.progress;
+    yield();
+  }
 }
 
 inline void run(dim3 grid, dim3 size, size_t smem_bytes, std::function<void()> body) {
@@ -133,7 +146,14 @@ inline void run(dim3 grid, dim3 size, size_t smem_bytes, std::function<void()> b
   Block b;
   b.grid = grid, b.size = size, b.smem = aligned, b.body = std::move(body);
   b.threads.resize(n);
-  for (auto& t : b.threads) t.stack.reset(new char[128 * 1024]);
+  for (auto& t : b.threads) {
+    t.stack.reset(new char[128 * 1024]);
+    getcontext(&t.begin);
+    t.begin.uc_stack.ss_sp = t.stack.get();
+    t.begin.uc_stack.ss_size = 128 * 1024;
+    t.begin.uc_link = nullptr;
+    makecontext(&t.begin, entry, 0);
+  }
   block() = &b;
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
@@ -147,11 +167,6 @@ inline void run(dim3 grid, dim3 size, size_t smem_bytes, std::function<void()> b
           Thread& t = b.threads[i];
           t.number = i, t.done = false, t.copies.clear(), t.group = 0, t.stores.clear(), t.store_group = 0;
           t.index = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
-          getcontext(&t.context);
-          t.context.uc_stack.ss_sp = t.stack.get();
-          t.context.uc_stack.ss_size = 128 * 1024;
-          t.context.uc_link = nullptr;
-          makecontext(&t.context, entry, 0);
         }
         std::vector<int> order((n + 31) / 32);
         for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int>(i);
@@ -167,7 +182,7 @@ inline void run(dim3 grid, dim3 size, size_t smem_bytes, std::function<void()> b
               if (i >= n || b.threads[i].done) continue;
               alive = true;
               b.now = &b.threads[i];
-              swapcontext(&b.scheduler, &b.now->context);
+              resume(b);
             }
           if (!alive) {
             if (!b.bulks.empty()) std::fprintf(stderr, "emulate: block (%u, %u, %u) ends before its bulk copies\n", x, y, z), std::abort();
