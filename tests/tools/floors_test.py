@@ -16,6 +16,8 @@ cases = [
     ({"low/k.cu": '#include "high/x.h"\n'}, floors, "low/k.cu:1: low/ may not include high/x.h"),
     ({"mid/n.cpp": '#include "m.h"\n'}, floors, "mid/n.cpp:1: m.h is not a file of src/"),
     ({"mid/n.cpp": "void f() { at::parallel_for(0, 1, 1, g); }\n"}, floors, "mid/n.cpp:1: at::parallel_for"),
+    ({"mid/parallel.cpp": "void f() { at::parallel_for(0, 1, 1, g); }\n"}, floors, "mid/parallel.cpp:1: at::parallel_for"),
+    ({"ops/parallel.cpp": "// instead of at::parallel_for\n"}, "ops:\n" + floors, None),
     ({}, floors.replace("low torch-free:", "low torch-free: mid"), "lists mid, which does not lie below it"),
 ]
 failed = 0
