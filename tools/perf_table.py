@@ -27,14 +27,16 @@ def main():
     print(f"Copy {roof['copy_gb_per_s'] / 1000:.2f} TB/s; products: {rates}.\n")
     print("| op | row | dtype, candidate | fwd ms | % | peer / ours | bwd ms | % | peer / ours |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for r in rows:
-        if r["op"] in ("roofline", "summary") or r.get("mode") != "perf" or "fwd_ms" not in r:
+        if r["op"] in ("roofline", "summary") or r.get("mode") != "perf" or ("fwd_ms" not in r and "step_ms" not in r):
             continue
         if options.only and not any(fnmatch.fnmatch(f"{r['op']}/{r['row']}", g) or fnmatch.fnmatch(r["op"], g) for g in options.only):
             continue
         if "small: launches count" in r["detail"] and not options.all:
             continue
         name = r["row"].removesuffix(" bf16")
-        print(f"| {r['op']} | {name} | {r['detail'].split(',')[0]} | {part(r, 'fwd')} | {part(r, 'bwd')} |")
+        both = "step_ms" in r  # forward and backward in one
+        figures = f"{part(r, 'step')} | with it | | " if both else f"{part(r, 'fwd')} | {part(r, 'bwd')}"
+        print(f"| {r['op']} | {name} | {r['detail'].split(',')[0]} | {figures} |")
 
 
 if __name__ == "__main__":

@@ -65,6 +65,7 @@ Action train_part(Flags& bench, Common& common) {
   Flags flags = bench.subcommand("train", "a training step beside its own matrix products");
   flags.option("--preset", f->preset, "The model.");
   flags.option("--precision", f->precision, "bf16 or fp32.");
+  flags.option("--loss-logits", f->loss_logits, "once or again: train.loss_logits.");
   flags.option("--seq-len", f->seq_len, "Tokens of a sample.").range(1, 1 << 20);
   flags.option("--micro-batch", f->micro_batch, "Samples of a step.").range(1, 1 << 16);
   flags.option("--rounds", f->rounds, "The products alone, then a step; medians count.").range(1, 1000);

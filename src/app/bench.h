@@ -7,7 +7,7 @@
 namespace weft::app {
 
 struct BenchFlags {
-  std::string preset = "gpt2-124m", precision = "bf16";
+  std::string preset = "gpt2-124m", precision = "bf16", loss_logits = "once";
   std::string peer;
   int64_t seq_len = 1024, micro_batch = 4;
   int rounds = 3;

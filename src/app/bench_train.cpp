@@ -44,6 +44,8 @@ int bench_train_verb(const BenchFlags& f, const Common& common) {
   if (o.model.vocab_size == 0) o.model.vocab_size = 2048;
   if (f.precision != "bf16" && f.precision != "fp32") throw ConfigError(fmt::format("--precision: got '{}', want bf16 or fp32", f.precision));
   o.precision = f.precision == "bf16" ? train::Precision::kBf16 : train::Precision::kFp32;
+  if (f.loss_logits != "once" && f.loss_logits != "again") throw ConfigError(fmt::format("--loss-logits: got '{}', want once or again", f.loss_logits));
+  o.loss_logits = f.loss_logits == "once" ? train::LossLogits::kOnce : train::LossLogits::kAgain;
   o.seq_len = f.seq_len, o.micro_batch = f.micro_batch, o.rounds = f.rounds, o.profile = f.profile;
   if (!f.peer.empty()) o.peer = [&f] { return last_number(f.peer); };
   const std::string device = use_device(common);

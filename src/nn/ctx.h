@@ -50,6 +50,7 @@ struct Ctx {  // constant during one micro-batch; shared, so that the graph keep
   ops::Packing packing;
   RngKey rng{};
   LossScale loss_scale{};
+  bool logits_again = false;  // the loss's backward makes the logits again: one product more, less memory (ops/linear_cross_entropy.h)
   StepStats* stats = nullptr;
   StateStore* state = nullptr;  // keys, values and recurrent states of earlier calls; null while training
   ops::WgradQueue* wgrad = nullptr;

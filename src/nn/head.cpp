@@ -32,10 +32,10 @@ Flow Head::forward(Flow f, const CtxPtr& ctx) {
     f.x_TD = -ops::linear_cross_entropy(f.x_TD, weight_, ctx->targets_T, {}, {}, ctx->ops).loss_T;
     return f;
   }
-  // d loss / d nll is known before the backward: the weights times the scale. So the gradients come with the forward's logits.
+  // d loss / d nll is known before the backward: the weights times the scale. So the gradients may come with the forward's logits.
   const at::Tensor g_T = ctx->loss_weights_T * ctx->loss_scale.lm;
   ops::LossOptions options;
-  options.weights_are_cotangents = true;
+  options.weights_are_cotangents = !ctx->logits_again;
   const at::Tensor nll_T = ops::linear_cross_entropy(f.x_TD, weight_, ctx->targets_T, g_T, options, ctx->ops).loss_T;
   f.loss = at::dot(nll_T, g_T.to(nll_T.scalar_type()));
   if (StepStats* s = ctx->figures()) s->add("loss", at::dot(nll_T.detach(), ctx->loss_weights_T.to(nll_T.scalar_type())), ctx->loss_weight_sum);

@@ -7,6 +7,7 @@
 #include "ops/address.h"
 #include "ops/composed.h"
 #include "ops/linear.h"
+#include "ops/loss_chunks.h"
 #include "ops/node.h"
 #include "ops/run.h"
 
@@ -29,10 +30,12 @@ std::pair<at::Tensor, at::Tensor> linear_cross_entropy_bwd(const at::Tensor& dlo
   const at::Tensor z_TV = at::mm(x_TD.to(t), w_VD.to(t).t()), kept_T = targets_T != o.ignore_index;
   const at::Tensor lse_T = at::logsumexp(z_TV, -1), zero_T = at::zeros_like(lse_T);
   const at::Tensor g_T = at::where(kept_T, dloss_T.defined() ? dloss_T.to(t) : zero_T, zero_T);
-  const at::Tensor h_T = (dlse_T.defined() ? at::where(kept_T, dlse_T.to(t), zero_T) : zero_T) + 2 * o.z_loss * g_T * lse_T;
-  at::Tensor dz_TV = ((g_T + h_T).unsqueeze(1) * at::exp(z_TV - lse_T.unsqueeze(1))).masked_fill(kept_T.logical_not().unsqueeze(1), 0);
+  at::Tensor h_T = dlse_T.defined() ? at::where(kept_T, dlse_T.to(t), zero_T) : zero_T;
+  if (o.z_loss != 0) h_T = h_T + 2 * o.z_loss * at::where(g_T == 0, zero_T, g_T * lse_T);
+  const at::Tensor nothing_T1 = (g_T == 0).logical_and(h_T == 0).logical_or(kept_T.logical_not()).unsqueeze(1);  // NaN there must not show
+  at::Tensor dz_TV = ((g_T + h_T).unsqueeze(1) * at::exp(z_TV - lse_T.unsqueeze(1))).masked_fill(nothing_T1, 0);
   dz_TV.scatter_add_(1, at::where(kept_T, targets_T, 0).unsqueeze(1), -g_T.unsqueeze(1));
-  return {at::mm(dz_TV, w_VD.to(t)).to(x_TD.scalar_type()), at::mm(dz_TV.t(), x_TD.to(t).masked_fill(kept_T.logical_not().unsqueeze(1), 0))};
+  return {at::mm(dz_TV, w_VD.to(t)).to(x_TD.scalar_type()), at::mm(dz_TV.t(), x_TD.to(t).masked_fill(nothing_T1, 0))};
 }
 
 }  // namespace reference
@@ -41,8 +44,10 @@ namespace {
 
 using kernels::LinearXentBwd;
 using kernels::LinearXentFwd;
+using kernels::LinearXentRows;
 using kernels::XentGrad;
 using kernels::XentLoss;
+using kernels::XentPromise;
 using kernels::XentTile;
 
 constexpr Candidate<XentTile> kTile[] = {
@@ -63,6 +68,15 @@ constexpr Candidate<XentGrad> kGrad[] = {
 #endif
     {"cpu", [](const XentGrad& a, const Policy& p) { return kernels::supports_xent_grad_cpu(a, p.device); }, nullptr, kernels::xent_grad_cpu},
 };
+constexpr Candidate<XentPromise> kPromise[] = {
+#ifdef WEFT_CUDA
+    {"sm90", [](const XentPromise& a, const Policy& p) { return kernels::supports_xent_promise_sm90(a, p.device); }, nullptr, kernels::xent_promise_sm90},
+#endif
+    {"aten", [](const XentPromise&, const Policy& p) -> kernels::Support {
+       if (p.device.kind != kernels::Device::kCpu) return {"runs on the CPU only"};
+       return {};
+     }, nullptr, nullptr},
+};
 
 // "chunked" has no function of its own: it is the loop below over GEMMs and the cross-entropy kernels, each chosen in its turn.
 template <class Args>
@@ -76,6 +90,14 @@ constexpr Candidate<LinearXentFwd> kFwd[] = {
      kernels::workspace_linear_xent_fwd_sm90, kernels::linear_xent_fwd_sm90},
 #endif
     {"chunked", supports_chunked<LinearXentFwd>, nullptr, nullptr},
+};
+// With gradients made in the forward: what makes the logits' gradient of some tokens. "chunked": product, statistics, gradient one after another.
+constexpr Candidate<LinearXentRows> kRows[] = {
+    {"chunked", supports_chunked<LinearXentRows>, nullptr, nullptr},
+#ifdef WEFT_CUDA
+    {"sm90_rows", [](const LinearXentRows& a, const Policy& p) { return kernels::supports_linear_xent_rows_sm90(a, p.device); },
+     kernels::workspace_linear_xent_rows_sm90, kernels::linear_xent_rows_sm90},
+#endif
 };
 constexpr Candidate<LinearXentBwd> kBwd[] = {
 #ifdef WEFT_CUDA
@@ -98,9 +120,12 @@ struct Problem {  // what forward and backward share
   at::Tensor x_TD, w_VD, targets_T;
   LossOptions options;
 
-  // Logits held at once. On a GPU the products want many rows, and dw is read and written once a chunk: half a GiB of them.
-  int64_t chunk() const { return options.chunk > 0 ? options.chunk : x_TD.is_cuda() && options.weights_are_cotangents ? int64_t{1} << 28 : int64_t{1} << 25; }
-  int64_t rows_at_once() const { return std::clamp<int64_t>(chunk() / std::max<int64_t>(w_VD.size(0), 1) / 64 * 64, 64, std::max<int64_t>(x_TD.size(0), 64)); }
+  int64_t chunk() const { return options.chunk > 0 ? options.chunk : int64_t{1} << 25; }
+  int64_t rows_at_once(bool with_gradients, const Policy& policy) const {
+    if (options.chunk == 0 && x_TD.is_cuda() && with_gradients)
+      return loss_chunk_rows({x_TD.size(0), w_VD.size(0), x_TD.size(1), static_cast<int64_t>(x_TD.element_size()), std::max(policy.device.sm_count, 1)});
+    return std::clamp<int64_t>(chunk() / std::max<int64_t>(w_VD.size(0), 1) / 64 * 64, 64, std::max<int64_t>(x_TD.size(0), 64));
+  }
   int64_t cols_at_once() const { return std::clamp<int64_t>(chunk() / std::max<int64_t>(x_TD.size(0), 1) / 64 * 64, 64, std::max<int64_t>(w_VD.size(0), 64)); }
 };
 
@@ -113,10 +138,14 @@ void to_dlogits(const at::Tensor& tile, int64_t first_row, int64_t first_col, co
   run_part<XentGrad>("xent_grad", kGrad, a, tile, policy);
 }
 
-// x for dw: zeros where the loss ignores a token, for 0 times a NaN that stands there would reach every word. On the CPU only where needed.
-at::Tensor x_that_counts(const Problem& p, int64_t first_row, int64_t rows) {
-  const at::Tensor x = p.x_TD.narrow(0, first_row, rows), ignored = p.targets_T.narrow(0, first_row, rows) == p.options.ignore_index;
-  return x.is_cpu() && !ignored.any().item<bool>() ? x : x.masked_fill(ignored.unsqueeze(1), 0);
+// x for dw: zeros where a token gives nothing, for 0 times a NaN that stands there would reach every word. On the CPU only where needed. On a GPU the
+// copy of all tokens moves 4 bytes an element of x: 0.13 ms of the 80 that T 32768, D 4096, V 65536 take.
+at::Tensor x_that_counts(const Problem& p, int64_t first_row, int64_t rows, const at::Tensor& g_T, const at::Tensor& h_T) {
+  const at::Tensor x = p.x_TD.narrow(0, first_row, rows);
+  at::Tensor nothing = g_T.narrow(0, first_row, rows) == 0;
+  if (h_T.defined()) nothing = nothing.logical_and(h_T.narrow(0, first_row, rows) == 0);
+  nothing = nothing.logical_or(p.targets_T.narrow(0, first_row, rows) == p.options.ignore_index);
+  return x.is_cpu() && !nothing.any().item<bool>() ? x : x.masked_fill(nothing.unsqueeze(1), 0);
 }
 
 // g (1 + 2 z_loss lse) + h - g: what reaches the logits through lse.
@@ -126,58 +155,63 @@ at::Tensor through_lse(const at::Tensor& g_T, const at::Tensor& dlse_T, const at
   return h_T;
 }
 
-struct Forward {
-  TokenLoss loss;
-  at::Tensor dx_TD;  // weights_are_cotangents only
-};
-
-Forward forward_chunked(const Problem& p, Weight& w, const at::Tensor& cotangent_T, const Policy& policy) {
-  const int64_t T = p.x_TD.size(0), V = p.w_VD.size(0), at_once = p.rows_at_once();
-  const auto f32 = f32_like(p.x_TD);
-  at::Tensor max_T = at::empty({T}, f32), sum_T = at::empty({T}, f32), target_T = at::empty({T}, f32);
-  at::Tensor best_T = p.options.correct_T != nullptr ? at::empty({T}, f32.dtype(at::kInt)) : at::Tensor();
-  const at::Tensor buffer = at::empty({std::min(at_once, T), V}, p.x_TD.options().requires_grad(false));
-  Forward out;
-  if (cotangent_T.defined()) out.dx_TD = at::empty_like(p.x_TD);
-  for (int64_t r = 0; r < T; r += at_once) {
-    const int64_t rows = std::min(at_once, T - r);
-    const at::Tensor x = p.x_TD.narrow(0, r, rows), z = buffer.narrow(0, 0, rows);
-    gemm("linear_cross_entropy_logits", x, false, p.w_VD, true, z, false, policy);
-    const XentTile tile{z.data_ptr(), address_of<int64_t>(p.targets_T) + r, address_of<float>(max_T) + r, address_of<float>(sum_T) + r,
-                        address_of<float>(target_T) + r, nullptr, best_T.defined() ? address_of<int32_t>(best_T) + r : nullptr, rows, V, 0,
-                        static_cast<int32_t>(V), true, dtype_of(z)};
-    run_part<XentTile>("xent_tile", kTile, tile, z, policy);
-    const XentLoss loss{address_of<int64_t>(p.targets_T) + r, tile.max, tile.sum, tile.target, nullptr, tile.max, tile.target, rows, V,
-                        p.options.ignore_index, 0.0f};
-    run_part<XentLoss>("xent_loss", kLoss, loss, z, policy);
-    if (!cotangent_T.defined()) continue;
-    const at::Tensor h_T = through_lse(cotangent_T, {}, max_T, p.options.z_loss);
-    to_dlogits(z, r, 0, p, max_T, cotangent_T, h_T, policy);
-    gemm("linear_cross_entropy_dx", z, false, p.w_VD, false, out.dx_TD.narrow(0, r, rows), false, policy);
-    if (w.wants_grad()) gemm("linear_cross_entropy_dw", z, true, x_that_counts(p, r, rows), false, w.main_grad.view({V, p.w_VD.size(1)}), true, policy);
-  }
-  const at::Tensor lse_T = max_T, loss_T = target_T;  // written in place by xent_loss
-  out.loss = {p.options.z_loss == 0 ? loss_T : at::where(p.targets_T != p.options.ignore_index, loss_T + p.options.z_loss * lse_T.square(), loss_T), lse_T};
-  if (best_T.defined()) *p.options.correct_T = (best_T == p.targets_T).to(at::kByte);
-  return out;
-}
-
 // Labels as the fused kernels want them: negative where ignored.
 at::Tensor negative_where_ignored(const Problem& p) {
   if (p.options.ignore_index < 0) return p.targets_T;  // the public op let no other negative label through
   return at::where(p.targets_T == p.options.ignore_index, -1, p.targets_T);
 }
 
-LinearXentFwd describe_fwd(const at::Tensor& x, const at::Tensor& w) {
-  LinearXentFwd a{};
+template <class Args>
+Args describe_call(const at::Tensor& x, const at::Tensor& w) {
+  Args a{};
   a.x = x.data_ptr(), a.w = w.data_ptr(), a.tokens = x.size(0), a.vocab = w.size(0), a.dim = static_cast<int32_t>(x.size(1)), a.dtype = dtype_of(x);
   return a;
 }
 
-LinearXentBwd describe_bwd(const at::Tensor& x, const at::Tensor& w) {
-  LinearXentBwd a{};
-  a.x = x.data_ptr(), a.w = w.data_ptr(), a.tokens = x.size(0), a.vocab = w.size(0), a.dim = static_cast<int32_t>(x.size(1)), a.dtype = dtype_of(x);
-  return a;
+struct Forward {
+  TokenLoss loss;
+  at::Tensor dx_TD;  // where gradients are made at once and x wants one
+};
+
+// `known`: with gradients, of which cotangent_T is that of the loss; composed or not.
+Forward forward_chunked(const Problem& p, Weight& w, const at::Tensor& cotangent_T, const Candidate<LinearXentRows>* known, bool wants_dx, const Policy& policy) {
+  const int64_t T = p.x_TD.size(0), V = p.w_VD.size(0), at_once = p.rows_at_once(known != nullptr, policy);
+  const auto f32 = f32_like(p.x_TD);
+  const bool one_kernel = known != nullptr && !composed(known);
+  at::Tensor max_T = at::empty({T}, f32), sum_T = at::empty({T}, f32), target_T = at::empty({T}, f32);
+  at::Tensor best_T = p.options.correct_T != nullptr ? at::empty({T}, f32.dtype(at::kInt)) : at::Tensor();
+  const at::Tensor buffer = at::empty({std::min(at_once, T), V}, p.x_TD.options().requires_grad(false)), labels = negative_where_ignored(p);
+  Forward out;
+  if (known != nullptr && wants_dx) out.dx_TD = at::empty_like(p.x_TD);
+  for (int64_t r = 0; r < T; r += at_once) {
+    const int64_t rows = std::min(at_once, T - r);
+    const at::Tensor x = p.x_TD.narrow(0, r, rows), z = buffer.narrow(0, 0, rows);
+    int32_t* best = best_T.defined() ? address_of<int32_t>(best_T) + r : nullptr;
+    if (one_kernel) {
+      LinearXentRows a = describe_call<LinearXentRows>(x, p.w_VD);
+      a.labels = address_of<int64_t>(labels) + r, a.d_loss = address_of<float>(cotangent_T) + r, a.dz = z.data_ptr();
+      a.loss = address_of<float>(target_T) + r, a.lse = address_of<float>(max_T) + r, a.top1 = best, a.z_loss = static_cast<float>(p.options.z_loss);
+      run(*known, a, x);
+    } else {
+      gemm("linear_cross_entropy_logits", x, false, p.w_VD, true, z, false, policy);
+      const XentTile tile{z.data_ptr(), address_of<int64_t>(p.targets_T) + r, address_of<float>(max_T) + r, address_of<float>(sum_T) + r,
+                          address_of<float>(target_T) + r, nullptr, best, rows, V, 0, static_cast<int32_t>(V), true, dtype_of(z)};
+      run_part<XentTile>("xent_tile", kTile, tile, z, policy);
+      const XentLoss loss{address_of<int64_t>(p.targets_T) + r, tile.max, tile.sum, tile.target, nullptr, tile.max, tile.target, rows, V,
+                          p.options.ignore_index, 0.0f};
+      run_part<XentLoss>("xent_loss", kLoss, loss, z, policy);
+      if (known == nullptr) continue;
+      to_dlogits(z, r, 0, p, max_T, cotangent_T, through_lse(cotangent_T, {}, max_T, p.options.z_loss), policy);
+    }
+    if (wants_dx) gemm("linear_cross_entropy_dx", z, false, p.w_VD, false, out.dx_TD.narrow(0, r, rows), false, policy);
+    if (w.wants_grad())
+      gemm("linear_cross_entropy_dw", z, true, x_that_counts(p, r, rows, cotangent_T, {}), false, w.main_grad.view({V, p.w_VD.size(1)}), true, policy);
+  }
+  const at::Tensor lse_T = max_T, loss_T = target_T;  // written in place by xent_loss
+  const bool add_z = p.options.z_loss != 0 && !one_kernel;
+  out.loss = {add_z ? at::where(p.targets_T != p.options.ignore_index, loss_T + p.options.z_loss * lse_T.square(), loss_T) : loss_T, lse_T};
+  if (best_T.defined()) *p.options.correct_T = (best_T == p.targets_T).to(at::kByte);
+  return out;
 }
 
 TokenLoss forward_fused(const Candidate<LinearXentFwd>& c, LinearXentFwd a, const Problem& p) {
@@ -209,7 +243,7 @@ at::Tensor backward_chunked(const Problem& p, Weight& w, const at::Tensor& lse_T
                             const Policy& policy) {
   const int64_t T = p.x_TD.size(0), V = p.w_VD.size(0), D = p.w_VD.size(1), at_once = p.cols_at_once();
   const at::Tensor buffer = at::empty({T * std::min(at_once, V)}, p.x_TD.options().requires_grad(false));
-  const at::Tensor dx_TD = wants_dx ? at::zeros({T, D}, f32_like(p.x_TD)) : at::Tensor(), x_of_dw = w.wants_grad() ? x_that_counts(p, 0, T) : at::Tensor();
+  const at::Tensor dx_TD = wants_dx ? at::zeros({T, D}, f32_like(p.x_TD)) : at::Tensor(), x_of_dw = w.wants_grad() ? x_that_counts(p, 0, T, g_T, h_T) : at::Tensor();
   for (int64_t v = 0; v < V; v += at_once) {
     const int64_t cols = std::min(at_once, V - v);
     const at::Tensor z = buffer.narrow(0, 0, T * cols).view({T, cols}), w_tile = p.w_VD.narrow(0, v, cols);
@@ -219,6 +253,34 @@ at::Tensor backward_chunked(const Problem& p, Weight& w, const at::Tensor& lse_T
     if (w.wants_grad()) gemm("linear_cross_entropy_dw", z, true, x_of_dw, false, w.main_grad.view({V, D}).narrow(0, v, cols), true, policy);
   }
   return wants_dx ? dx_TD.to(p.x_TD.scalar_type()) : at::Tensor();
+}
+
+// g must be what the forward was told. The CPU says so; a GPU makes NaN of what was made, for the host would have to wait for the answer.
+void hold_to_promise(const at::Tensor& g_T, const at::Tensor& promised_T, at::Tensor& dx, Weight& w, const Policy& policy) {
+  const char* broken = "linear_cross_entropy was told the gradient of its loss (weights_are_cotangents) and is given another";
+  const at::Tensor g = g_T.to(promised_T.scalar_type()).contiguous();
+  if (promised_T.scalar_type() == at::kFloat) {
+    XentPromise a{};
+    a.given = address_of<float>(g), a.promised = address_of<float>(promised_T), a.rows = g.size(0), a.dtype = DType::kF32;
+    if (dx.defined()) a.dx = dx.data_ptr(), a.elements = dx.numel(), a.dtype = dtype_of(dx);
+    if (w.wants_grad()) a.dw = address_of<float>(w.main_grad);
+    const auto* c = select<XentPromise>("xent_promise", kPromise, a, policy);
+    if (asks_only(policy)) return;
+    if (!composed(c)) {
+      const at::Tensor flag = at::empty({1}, promised_T.options().dtype(at::kInt));
+      a.broken = address_of<int32_t>(flag);
+      return run(*c, a, promised_T);
+    }
+  }
+  if (asks_only(policy)) return;
+  if (g.is_cpu()) {
+    WEFT_CHECK(at::allclose(g, promised_T, 1e-5, 0), broken);
+    return;
+  }
+  const at::Tensor kept = ((g - promised_T).abs() <= 1e-5 * promised_T.abs()).all();
+  const at::Tensor spoil = at::where(kept, at::zeros({}, g.options()), at::full({}, std::numeric_limits<double>::quiet_NaN(), g.options()));
+  if (dx.defined()) dx = dx + spoil.to(dx.scalar_type());
+  if (w.wants_grad()) w.main_grad.view(-1).narrow(0, 0, 1).add_(spoil);
 }
 
 struct LossNode final : Node {  // outputs: loss, lse
@@ -231,14 +293,15 @@ struct LossNode final : Node {  // outputs: loss, lse
   variable_list apply(variable_list&& grads) override {
     at::Tensor g = grads[0], h = grads[1];
     if (promised.defined()) {
-      const bool kept = g.defined() && !h.defined() && at::allclose(g.to(at::kFloat), promised, 1e-5, 0);
-      WEFT_CHECK(kept, "linear_cross_entropy was told the gradient of its loss (weights_are_cotangents) and is given another");
+      WEFT_CHECK(g.defined() && !h.defined(), "linear_cross_entropy was promised a gradient of its loss and none of lse (weights_are_cotangents)");
+      at::Tensor dx = unpack(made_dx);
+      hold_to_promise(g, promised, dx, *w, of_parts(policy));
       if (w->trainable) w->done();
-      return {unpack(made_dx)};
+      return {dx};
     }
     const at::Tensor x = unpack(this->x), lse = unpack(this->lse);
     const Problem p{x, w->value, targets, options};
-    const LinearXentBwd a = describe_bwd(x, w->value);
+    const LinearXentBwd a = describe_call<LinearXentBwd>(x, w->value);
     const auto* c = select<LinearXentBwd>("linear_cross_entropy_bwd", kBwd, a, policy);
     if (c == nullptr) {
       auto [dx, dw] = reference::linear_cross_entropy_bwd(g, h, x, w->value, targets, options);
@@ -276,21 +339,30 @@ TokenLoss linear_cross_entropy(const at::Tensor& x_TD, Weight& w, const at::Tens
   }
   auto node = make_node<LossNode>(policy, {x_TD}, w.wants_grad());
   at::AutoDispatchBelowADInplaceOrView below;
-  const LinearXentFwd a = describe_fwd(x_TD, w.value);
-  const auto* c = select<LinearXentFwd>(op, kFwd, a, policy);
+  const Problem p{x_TD.detach(), w.value, targets_T, options};
+  const at::Tensor promised = at_once && node ? loss_weights_T.detach().to(wide(x_TD)).contiguous() : at::Tensor();
+  const bool wants_dx = x_TD.requires_grad();
   TokenLoss loss;
-  at::Tensor made_dx, promised;
-  if (c == nullptr) {
-    loss = reference::linear_cross_entropy(x_TD, w.value, targets_T, options);
-  } else if (!composed(c)) {
-    loss = forward_fused(*c, a, {x_TD.detach(), w.value, targets_T, options});  // its backward makes the logits again: promises are not needed
+  at::Tensor made_dx;
+  if (promised.defined()) {
+    const auto* c = select<LinearXentRows>(op, kRows, describe_call<LinearXentRows>(x_TD, w.value), policy);
+    if (c == nullptr) {
+      loss = reference::linear_cross_entropy(p.x_TD, w.value, targets_T, options);
+      const auto [dx, dw] = reference::linear_cross_entropy_bwd(promised, {}, p.x_TD, w.value, targets_T, options);
+      if (w.wants_grad()) w.main_grad.view(w.value.sizes()).add_(dw);
+      if (wants_dx) made_dx = dx;
+    } else {
+      const Forward f = forward_chunked(p, w, promised, c, wants_dx, of_parts(policy));
+      loss = f.loss, made_dx = f.dx_TD;
+    }
   } else {
-    if (at_once && node) promised = loss_weights_T.detach().to(at::kFloat).contiguous();
-    Forward f = forward_chunked({x_TD.detach(), w.value, targets_T, options}, w, promised, of_parts(policy));
-    loss = f.loss, made_dx = f.dx_TD;
+    const LinearXentFwd a = describe_call<LinearXentFwd>(x_TD, w.value);
+    const auto* c = select<LinearXentFwd>(op, kFwd, a, policy);
+    if (c == nullptr) loss = reference::linear_cross_entropy(p.x_TD, w.value, targets_T, options);
+    else loss = composed(c) ? forward_chunked(p, w, {}, nullptr, false, of_parts(policy)).loss : forward_fused(*c, a, p);
   }
   if (node) {
-    node->targets = targets_T, node->w = &w, node->options = options, node->options.correct_T = nullptr, node->wants_dx = x_TD.requires_grad();
+    node->targets = targets_T, node->w = &w, node->options = options, node->options.correct_T = nullptr, node->wants_dx = wants_dx;
     node->promised = promised, node->made_dx = save(made_dx);
     // The alias breaks the circle node -> saved output -> node.
     if (!promised.defined()) node->x = save(x_TD), node->lse = save(loss.lse_T.detach());

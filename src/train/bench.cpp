@@ -88,7 +88,7 @@ BenchReport bench_train(const BenchOptions& o) {
   nn::materialize(*model, {o.device, dtype, 1, true});
   model->visit_params([&](nn::Param& p) { r.parameters += p.weight.value.numel(); });
   TrainerOptions t;
-  t.train.steps = o.warm_up + o.rounds + 1, t.train.batch = o.micro_batch, t.train.micro_batch = o.micro_batch, t.train.precision = o.precision;
+  t.train.steps = o.warm_up + o.rounds + 1, t.train.batch = o.micro_batch, t.train.micro_batch = o.micro_batch, t.train.precision = o.precision, t.train.loss_logits = o.loss_logits;
   t.policy = o.policy, t.device = o.device;
   Trainer trainer(*model, Mesh::single(), t);
   RandomTokens stream(o.micro_batch, o.seq_len, o.model.vocab_size);

@@ -15,6 +15,7 @@ namespace weft::train {
 struct BenchOptions {
   nn::ModelConfig model;  // vocab_size set
   Precision precision = Precision::kBf16;
+  LossLogits loss_logits = LossLogits::kOnce;
   int64_t seq_len = 1024, micro_batch = 4;
   int warm_up = 1, rounds = 3;
   bool profile = false;                  // one more step, with the time of each kind of operator

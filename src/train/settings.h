@@ -13,6 +13,8 @@ enum class Precision : uint8_t { kBf16, kFp32 };
 constexpr std::array<const char*, 2> names(Precision) { return {"bf16", "fp32"}; }
 enum class LossMode : uint8_t { kMean, kToken };
 constexpr std::array<const char*, 2> names(LossMode) { return {"mean", "token"}; }
+enum class LossLogits : uint8_t { kOnce, kAgain };
+constexpr std::array<const char*, 2> names(LossLogits) { return {"once", "again"}; }
 enum class OnNonFinite : uint8_t { kStop, kSkip };
 constexpr std::array<const char*, 2> names(OnNonFinite) { return {"stop", "skip"}; }
 
@@ -22,6 +24,7 @@ struct TrainConfig {
   int64_t steps = 1000, batch = 32, micro_batch = 8;
   Precision precision = Precision::kBf16;
   LossMode loss_mode = LossMode::kToken;
+  LossLogits loss_logits = LossLogits::kOnce;
   OnNonFinite on_non_finite = OnNonFinite::kStop;
   uint64_t seed = 1;
   double max_minutes = 0;
@@ -34,6 +37,8 @@ struct TrainConfig {
           Unit{"samples"}, Alias{"micro_batch_size"});
     visit("precision", self.precision, "bf16: compute in bf16, masters and gradient sums in fp32. fp32: everything in fp32.");
     visit("loss_mode", self.loss_mode, "token: mean over all tokens of an update. mean: mean of the micro-batches' means.");
+    visit("loss_logits", self.loss_logits,
+          "once: the loss makes its gradients with the logits of the forward, with up to 1 GB beside them on a GPU. again: the backward makes the logits again, one product more, in 64 MB.", Live{});
     visit("on_non_finite", self.on_non_finite, "An inf or nan in loss or gradients: stop with code 30, or skip the update.", Live{});
     visit("seed", self.seed, "Of initial weights, data order and dropout.");
     visit("max_minutes", self.max_minutes, "Save and end with code 75 after this time. 0: no limit.", Range{0, 1e7}, Unit{"min"}, Live{});

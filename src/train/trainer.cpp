@@ -52,6 +52,7 @@ Trainer::~Trainer() = default;
 nn::CtxPtr Trainer::context(const data::Batch& b, nn::LossScale scale, int64_t microbatch, nn::StepStats* stats) const {
   auto ctx = make_context(b, options_.device, options_.policy);
   ctx->loss_scale = scale;
+  ctx->logits_again = options_.train.loss_logits == LossLogits::kAgain;
   ctx->rng = {options_.train.seed, static_cast<uint64_t>(state_.step), static_cast<uint64_t>(microbatch)};
   ctx->stats = stats;
   return ctx;

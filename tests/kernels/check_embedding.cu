@@ -209,6 +209,27 @@ void xent(Checker& checker, int64_t rows, int vocab, int tile, double scale, dou
   }
 }
 
+// Kept to rounding: nothing changes. Broken in one row, by a factor, by a NaN: dx is NaN, and dw where it begins.
+void promise(Checker& checker, int64_t rows, int64_t elements, DType t) {
+  Random random(rows);
+  const Array dx = Array::normal(random, elements, t), dw = Array::normal(random, 5, DType::kF32), promised = Array::normal(random, rows, DType::kF32);
+  for (const char* how : {"kept", "one row", "scaled", "NaN"}) {
+    const bool kept = how[0] == 'k';
+    Case c(checker, "xent_promise", std::to_string(rows) + "/" + how, t);
+    Values given = promised.start(), dx_after = dx.start(), dw_after = dw.start();
+    for (int64_t r = 0; r < rows; ++r) given[r] *= how[0] == 's' ? 2 : 1 + 1e-6;
+    if (how[0] == 'o') given[rows - 1] += 1e-3 * (1 + std::abs(given[rows - 1]));
+    if (how[0] == 'N') given[rows / 2] = NAN;
+    if (!kept) dx_after.assign(dx_after.size(), NAN), dw_after[0] = NAN;
+    const Array given_a = Array::of(given, DType::kF32);
+    Array broken = Array::poison(1, DType::kI32), dx_a = Array::of(dx.start(), t), dw_a = Array::of(dw.start(), DType::kF32);
+    const XentPromise a{given_a.as<float>(), promised.as<float>(), broken.as<int32_t>(), dx_a.data(), dw_a.as<float>(), rows, elements, t};
+    if (!c.run(supports_xent_promise_sm90(a, checker.device()), 0, [&](const Launch& l) { xent_promise_sm90(a, l); }, {&broken, &dx_a, &dw_a})) continue;
+    c.expect("broken", broken, {kept ? 0.0 : 1.0}, kExact);
+    c.expect("dx", dx_a, dx_after, kExact), c.expect("dw", dw_a, dw_after, kExact);
+  }
+}
+
 void perfs(Checker& checker) {
   const DType t = DType::kBf16;
   if (checker.wants("embedding")) {
@@ -298,6 +319,9 @@ void perfs(Checker& checker) {
                  t};
       perf(checker, "xent_grad", s, t, 4.0 * rows * vocab, 0, [&](const Launch& l) { xent_grad_sm90(g, l); });
     }
+    DeviceRandom given(32768, DType::kF32), dx(int64_t{32768} * 4096, t), broken(1, DType::kI32);
+    const XentPromise kept{given.as<float>(), given.as<float>(), broken.as<int32_t>(), dx.data(), nullptr, 32768, int64_t{32768} * 4096, t};
+    perf(checker, "xent_promise", "32768x4096", t, 8.0 * 32768, 0, [&](const Launch& l) { xent_promise_sm90(kept, l); });
   }
 }
 
@@ -323,6 +347,7 @@ void check_embedding(Checker& checker) {
           xent(checker, 33, 9000, 9000, 3, smoothing, t), xent(checker, 12, 9000, 4096, 300, smoothing, t);
       }
       xent(checker, 0, 8, 8, 1, 0, t);
+      promise(checker, 1, 1, t), promise(checker, 1500, 2000, t);
     }
   }
 }

@@ -110,6 +110,22 @@ TEST(Decoder, EveryGradientEqualsAFiniteDifference) {
   }
 }
 
+TEST(Decoder, LogitsMadeOnceOrAgainGiveTheSameGradients) {
+  auto once = build(tiny(), "*-", at::kFloat), again = build(tiny(), "*-", at::kFloat);
+  auto ctx = batch({7, 5}, 5, true), other = batch({7, 5}, 5, true);
+  ctx->loss_weights_T = at::arange(12, at::kFloat).remainder(4);  // some give nothing
+  other->loss_weights_T = ctx->loss_weights_T, other->logits_again = true;
+  (*once)(Flow{}, ctx).loss.backward();
+  (*again)(Flow{}, other).loss.backward();
+  std::vector<at::Tensor> made;
+  once->visit_params([&](Param& p) { made.push_back(p.weight.main_grad); });
+  size_t k = 0;
+  again->visit_params([&](Param& p) {
+    EXPECT_LT((p.weight.main_grad - made[k]).norm().item<double>(), 1e-5 * (1e-3 + made[k].norm().item<double>())) << p.weight.name;
+    ++k;
+  });
+}
+
 TEST(Decoder, DocumentsInARowNeverSeeEachOther) {
   for (const char* letters : {"*-", "M-", "*E", "M*-E"}) {
     auto model = build(tiny(), letters, at::kFloat);

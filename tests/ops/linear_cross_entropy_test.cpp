@@ -2,9 +2,12 @@
 
 #include "ops/linear_cross_entropy.h"
 
+#include <c10/core/Allocator.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "ops/loss_chunks.h"
 
 namespace weft::ops {
 namespace {
@@ -66,6 +69,117 @@ TEST(LinearCrossEntropy, GradientsMadeInForwardAreThoseOfBackward) {
   o.weights_are_cotangents = true;
   const TokenLoss loss = linear_cross_entropy(f.x, f.w, f.targets, f.g, o, f.policy);
   EXPECT_THROW(loss.loss_T.backward(f.g * 2), InternalError);
+}
+
+// What a promise may and may not be: kept to rounding, of every token, and of the loss alone. On every candidate, and on the reference in fp64.
+TEST(LinearCrossEntropy, ABrokenPromiseIsCaught) {
+  for (const char* only : {"", "reference"})
+    for (const auto t : {at::kFloat, at::kBFloat16, at::kDouble}) {
+      if (t == at::kDouble && only[0] == 0) continue;  // no candidate takes fp64
+      const auto told = [&](const std::function<void(const TokenLoss&, const at::Tensor& g)>& backward) {
+        Fixture f(t, 20, 31, 8);
+        f.policy.only = only;
+        if (t == at::kDouble) f.w.main_grad = f.w.main_grad.to(at::kDouble);
+        LossOptions o;
+        o.weights_are_cotangents = true;
+        const TokenLoss loss = linear_cross_entropy(f.x, f.w, f.targets, f.g, o, f.policy);
+        backward(loss, f.g.to(loss.loss_T.scalar_type()));
+      };
+      EXPECT_NO_THROW(told([](const TokenLoss& l, const at::Tensor& g) { l.loss_T.backward(g * (1 + 1e-6)); }));
+      EXPECT_NO_THROW(told([](const TokenLoss& l, const at::Tensor& g) { at::dot(l.loss_T, g).backward(); }));
+      EXPECT_THROW(told([](const TokenLoss& l, const at::Tensor& g) { at::dot(l.loss_T, g).backward(at::full({}, 0.5, g.options())); }), InternalError);
+      EXPECT_THROW(told([](const TokenLoss& l, const at::Tensor& g) { l.loss_T.backward(at::where(at::arange(20) == 11, g + 1e-3, g)); }), InternalError);
+      EXPECT_THROW(told([](const TokenLoss& l, const at::Tensor& g) { l.loss_T.backward(at::where(at::arange(20) == 2, g * NAN, g)); }), InternalError);
+      EXPECT_THROW(told([](const TokenLoss& l, const at::Tensor& g) { (at::dot(l.loss_T, g) + l.lse_T.sum()).backward(); }), InternalError);
+      EXPECT_THROW(told([](const TokenLoss& l, const at::Tensor&) { l.lse_T.sum().backward(); }), InternalError);
+    }
+}
+
+// A token without a target, or of weight 0, gives nothing, whatever stands there; one that counts and is NaN shows.
+TEST(LinearCrossEntropy, WhatGivesNothingIsNotReadAndNanThatCountsShows) {
+  for (const bool at_once : {false, true})
+    for (const char* only : {"", "reference"}) {
+      const auto gradients = [&](int64_t poisoned) {
+        Fixture f(at::kFloat, 20, 31, 8);
+        f.policy.only = only;
+        at::Tensor x = f.x.detach().clone();
+        if (poisoned >= 0) x[poisoned].fill_(std::numeric_limits<float>::quiet_NaN());
+        x.requires_grad_();
+        LossOptions o;
+        o.weights_are_cotangents = at_once;
+        linear_cross_entropy(x, f.w, f.targets, f.g, o, f.policy).loss_T.backward(f.g);
+        return std::pair{x.grad(), f.w.main_grad};
+      };
+      const auto clean = gradients(-1);
+      for (const int64_t nothing : {int64_t{3}, int64_t{7}}) {  // ignored; weight 0
+        const auto got = gradients(nothing);
+        EXPECT_TRUE(got.first.equal(clean.first) && got.second.equal(clean.second)) << at_once << only << nothing;
+      }
+      const auto bad = gradients(8);
+      EXPECT_TRUE(bad.first[8].isnan().all().item<bool>() && bad.second.isnan().any().item<bool>()) << at_once << only;
+    }
+}
+
+TEST(LinearCrossEntropy, OnlyTheGradientsThatAreWantedAreMade) {
+  Fixture f(at::kFloat, 20, 31, 8), all(at::kFloat, 20, 31, 8);
+  LossOptions o;
+  o.weights_are_cotangents = true;
+  linear_cross_entropy(all.x, all.w, all.targets, all.g, o, all.policy).loss_T.backward(all.g);
+  f.w.trainable = false;
+  linear_cross_entropy(f.x, f.w, f.targets, f.g, o, f.policy).loss_T.backward(f.g);
+  EXPECT_TRUE(f.x.grad().equal(all.x.grad()));
+  EXPECT_EQ(f.w.main_grad.abs().max().item<float>(), 0);
+  f.w.trainable = true;
+  linear_cross_entropy(f.x.detach(), f.w, f.targets, f.g, o, f.policy).loss_T.backward(f.g);
+  EXPECT_TRUE(f.w.main_grad.equal(all.w.main_grad));
+  {
+    const at::NoGradGuard no_grad;  // nothing is promised where no backward can follow
+    linear_cross_entropy(f.x, f.w, f.targets, f.g, o, f.policy);
+  }
+  EXPECT_TRUE(f.w.main_grad.equal(all.w.main_grad));
+  f.targets.fill_(-1);
+  f.w.main_grad.zero_();
+  f.x.mutable_grad() = at::Tensor();
+  linear_cross_entropy(f.x, f.w, f.targets, f.g, o, f.policy).loss_T.backward(f.g);
+  EXPECT_EQ(f.x.grad().abs().max().item<float>() + f.w.main_grad.abs().max().item<float>(), 0);
+}
+
+namespace {
+
+class Watcher final : public c10::MemoryReportingInfoBase {  // tensor memory of this thread and those it starts
+ public:
+  void reportMemoryUsage(void*, int64_t size, size_t, size_t, c10::Device) override { peak = std::max(peak, live += size); }
+  bool memoryProfilingEnabled() const override { return true; }
+  int64_t live = 0, peak = 0;
+};
+
+}  // namespace
+
+// The count is what a call allocates, and the goals' shapes stay under the limit with chunks that fill whole rounds.
+TEST(LinearCrossEntropy, ChunksFitTheirMemory) {
+  for (const int64_t vocab : {65536, 131072}) {
+    const LossShape s{32768, vocab, 4096};
+    const int64_t rows = loss_chunk_rows(s), tiles = rows / 128 * 16;
+    EXPECT_EQ(rows % 128, 0);
+    EXPECT_LE(loss_extra_bytes(s, rows), 1'000'000'000) << vocab;
+    EXPECT_GE(static_cast<double>(tiles), 0.96 * static_cast<double>((tiles + 131) / 132 * 132)) << vocab << " rows " << rows;
+    EXPECT_LE((32768 + rows - 1) / rows, vocab == 65536 ? 6 : 11);
+  }
+  EXPECT_EQ(loss_chunk_rows({100, 50304, 768}), 128);
+  EXPECT_EQ(loss_chunk_rows({32768, 65536, 4096}, 1 << 20), 128);  // nothing fits: the least
+  EXPECT_LT(loss_chunk_rows({32768, 65536, 4096}, 200'000'000), loss_chunk_rows({32768, 65536, 4096}));
+
+  Fixture f(at::kFloat, 512, 4096, 64);
+  LossOptions o;
+  o.weights_are_cotangents = true, o.chunk = 128 * 4096;
+  const auto watcher = std::make_shared<Watcher>();
+  {
+    const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, watcher);
+    linear_cross_entropy(f.x, f.w, f.targets, f.g, o, f.policy);
+  }
+  const int64_t dx = static_cast<int64_t>(f.x.nbytes()), logits = 128 * 4096 * 4;
+  EXPECT_GT(watcher->peak, dx + logits);
+  EXPECT_LE(watcher->peak - dx, loss_extra_bytes({512, 4096, 64, 4}, 128) - (32 << 20));  // no product's workspace here
 }
 
 TEST(LinearCrossEntropy, CountsCorrectTokensAndGivesLogProbs) {

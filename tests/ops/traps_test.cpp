@@ -71,7 +71,7 @@ bool caught(Inputs inputs, std::deque<Weight> weights, const Op& right, const Op
   i.inputs = std::move(inputs), i.weights = std::move(weights), i.op = right;
   Policy p = policy_on(at::kCPU);
   p.only = "reference";
-  const auto cotangent = cotangents(run_row(i, p, false, {}).outputs, 1);
+  const auto cotangent = cotangents(i, run_row(i, p, false, {}).outputs, 1);
   const Values f64 = run_row(i, p, true, cotangent), plain = run_row(i, p, false, cotangent);
   const bool passes = compare(plain, f64, plain, atol).ok;
   i.op = planted;
@@ -238,7 +238,7 @@ TEST(EveryRow, ASecondRunGivesTheSameBits) {
     const Instance i = c.build({at::kFloat, at::kCPU, 2});
     const Policy p = with_references();
     const Inputs kept_nothing = run_row(i, p, false, {}).outputs;  // as the first pass of a recomputed layer
-    const auto cotangent = cotangents(kept_nothing, 3);
+    const auto cotangent = cotangents(i, kept_nothing, 3);
     const Values a = run_row(i, p, false, cotangent), b = run_row(i, p, false, cotangent);
     const auto same = [](const Inputs& x, const Inputs& y) {
       for (size_t k = 0; k < x.size(); ++k)
@@ -257,7 +257,7 @@ TEST(EveryRow, ASavedTensorChangedInPlaceIsNoticed) {
     if (!c.grad || c.perf || c.dtypes.front() != at::kFloat) continue;
     Instance i = c.build({at::kFloat, at::kCPU, 1});
     const Policy p = with_references();
-    const auto cotangent = cotangents(run_row(i, p, false, {}).outputs, 1);
+    const auto cotangent = cotangents(i, run_row(i, p, false, {}).outputs, 1);
     const Values right = run_row(i, p, false, cotangent);
     for (size_t k = 0; k < i.inputs.size(); ++k) {
       if (!i.inputs[k].is_floating_point() || i.inputs[k].numel() == 0) continue;

@@ -46,9 +46,23 @@ struct XentGrad {  // dlogits of one tile from logits, in place
   DType dtype;
 };
 
+// Whether the gradients of the losses are those that an earlier pass was promised, without the host's waiting: |given - promised| <= 1e-5
+// |promised| in every row. Where one is not (or is NaN), what was made of the promise becomes NaN: all of dx and the first element of dw.
+struct XentPromise {
+  const float* given;     // [rows]
+  const float* promised;  // [rows]
+  int32_t* broken;        // [1] written: 0 or 1
+  void* dx;               // [elements] dtype, 16-byte aligned; or null
+  float* dw;              // or null
+  int64_t rows, elements;
+  DType dtype;
+};
+
 Support supports_xent_tile_sm90(const XentTile&, const Device&);
 Support supports_xent_loss_sm90(const XentLoss&, const Device&);
 Support supports_xent_grad_sm90(const XentGrad&, const Device&);
+Support supports_xent_promise_sm90(const XentPromise&, const Device&);
+void xent_promise_sm90(const XentPromise&, const Launch&);
 void xent_tile_sm90(const XentTile&, const Launch&);
 void xent_loss_sm90(const XentLoss&, const Launch&);
 void xent_grad_sm90(const XentGrad&, const Launch&);

@@ -129,8 +129,8 @@ __global__ void __launch_bounds__(256) xent_grad(XentGrad a, bool aligned) {
   const T* logits = static_cast<const T*>(a.logits) + row * a.stride;
   T* out = static_cast<T*>(a.dlogits) + row * a.stride;
   const int64_t id = a.labels[row], label = id - a.first_col;
-  const bool ignored = id == a.ignore_index;
   const float g = a.g[row], total = g + (a.glse == nullptr ? 0.0f : a.glse[row]), lse = a.lse[row];
+  const bool ignored = id == a.ignore_index || (g == 0 && total == 0);  // gives nothing: logits that are NaN must not show
   const float at_label = g * (1 - a.smoothing), everywhere = g * a.smoothing / static_cast<float>(a.vocab);
   Vec8<T> raw[kUnroll];
 #pragma unroll

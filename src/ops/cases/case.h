@@ -29,6 +29,9 @@ struct Instance {
   // Runs the op on the given tensors. It must read values only from its arguments (the modes pass other dtypes), use the
   // public op with this policy, and return its outputs; integer outputs are compared exactly.
   std::function<std::vector<at::Tensor>(const std::vector<at::Tensor>& inputs, std::deque<Weight>& weights, const Policy&)> op;
+  // Gradients of the outputs for an op that is told them ahead, in place of random ones; undefined or missing: random.
+  std::vector<at::Tensor> given;
+  bool step = false;  // --perf times forward and backward as one: where the forward does the backward's work
   Cost cost;
   bool f8_products = false;  // the roofline's FLOPs are those of FP8
   // The op as a user writes it with the tensor library's own operators, differentiated by its autograd: the yardstick of

@@ -36,7 +36,7 @@ Result grad_row(const Case& c, const Build& build) {
   Policy policy = policy_on(build.device);
   policy.only = "reference";
   const std::vector<at::Tensor> outputs = run_row(instance, policy, true, {}).outputs;
-  const std::vector<at::Tensor> cotangent = cotangents(outputs, build.seed);
+  const std::vector<at::Tensor> cotangent = cotangents(row, outputs, build.seed);
   const Values v = run_row(instance, policy, true, cotangent);
 
   const double step = c.op == "route" ? kStepOfAChoice : kStep;

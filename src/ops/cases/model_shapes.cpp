@@ -23,7 +23,7 @@ constexpr Shape kShapes[] = {
     {"llama-8b up", 8192, 4096, 28672},      {"llama-8b down", 8192, 14336, 4096},    {"qwen-7b qkv", 8192, 3584, 4608},
     {"qwen-7b out", 8192, 3584, 3584},       {"qwen-7b up", 8192, 3584, 37888},       {"qwen-7b down", 8192, 18944, 3584},
     {"nam56r mamba3 in", 32768, 4096, 24992}, {"nam56r mamba3 out", 32768, 8192, 4096}, {"nam56r m2rnn in", 32768, 4096, 1811},
-    {"nam56r m2rnn out", 32768, 816, 4096},  {"nam56r mla down", 32768, 4096, 192},   {"nam56r mla up", 32768, 64, 4096},
+    {"nam56r m2rnn out", 32768, 816, 4096},  {"nam56r mla down", 32768, 4096, 192},   {"nam56r mla up, K=64 up-projection", 32768, 64, 4096},
     {"nam56r mla out", 32768, 2048, 4096},   {"nam56r shared", 32768, 4096, 1024},    {"square", 8192, 8192, 8192},
 };
 

@@ -54,13 +54,15 @@ std::string dtype_name(at::ScalarType t) { return name(dtype_of(t)); }
 
 at::Tensor wide_copy(const at::Tensor& t) { return t.is_floating_point() ? t.detach().to(at::kDouble) : t; }
 
-std::vector<at::Tensor> cotangents(const std::vector<at::Tensor>& outputs, uint64_t seed) {
+std::vector<at::Tensor> cotangents(const Instance& instance, const std::vector<at::Tensor>& outputs, uint64_t seed) {
   at::manual_seed(seed + 7919);
   std::vector<at::Tensor> all;
   for (const at::Tensor& t : outputs)  // rounded to the output's dtype, so that every run is given the same numbers
     all.push_back(t.defined() && t.is_floating_point()
                       ? at::randn(t.sizes(), t.options().dtype(at::kFloat).requires_grad(false)).to(t.scalar_type()).to(at::kDouble)
                       : at::Tensor());
+  for (size_t k = 0; k < std::min(all.size(), instance.given.size()); ++k)
+    if (instance.given[k].defined()) all[k] = instance.given[k].to(at::kDouble);
   return all;
 }
 

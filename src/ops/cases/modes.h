@@ -16,7 +16,7 @@ struct Values {  // what one run of a row gave
 };
 
 at::Tensor wide_copy(const at::Tensor&);                        // floats to fp64, others as they are
-std::vector<at::Tensor> cotangents(const std::vector<at::Tensor>& outputs, uint64_t seed);  // fp64; undefined for integers
+std::vector<at::Tensor> cotangents(const Instance&, const std::vector<at::Tensor>& outputs, uint64_t seed);  // fp64; undefined for integers
 // Runs the row's op forward, and backward when `cotangent` is not empty. `f64`: on fp64 copies of the same numbers.
 // main_grad begins at `main_grad_start`, so that a store in place of an addition is seen; the start is taken off again.
 Values run_row(const Instance&, const Policy&, bool f64, const std::vector<at::Tensor>& cotangent, double main_grad_start = 0.5);

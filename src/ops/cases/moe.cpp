@@ -1,6 +1,8 @@
 #include "ops/aten.h"
 
 #include "ops/grouped_linear.h"
+#include "ops/mixed_gemm.h"
+#include "ops/node.h"
 #include "ops/permute.h"
 #include "ops/route.h"
 
@@ -33,6 +35,40 @@ Case route_row(std::string name, int64_t tokens, int64_t dim, int64_t experts, R
            return i;
          }};
   c.grad = small, c.check = small, c.perf = !small;
+  return c;
+}
+
+// A router's product alone, as route makes it, beside the library's in fp32 on widened activations.
+struct RouterProduct final : Node {
+  SavedTensor x;
+  Weight* w = nullptr;
+  variable_list apply(variable_list&& grads) override {
+    const at::Tensor x_TD = unpack(x), d = grads[0].contiguous();
+    if (w->wants_grad()) mixed_dw("router_product_dw", d, x_TD, w->main_grad.view(w->value.sizes()), policy), w->done();
+    return {mixed_dx("router_product_dx", d, w->value, x_TD.scalar_type(), policy)};
+  }
+};
+
+Case product_row(std::string name, int64_t tokens, int64_t dim, int64_t experts, bool small) {
+  Case c{"router_product", std::move(name), {at::kFloat, at::kBFloat16}, [=](const Build& b) {
+           at::manual_seed(b.seed);
+           Instance i;
+           i.inputs = {at::randn({tokens, dim}, options_of(b))};
+           i.weights.push_back({"router", at::randn({experts, dim}, at::TensorOptions().dtype(wide_of(b)).device(b.device)) / std::sqrt(static_cast<double>(dim)), {}});
+           i.op = [](const std::vector<at::Tensor>& x, std::deque<Weight>& w, const Policy& p) {
+             auto node = make_node<RouterProduct>(p, {x[0]}, w[0].wants_grad());
+             at::AutoDispatchBelowADInplaceOrView below;
+             const at::Tensor y = mixed_forward("router_product", x[0].detach(), w[0].value, p);
+             if (node) node->x = save(x[0]), node->w = &w[0];
+             return std::vector<at::Tensor>{attach(node, y)};
+           };
+           i.peer = "at::linear in fp32";
+           i.plain = i.peer_op = [](const std::vector<at::Tensor>& x, const std::vector<at::Tensor>& w) { return std::vector<at::Tensor>{at::linear(x[0].to(w[0].scalar_type()), w[0])}; };
+           const double t = static_cast<double>(tokens), d = static_cast<double>(dim), e = static_cast<double>(experts), size = static_cast<double>(i.inputs[0].element_size());
+           i.cost = {2 * t * d * e, t * d * size + 4 * t * e, 4 * t * d * e, 2 * t * d * size + 8 * t * e};
+           return i;
+         }};
+  c.grad = small, c.check = false, c.perf = !small;  // route's rows compare its candidates
   return c;
 }
 
@@ -144,6 +180,11 @@ std::vector<Case> moe_cases() {
       route_row("softmax 1x1 e1 k1", 1, 1, 1, with(S::kSoftmaxPost, 1), false, false, true),
       route_row("softmax 0x4 e4 k2", 0, 4, 4, with(S::kSoftmaxPost, 2), false, false, true),
       route_row("sigmoid 32768x4096 e16 k4 aux", 32768, 4096, 16, with(S::kSigmoid, 4, 1e-4), true, false, false),
+      product_row("9x8 e6", 9, 8, 6, true),
+      product_row("0x4 e4", 0, 4, 4, true),
+      product_row("router product 32768x4096 e16", 32768, 4096, 16, false),
+      product_row("router product 32768x2048 e128", 32768, 2048, 128, false),
+      product_row("router product 32768x7168 e256", 32768, 7168, 256, false),
       permute_row("7 k2 e4 d5", 7, 2, 4, 5, 1, false, true),
       permute_row("7 k2 e4 d5 align 4", 7, 2, 4, 5, 4, false, true),
       permute_row("0 k2 e4 d5", 0, 2, 4, 5, 1, false, true),

@@ -100,6 +100,26 @@ Sampler backward_of(at::Device device, const std::vector<at::Tensor>& inputs, co
   };
 }
 
+// Forward and backward of `calls` micro-batches, one after another.
+Sampler step_of(at::Device device, const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& given, const Forward& forward) {
+  return [=](int calls) {
+    finish(device);
+    const double begin = now();
+    for (int k = 0; k < calls; ++k) {
+      std::vector<at::Tensor> own;
+      for (const at::Tensor& t : inputs) own.push_back(in_the_middle(t));
+      const std::vector<at::Tensor> outputs = forward(own);
+      torch::autograd::variable_list roots, seeds;
+      for (size_t o = 0; o < outputs.size(); ++o)
+        if (outputs[o].defined() && outputs[o].requires_grad())
+          roots.push_back(outputs[o]), seeds.push_back(o < given.size() && given[o].defined() ? given[o].to(outputs[o].scalar_type()) : at::ones_like(outputs[o]));
+      torch::autograd::backward(roots, seeds);
+    }
+    finish(device);
+    return now() - begin;
+  };
+}
+
 struct Roof {  // measured here and now, by the tensor library's own GEMM and copy
   at::Device device;
   double bytes_per_s = 0;
@@ -172,8 +192,10 @@ Result perf_row(const Case& c, const Build& build, Roof& roof) {
   std::deque<Weight> weights = i.weights;
   policy.trace = &choices;
   {
-    const at::NoGradGuard no_grad;
-    i.op(i.inputs, weights, policy);
+    const at::AutoGradMode with_grad(i.step);
+    std::vector<at::Tensor> inputs;
+    for (const at::Tensor& t : i.inputs) inputs.push_back(i.step ? in_the_middle(t) : t);
+    i.op(inputs, weights, policy);
   }
   policy.trace = nullptr;
   for (const Choice& choice : choices)
@@ -183,23 +205,32 @@ Result perf_row(const Case& c, const Build& build, Roof& roof) {
   for (const Weight& w : i.weights) values.push_back(w.value);
   std::string refusal;
   const int batch = budget_of(build.device).max_batch, graphs = budget_of(build.device).max_graphs;
-  {
-    const at::NoGradGuard no_grad;
-    const Sampler peer = i.peer_op ? checked(repeated(build.device, [&] { i.peer_op(i.inputs, values); }), refusal) : Sampler{};
-    add_part(r, fwd, in_turns(build.device, batch, repeated(build.device, [&] { i.op(i.inputs, weights, policy); }), peer), fwd_floor);
-  }
-  if (bwd.flops > 0 || bwd.bytes > 0) {
+  std::vector<at::Tensor> both = i.inputs;
+  both.insert(both.end(), values.begin(), values.end());
+  const auto split = [&](const std::vector<at::Tensor>& all) {
+    const auto middle = all.begin() + static_cast<int64_t>(i.inputs.size());
+    return i.peer_op({all.begin(), middle}, {middle, all.end()});
+  };
+  const auto ours = [&](const std::vector<at::Tensor>& x) { return i.op(x, weights, policy); };
+  const auto make_sums = [&] {
     for (Weight& w : weights)
       if (w.trainable) w.main_grad = at::zeros(w.value.sizes(), w.value.options().dtype(at::kFloat));
-    const Sampler ours = backward_of(build.device, i.inputs, [&](const std::vector<at::Tensor>& x) { return i.op(x, weights, policy); });
-    std::vector<at::Tensor> both = i.inputs;
-    both.insert(both.end(), values.begin(), values.end());
-    const auto split = [&](const std::vector<at::Tensor>& all) {
-      const auto middle = all.begin() + static_cast<int64_t>(i.inputs.size());
-      return i.peer_op({all.begin(), middle}, {middle, all.end()});
-    };
-    const Sampler peer = i.peer_op && refusal.empty() ? checked(backward_of(build.device, both, split), refusal) : Sampler{};
-    add_part(r, bwd, in_turns(build.device, graphs, ours, peer), bwd_floor);
+  };
+  if (i.step) {
+    make_sums();
+    const Sampler peer = i.peer_op ? checked(step_of(build.device, both, i.given, split), refusal) : Sampler{};
+    add_part(r, {"step", fwd.flops + bwd.flops, fwd.bytes + bwd.bytes}, in_turns(build.device, graphs, step_of(build.device, i.inputs, i.given, ours), peer), fwd_floor + bwd_floor);
+  } else {
+    {
+      const at::NoGradGuard no_grad;
+      const Sampler peer = i.peer_op ? checked(repeated(build.device, [&] { i.peer_op(i.inputs, values); }), refusal) : Sampler{};
+      add_part(r, fwd, in_turns(build.device, batch, repeated(build.device, [&] { i.op(i.inputs, weights, policy); }), peer), fwd_floor);
+    }
+    if (bwd.flops > 0 || bwd.bytes > 0) {
+      make_sums();
+      const Sampler peer = i.peer_op && refusal.empty() ? checked(backward_of(build.device, both, split), refusal) : Sampler{};
+      add_part(r, bwd, in_turns(build.device, graphs, backward_of(build.device, i.inputs, ours), peer), bwd_floor);
+    }
   }
   if (i.peer_op) r.detail += ", peer " + i.peer + (refusal.empty() ? "" : " refuses: " + refusal);
   if (build.device.is_cuda() && fwd_floor < kSmall) r.detail += ", small: launches count";
