@@ -1,6 +1,7 @@
 #include "text/bpe_train.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "base/error.h"
 #include "text/build.h"
@@ -77,6 +78,105 @@ bool later(const QueueEntry& a, const QueueEntry& b) {
   return a.key != b.key ? a.key > b.key : a.order > b.order;
 }
 
+// The words as symbols, the words in which each pair of symbols stands, and the pairs by count.
+class Merges {
+ public:
+  Merges(const WordCount& counted, const int32_t (&byte_id)[256]) : words_(counted.words()) {
+    // Words in the order of their bytes, so that nothing depends on the order of the texts.
+    std::sort(words_.begin(), words_.end(), [&](const auto& a, const auto& b) { return counted.text(a) < counted.text(b); });
+    for (const WordCount::Word& word : words_) {
+      starts_.push_back(symbols_.size()), lengths_.push_back(word.length);
+      for (const char c : counted.text(word)) symbols_.push_back(byte_id[static_cast<uint8_t>(c)]);
+    }
+    for (uint32_t w = 0; w < words_.size(); ++w) {
+      const int32_t* sym = symbols_.data() + starts_[w];
+      for (uint32_t i = 0; i + 1 < lengths_[w]; ++i) change(sym[i], sym[i + 1], words_[w].count, w);
+    }
+    touched_.clear();
+    for (auto& p : table_.all()) enqueue(p);
+  }
+
+  // The pair that stands most often; empty when none stands `least` times, or once.
+  std::optional<QueueEntry> next(int64_t least) {
+    while (!queue_.empty()) {
+      std::pop_heap(queue_.begin(), queue_.end(), later);
+      const QueueEntry top = queue_.back();
+      queue_.pop_back();
+      const int64_t count = table_.at(top.key).count;
+      if (count == top.count) return count < 1 || least > count ? std::nullopt : std::optional(top);
+      push({count, top.key, top.order, top.words});
+    }
+    return std::nullopt;
+  }
+
+  // Makes left right into id in the pair's words. may_join(symbol): whether a pair of it and id may be joined later.
+  template <class F>
+  void join(const QueueEntry& pair, int32_t left, int32_t right, int32_t id, const F& may_join) {
+    touched_.clear();
+    for (const uint32_t w : lists_[pair.words]) {
+      int32_t* sym = symbols_.data() + starts_[w];
+      const uint32_t n = lengths_[w];
+      const int64_t times = words_[w].count;
+      uint32_t out = 0;
+      for (uint32_t i = 0; i < n; ++out) {
+        if (sym[i] != left || i + 1 >= n || sym[i + 1] != right) {
+          sym[out] = sym[i++];
+          continue;
+        }
+        if (out > 0) {
+          const int32_t before = sym[out - 1];
+          change(before, left, -times, w);
+          if (may_join(before)) change(before, id, times, w);
+        }
+        sym[out] = id;
+        i += 2;
+        if (i < n) {
+          const int32_t after = sym[i];
+          change(right, after, -times, w);
+          if (may_join(after)) change(id, after, times, w);
+        }
+      }
+      lengths_[w] = out;
+    }
+    lists_[pair.words] = {};
+    free_lists_.push_back(pair.words);
+    for (const uint64_t key : touched_) enqueue(table_.at(key));
+  }
+
+ private:
+  void change(int32_t a, int32_t b, int64_t by, uint32_t word) {
+    PairTable::Pair& p = table_.at(pair_key(a, b));
+    p.count += by;
+    if (by < 0) return;
+    if (p.words.empty()) touched_.push_back(p.key);
+    if (p.words.empty() || p.words.back() != word) p.words.push_back(word);
+  }
+  void enqueue(PairTable::Pair& p) {
+    if (p.count <= 0) return void(p.words.clear());
+    if (free_lists_.empty()) free_lists_.push_back(static_cast<uint32_t>(lists_.size())), lists_.emplace_back();
+    const uint32_t list = free_lists_.back();
+    free_lists_.pop_back();
+    lists_[list] = std::move(p.words);
+    p.words = {};
+    push({p.count, p.key, order_++, list});
+  }
+  void push(const QueueEntry& e) {
+    queue_.push_back(e);
+    std::push_heap(queue_.begin(), queue_.end(), later);
+  }
+
+  std::vector<WordCount::Word> words_;
+  std::vector<int32_t> symbols_;
+  std::vector<uint64_t> starts_;
+  std::vector<uint32_t> lengths_;
+  PairTable table_;
+  std::vector<QueueEntry> queue_;
+  std::vector<std::vector<uint32_t>> lists_;  // of words, for the entries of the queue
+  std::vector<uint32_t> free_lists_;
+  std::vector<uint64_t> touched_;  // pairs that came up while one was joined
+  uint64_t order_ = 0;
+};
+
 }  // namespace
 
 struct BpeTrainer::State {
@@ -120,107 +220,24 @@ Tokenizer BpeTrainer::train(const std::function<void(int32_t, int32_t)>& progres
   }
   std::vector<uint32_t> symbols_of_id(static_cast<size_t>(vocab.size()), 1);  // length in symbols
 
-  // Words in the order of their bytes, so that nothing depends on the order of the texts.
-  std::vector<WordCount::Word> words = counted.words();
-  std::sort(words.begin(), words.end(), [&](const auto& a, const auto& b) { return counted.text(a) < counted.text(b); });
-  std::vector<int32_t> symbols;
-  std::vector<uint64_t> starts(words.size() + 1);
-  std::vector<uint32_t> lengths(words.size());
-  for (size_t w = 0; w < words.size(); ++w) {
-    starts[w] = symbols.size();
-    for (const char c : counted.text(words[w])) symbols.push_back(byte_id[static_cast<uint8_t>(c)]);
-    lengths[w] = words[w].length;
-  }
-
-  PairTable table;
-  const auto seen = [&](uint64_t key, int64_t count, uint32_t word) {
-    PairTable::Pair& p = table.at(key);
-    p.count += count;
-    if (p.words.empty() || p.words.back() != word) p.words.push_back(word);
-  };
-  for (uint32_t w = 0; w < words.size(); ++w) {
-    const int32_t* sym = symbols.data() + starts[w];
-    for (uint32_t i = 0; i + 1 < lengths[w]; ++i) seen(pair_key(sym[i], sym[i + 1]), words[w].count, w);
-  }
-  std::vector<QueueEntry> queue;
-  std::vector<std::vector<uint32_t>> lists;
-  std::vector<uint32_t> free_lists;
-  uint64_t order = 0;
-  const auto enqueue = [&](PairTable::Pair& p) {
-    if (p.count <= 0) return void(p.words.clear());
-    if (free_lists.empty()) free_lists.push_back(static_cast<uint32_t>(lists.size())), lists.emplace_back();
-    const uint32_t list = free_lists.back();
-    free_lists.pop_back();
-    lists[list] = std::move(p.words);
-    p.words = {};
-    queue.push_back({p.count, p.key, order++, list});
-    std::push_heap(queue.begin(), queue.end(), later);
-  };
-  for (auto& p : table.all()) enqueue(p);
-
-  Json merges = Json::array();
+  Merges merges(counted, byte_id);
   const int32_t wanted = o.vocab_size - vocab.size();
   std::vector<std::pair<int32_t, int32_t>> found;
-  std::vector<uint64_t> touched;
   const uint32_t longest = o.max_token_bytes > 0 ? static_cast<uint32_t>(o.max_token_bytes) : UINT32_MAX;
-  while (vocab.size() < o.vocab_size && !queue.empty()) {
-    std::pop_heap(queue.begin(), queue.end(), later);
-    QueueEntry top = queue.back();
-    queue.pop_back();
-    const int64_t count = table.at(top.key).count;
-    if (count != top.count) {
-      top.count = count;
-      queue.push_back(top);
-      std::push_heap(queue.begin(), queue.end(), later);
-      continue;
-    }
-    if (count < 1 || o.min_frequency > count) break;
-    const int32_t left = static_cast<int32_t>(top.key >> 32), right = static_cast<int32_t>(top.key & 0xFFFFFFFF);
+  while (vocab.size() < o.vocab_size) {
+    const std::optional<QueueEntry> top = merges.next(o.min_frequency);
+    if (!top) break;
+    const int32_t left = static_cast<int32_t>(top->key >> 32), right = static_cast<int32_t>(top->key & 0xFFFFFFFF);
+    const uint64_t length = uint64_t{symbols_of_id[static_cast<size_t>(left)]} + symbols_of_id[static_cast<size_t>(right)];
     const std::string joined = std::string(vocab.token(left)) + std::string(vocab.token(right));
     int32_t id = vocab.id_of(joined);
     if (id < 0) {
       id = vocab.size();
       vocab.add(joined, id);
-      symbols_of_id.push_back(symbols_of_id[static_cast<size_t>(left)] + symbols_of_id[static_cast<size_t>(right)]);
+      symbols_of_id.push_back(static_cast<uint32_t>(length));
     }
     found.emplace_back(left, right);
-    const uint64_t length = uint64_t{symbols_of_id[static_cast<size_t>(left)]} + symbols_of_id[static_cast<size_t>(right)];
-    touched.clear();
-    const auto change = [&](int32_t a, int32_t b, int64_t by, uint32_t word) {
-      PairTable::Pair& p = table.at(pair_key(a, b));
-      p.count += by;
-      if (by < 0) return;
-      if (p.words.empty()) touched.push_back(p.key);
-      if (p.words.empty() || p.words.back() != word) p.words.push_back(word);
-    };
-    for (const uint32_t w : lists[top.words]) {
-      int32_t* sym = symbols.data() + starts[w];
-      const uint32_t n = lengths[w];
-      const int64_t times = words[w].count;
-      uint32_t out = 0;
-      for (uint32_t i = 0; i < n; ++out) {
-        if (sym[i] != left || i + 1 >= n || sym[i + 1] != right) {
-          sym[out] = sym[i++];
-          continue;
-        }
-        if (out > 0) {
-          const int32_t before = sym[out - 1];
-          change(before, left, -times, w);
-          if (symbols_of_id[static_cast<size_t>(before)] + length < longest) change(before, id, times, w);
-        }
-        sym[out] = id;
-        i += 2;
-        if (i < n) {
-          const int32_t after = sym[i];
-          change(right, after, -times, w);
-          if (symbols_of_id[static_cast<size_t>(after)] + length < longest) change(id, after, times, w);
-        }
-      }
-      lengths[w] = out;
-    }
-    lists[top.words] = {};
-    free_lists.push_back(top.words);
-    for (const uint64_t key : touched) enqueue(table.at(key));
+    merges.join(*top, left, right, id, [&](int32_t other) { return symbols_of_id[static_cast<size_t>(other)] + length < longest; });
     if (progress && found.size() % 256 == 0) progress(static_cast<int32_t>(found.size()), wanted);
   }
   s.words.stats().merges = static_cast<int32_t>(found.size());
@@ -233,8 +250,8 @@ Tokenizer BpeTrainer::train(const std::function<void(int32_t, int32_t)>& progres
                                  {"end_of_word_suffix", nullptr}, {"fuse_unk", false}, {"byte_fallback", false}, {"ignore_merges", false}};
   Json& ids = model["vocab"] = Json::object();
   for (int32_t id = 0; id < vocab.size(); ++id) ids[std::string(vocab.token(id))] = id;
-  for (const auto& [left, right] : found) merges.push_back({std::string(vocab.token(left)), std::string(vocab.token(right))});
-  model["merges"] = std::move(merges);
+  Json& pairs = model["merges"] = Json::array();
+  for (const auto& [left, right] : found) pairs.push_back({std::string(vocab.token(left)), std::string(vocab.token(right))});
   return Tokenizer::from_json(root.dump(), "trained tokenizer");
 }
 

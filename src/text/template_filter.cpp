@@ -8,18 +8,18 @@
 
 namespace weft::text::jinja {
 
+Value Runner::member(const Value& from, const std::string& path) {
+  Value out = from;
+  for (size_t at = 0; at <= path.size();) {
+    const size_t dot = std::min(path.find('.', at), path.size());
+    out = out.kind == Value::kUndefined ? out : attribute(out, path.substr(at, dot - at));
+    at = dot + 1;
+  }
+  return out;
+}
+
 Value Runner::apply_filter(const std::string& name, Value v, const Arguments& args) {
   spend(1);
-  // The value itself, or the attribute of it that an argument names ("function.name").
-  const auto member = [&](const Value& from, const std::string& path) {
-    Value out = from;
-    for (size_t at = 0; at <= path.size();) {
-      const size_t dot = std::min(path.find('.', at), path.size());
-      out = out.kind == Value::kUndefined ? out : attribute(out, path.substr(at, dot - at));
-      at = dot + 1;
-    }
-    return out;
-  };
   if (name == "tojson") {
     const auto on = [&](size_t index, const char* key) { return args.get(index, key) != nullptr && args.get(index, key)->truth(); };
     const int64_t indent = std::clamp<int64_t>(args.integer(1, "indent", -1), -1, 16);
@@ -129,7 +129,6 @@ Value Runner::apply_filter(const std::string& name, Value v, const Arguments& ar
     return Value::of(std::move(out));
   }
   if (name == "wordcount") return Value::of(static_cast<int64_t>(call_method(v, "split", {}).list->size()));
-  // From here on: lists.
   if (name == "join") {
     const std::string between = args.string(0, "d", "");
     const std::string path = args.string(1, "attribute", "");
@@ -143,6 +142,10 @@ Value Runner::apply_filter(const std::string& name, Value v, const Arguments& ar
     }
     return text(std::move(out));
   }
+  return filter_list(name, v, args);
+}
+
+Value Runner::filter_list(const std::string& name, const Value& v, const Arguments& args) {
   Values items;
   const bool known = name == "list" || name == "first" || name == "last" || name == "reverse" || name == "sort" || name == "unique" || name == "min" || name == "max" || name == "sum" ||
                      name == "map" || name == "select" || name == "reject" || name == "selectattr" || name == "rejectattr";

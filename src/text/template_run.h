@@ -41,6 +41,8 @@ class Runner {
   enum Flow : uint8_t { kOn, kBreak, kContinue };
   Flow statement(const Node&);
   Flow loop(const Node&);
+  Value member(const Value& from, const std::string& path);  // the value itself, or the attribute that a path names ("function.name")
+  Value filter_list(const std::string& name, const Value& value, const Arguments&);  // filters that walk a list
   Value expression(const Node&);
   Value binary(const Node&);
   Value slice(const Node&);
