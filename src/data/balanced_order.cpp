@@ -10,11 +10,11 @@
 
 namespace weft::data {
 
-double attention_work(const Sample& s) {
+double attention_work(const DocumentStarts& s) {
   double sum = 0;
-  for (size_t d = 0; d < s.document_starts.size(); ++d) {
-    const int64_t end = d + 1 < s.document_starts.size() ? s.document_starts[d + 1] : s.inputs();
-    const auto n = static_cast<double>(end - s.document_starts[d]);
+  for (size_t d = 0; d < s.starts.size(); ++d) {
+    const int64_t end = d + 1 < s.starts.size() ? s.starts[d + 1] : s.inputs;
+    const auto n = static_cast<double>(end - s.starts[d]);
     sum += n * n;
   }
   return sum;
@@ -37,11 +37,9 @@ int64_t BalancedOrder::at(int64_t place) const {
 void BalancedOrder::plan(int64_t step) const {
   std::vector<int64_t> index;
   std::vector<double> work;
-  Sample sample;
   for (int64_t i = 0; i < shape_.batch; ++i) {
     index.push_back(order_->at(first_ + step * shape_.batch + i));
-    if (index.back() >= 0) samples_->read(index.back(), sample);
-    work.push_back(index.back() < 0 ? 0 : attention_work(sample));  // past the end: padding, which every rank may have
+    work.push_back(index.back() < 0 ? 0 : attention_work(samples_->starts(index.back())));  // past the end: padding, which every rank may have
   }
   const auto of_rank = spread(work, shape_.ranks);
   plan_.resize(index.size());
@@ -56,12 +54,9 @@ void BalancedOrder::plan(int64_t step) const {
 
 double imbalance(const SampleOrder& order, const Dataset& samples, const BalancedOrder::Shape& shape, int64_t first) {
   std::vector<double> load(static_cast<size_t>(shape.ranks), 0);
-  Sample sample;
   for (int64_t i = 0; i < shape.batch; ++i) {
     const int64_t index = order.at(first + i);
-    if (index < 0) continue;
-    samples.read(index, sample);
-    load[static_cast<size_t>(i / shape.micro_batch % shape.ranks)] += attention_work(sample);
+    if (index >= 0) load[static_cast<size_t>(i / shape.micro_batch % shape.ranks)] += attention_work(samples.starts(index));
   }
   const double sum = std::accumulate(load.begin(), load.end(), 0.0);
   return sum > 0 ? *std::max_element(load.begin(), load.end()) * static_cast<double>(shape.ranks) / sum : 1;

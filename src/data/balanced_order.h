@@ -14,7 +14,7 @@ namespace weft::data {
 
 // Pairs of tokens that see each other, up to a factor: the sum of the squared lengths of its documents, padding among them.
 // What is linear in tokens is the same for every sample of a set.
-double attention_work(const Sample&);
+double attention_work(const DocumentStarts&);
 
 // Places [first + k * batch, first + (k + 1) * batch) hold the samples that `order` has there. Each rank gets the same number,
 // heaviest first, so that the micro-batches that run at one time are alike too. Places below `first` are as in `order`.

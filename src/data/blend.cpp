@@ -135,10 +135,19 @@ BlendedDataset::BlendedDataset(std::vector<std::shared_ptr<const Dataset>> parts
   }
 }
 
-void BlendedDataset::read(int64_t index, Sample& out) const {
+BlendOrder::From BlendedDataset::from(int64_t index) const {
   if (index < 0 || index >= size()) throw InputError("data: sample outside the blend: got " + std::to_string(index) + ", want below " + std::to_string(size()));
-  const BlendOrder::From from = order_->at(index);
-  parts_[static_cast<size_t>(from.dataset)]->read(from.sample, out);
+  return order_->at(index);
+}
+
+void BlendedDataset::read(int64_t index, Sample& out) const {
+  const BlendOrder::From f = from(index);
+  parts_[static_cast<size_t>(f.dataset)]->read(f.sample, out);
+}
+
+DocumentStarts BlendedDataset::starts(int64_t index) const {
+  const BlendOrder::From f = from(index);
+  return parts_[static_cast<size_t>(f.dataset)]->starts(f.sample);
 }
 
 }  // namespace weft::data

@@ -82,9 +82,11 @@ class BlendedDataset final : public Dataset {
   BlendedDataset(std::vector<std::shared_ptr<const Dataset>> parts, std::shared_ptr<const BlendOrder> order);
   int64_t size() const override { return order_->size(); }
   void read(int64_t index, Sample& out) const override;
+  DocumentStarts starts(int64_t index) const override;
   const BlendOrder& order() const { return *order_; }
 
  private:
+  BlendOrder::From from(int64_t index) const;
   std::vector<std::shared_ptr<const Dataset>> parts_;
   std::shared_ptr<const BlendOrder> order_;
 };

@@ -26,9 +26,30 @@ int64_t TokenWindows::document_at(int64_t token) const {
   return low;
 }
 
-void TokenWindows::read(int64_t index, Sample& out) const {
+int64_t TokenWindows::check(int64_t index) const {
   if (index < 0 || index >= size_) throw InputError("data: sample outside the set: got " + std::to_string(index) + ", want below " + std::to_string(size_));
-  const int64_t begin = index * seq_len_;
+  return index * seq_len_;
+}
+
+template <class F>
+DocumentStarts TokenWindows::starts_from(int64_t begin, const F& found) const {
+  const int64_t there = std::min(seq_len_ + 1, tokens_->tokens() - begin);
+  DocumentStarts out{{0}, seq_len_};
+  for (int64_t d = document_at(begin) + 1; d < tokens_->documents(); ++d) {
+    const int64_t start = tokens_->begin(tokens_->boundary(d)) - begin;
+    if (start >= there) break;
+    if (start <= 0) continue;
+    found(start);
+    if (start < seq_len_ && start != out.starts.back()) out.starts.push_back(static_cast<int32_t>(start));
+  }
+  if (there < seq_len_) out.starts.push_back(static_cast<int32_t>(there));  // what fills the window up
+  return out;
+}
+
+DocumentStarts TokenWindows::starts(int64_t index) const { return starts_from(check(index), [](int64_t) {}); }
+
+void TokenWindows::read(int64_t index, Sample& out) const {
+  const int64_t begin = check(index);
   const int64_t there = std::min(seq_len_ + 1, tokens_->tokens() - begin);
   out.tokens.resize(static_cast<size_t>(seq_len_ + 1));
   tokens_->read_flat(begin, there, out.tokens.data());
@@ -36,19 +57,9 @@ void TokenWindows::read(int64_t index, Sample& out) const {
   out.loss_weights.resize(static_cast<size_t>(seq_len_));
   if (weights_) weights_->read(begin + 1, there - 1, out.loss_weights.data());
   else std::fill(out.loss_weights.begin(), out.loss_weights.end(), 1.0f);
-  out.document_starts.assign(1, 0);
   read_streams(streams_.get(), begin, std::min(there, seq_len_), seq_len_, out.streams);
-  for (int64_t d = document_at(begin) + 1; d < tokens_->documents(); ++d) {
-    const int64_t start = tokens_->begin(tokens_->boundary(d)) - begin;
-    if (start >= there) break;
-    if (start <= 0) continue;
-    out.loss_weights[static_cast<size_t>(start - 1)] = 0;  // nothing before it belongs to this document
-    if (start < seq_len_ && start != out.document_starts.back()) out.document_starts.push_back(static_cast<int32_t>(start));
-  }
-  if (there <= seq_len_) {
-    std::fill(out.loss_weights.begin() + there - 1, out.loss_weights.end(), 0.0f);
-    if (there < seq_len_) out.document_starts.push_back(static_cast<int32_t>(there));
-  }
+  out.document_starts = starts_from(begin, [&](int64_t start) { out.loss_weights[static_cast<size_t>(start - 1)] = 0; }).starts;  // nothing before it belongs to this document
+  if (there <= seq_len_) std::fill(out.loss_weights.begin() + there - 1, out.loss_weights.end(), 0.0f);
 }
 
 void check_vocabulary(const IndexedTokens& set, int64_t vocab_size) {

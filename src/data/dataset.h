@@ -19,6 +19,11 @@ struct Sample {  // n inputs and their targets
   int64_t inputs() const { return static_cast<int64_t>(loss_weights.size()); }
 };
 
+struct DocumentStarts {  // of a sample, as in Sample
+  std::vector<int32_t> starts;
+  int64_t inputs = 0;
+};
+
 class Dataset {  // calls from several threads at once are fine
  public:
   virtual ~Dataset() = default;
@@ -28,6 +33,11 @@ class Dataset {  // calls from several threads at once are fine
     Sample s;
     read(index, s);
     return s;
+  }
+  // What `read` gives, for a plan of more samples than are read. Sets that know it without reading their tokens say so.
+  virtual DocumentStarts starts(int64_t index) const {
+    const Sample s = at(index);
+    return {s.document_starts, s.inputs()};
   }
 };
 
@@ -40,9 +50,12 @@ class TokenWindows final : public Dataset {
   TokenWindows(std::shared_ptr<const IndexedTokens> tokens, int64_t seq_len, bool keep_last);
   int64_t size() const override { return size_; }
   void read(int64_t index, Sample& out) const override;
+  DocumentStarts starts(int64_t index) const override;
 
  private:
   int64_t document_at(int64_t token) const;
+  int64_t check(int64_t index) const;  // the window's first token
+  template <class F> DocumentStarts starts_from(int64_t begin, const F& found) const;  // found(start): of each document but the first
   std::shared_ptr<const IndexedTokens> tokens_;
   std::shared_ptr<const SideStreams> streams_;  // PREFIX.idx.json; null when there is none
   std::shared_ptr<const TokenWeights> weights_;  // null: all 1

@@ -14,15 +14,35 @@ GptDataset::GptDataset(std::shared_ptr<const IndexedTokens> tokens, GptIndex ind
   expect_random(tokens_->bin());
 }
 
-void GptDataset::read(int64_t index, Sample& out) const {
+template <class F>
+DocumentStarts GptDataset::for_each_piece(int64_t index, const F& piece) const {
   if (index < 0 || index >= size()) throw InputError("data: sample outside the set: got " + std::to_string(index) + ", want below " + std::to_string(size()));
   const int64_t sample = index_.shuffled(index);
   const auto [first, first_offset] = index_.begin(sample);
   const auto [last, last_offset] = index_.begin(sample + 1);
   const int64_t want = seq_len_ + 1;
+  DocumentStarts out{{0}, seq_len_};
+  int64_t filled = 0;
+  for (int64_t place = first; place <= last; ++place) {
+    const int64_t document = index_.document(place);
+    const int64_t begin = place == first ? first_offset : 0;
+    const int64_t end = std::min<int64_t>(place == last ? last_offset + 1 : tokens_->length(document), begin + want - filled);
+    if (config_.isolate_documents && filled > 0 && end > begin && filled < seq_len_) out.starts.push_back(static_cast<int32_t>(filled));
+    piece(document, begin, end, filled);
+    filled += end - begin;
+  }
+  if (config_.isolate_documents && filled < seq_len_) out.starts.push_back(static_cast<int32_t>(filled));
+  return out;
+}
+
+DocumentStarts GptDataset::starts(int64_t index) const {
+  return for_each_piece(index, [](int64_t, int64_t, int64_t, int64_t) {});
+}
+
+void GptDataset::read(int64_t index, Sample& out) const {
+  const int64_t want = seq_len_ + 1;
   out.tokens.resize(static_cast<size_t>(want));
   out.loss_weights.assign(static_cast<size_t>(seq_len_), 1.0f);
-  out.document_starts.assign(1, 0);
   out.streams.clear();
   if (streams_) {
     out.streams.resize(kNumStreams);
@@ -31,22 +51,15 @@ void GptDataset::read(int64_t index, Sample& out) const {
     }
   }
   int64_t filled = 0;
-  for (int64_t place = first; place <= last; ++place) {
-    const int64_t document = index_.document(place);
-    const int64_t begin = place == first ? first_offset : 0;
-    const int64_t end = std::min<int64_t>(place == last ? last_offset + 1 : tokens_->length(document), begin + want - filled);
-    if (config_.isolate_documents && filled > 0 && end > begin) {
-      out.loss_weights[static_cast<size_t>(filled - 1)] = 0;
-      if (filled < seq_len_) out.document_starts.push_back(static_cast<int32_t>(filled));
-    }
-    tokens_->read(document, begin, end - begin, out.tokens.data() + filled);
+  out.document_starts = for_each_piece(index, [&](int64_t document, int64_t begin, int64_t end, int64_t at) {
+    if (config_.isolate_documents && at > 0 && end > begin) out.loss_weights[static_cast<size_t>(at - 1)] = 0;
+    tokens_->read(document, begin, end - begin, out.tokens.data() + at);
     for (int s = 0; s < static_cast<int>(out.streams.size()); ++s) {
       std::vector<int32_t>& row = out.streams[static_cast<size_t>(s)];
-      if (!row.empty()) streams_->read(s, tokens_->begin(document) + begin, std::min(end - begin, seq_len_ - filled), row.data() + filled);
+      if (!row.empty()) streams_->read(s, tokens_->begin(document) + begin, std::min(end - begin, seq_len_ - at), row.data() + at);
     }
-    filled += end - begin;
-  }
-  if (config_.isolate_documents && filled < seq_len_) out.document_starts.push_back(static_cast<int32_t>(filled));
+    filled = at + end - begin;
+  }).starts;
   std::fill(out.tokens.begin() + filled, out.tokens.end(), config_.pad);
   if (config_.eod_mask_loss) {
     for (int64_t i = 0; i < seq_len_; ++i) {

@@ -22,9 +22,12 @@ class GptDataset final : public Dataset {
   GptDataset(std::shared_ptr<const IndexedTokens> tokens, GptIndex index, int64_t seq_len, const GptSampleConfig& config);
   int64_t size() const override { return index_.samples(); }
   void read(int64_t index, Sample& out) const override;
+  DocumentStarts starts(int64_t index) const override;
   const GptIndex& index() const { return index_; }
 
  private:
+  // piece(document, begin, end, filled): tokens [begin, end) of a document stand at `filled` in the sample.
+  template <class F> DocumentStarts for_each_piece(int64_t index, const F& piece) const;
   std::shared_ptr<const IndexedTokens> tokens_;
   std::shared_ptr<const SideStreams> streams_;  // PREFIX.idx.json; null when there is none
   GptIndex index_;

@@ -211,7 +211,7 @@ void RowDataset::stream(std::vector<std::vector<TokenRow>>& groups, Made& out) c
   if (b.at > 1) out.samples.push_back(b.finish(true));
 }
 
-void RowDataset::read(int64_t index, Sample& out) const {
+std::shared_ptr<const Sample> RowDataset::sample(int64_t index) const {
   if (index < 0 || index >= size()) throw InputError("rows: sample outside the set: got " + std::to_string(index) + ", want below " + std::to_string(size()));
   const int64_t block = std::upper_bound(starts_.begin(), starts_.end(), index) - starts_.begin() - 1;
   std::shared_ptr<const Block> samples;
@@ -231,7 +231,7 @@ void RowDataset::read(int64_t index, Sample& out) const {
     recent_.emplace_front(block, samples);
     if (recent_.size() > kBlocksKept) recent_.pop_back();
   }
-  out = (*samples)[static_cast<size_t>(index - starts_[static_cast<size_t>(block)])];
+  return {samples, &(*samples)[static_cast<size_t>(index - starts_[static_cast<size_t>(block)])]};
 }
 
 }  // namespace weft::data

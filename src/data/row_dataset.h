@@ -53,13 +53,18 @@ class RowDataset final : public Dataset {
   RowDataset(std::shared_ptr<const RowSource> rows, const RowConfig& config);  // counts all blocks unless cached
   RowDataset(std::shared_ptr<const Rows> rows, RowEncoder encoder, const RowConfig& config) : RowDataset(text_source(std::move(rows), std::move(encoder)), config) {}
   int64_t size() const override { return starts_.back(); }
-  void read(int64_t index, Sample& out) const override;
+  void read(int64_t index, Sample& out) const override { out = *sample(index); }
+  DocumentStarts starts(int64_t index) const override {
+    const auto s = sample(index);
+    return {s->document_starts, s->inputs()};
+  }
   int64_t truncated_rows() const { return truncated_; }  // longer than seq_len; known when the counts were made
   int64_t skipped_rows() const { return skipped_; }
 
  private:
   using Block = std::vector<Sample>;
   struct Made { Block samples; int64_t truncated = 0, skipped = 0; };
+  std::shared_ptr<const Sample> sample(int64_t index) const;  // holds its block
   Made make_block(int64_t block) const;
   void pack(std::vector<std::vector<TokenRow>>& groups, Made& out) const;
   void stream(std::vector<std::vector<TokenRow>>& groups, Made& out) const;

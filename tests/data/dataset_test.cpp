@@ -2,10 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <numeric>
 #include <set>
 
 #include "base/error.h"
+#include "data/block_hashes.h"
 #include "data/order.h"
 #include "folder.h"
 
@@ -55,6 +57,8 @@ TEST(TokenWindows, TheLastPartIsKeptAtWeightZeroPadding) {
     for (int64_t i = 0; i < windows.size(); ++i) {
       const Sample s = windows.at(i);
       ASSERT_EQ(static_cast<int64_t>(s.tokens.size()), seq_len + 1);
+      EXPECT_EQ(windows.starts(i).starts, s.document_starts);
+      EXPECT_EQ(windows.starts(i).inputs, s.inputs());
       weights += std::accumulate(s.loss_weights.begin(), s.loss_weights.end(), 0.0);
       for (size_t k = 0; k < s.loss_weights.size(); ++k) {
         if (s.loss_weights[k] > 0) { EXPECT_EQ(s.tokens[k + 1], s.tokens[k] + 1); }
@@ -65,6 +69,17 @@ TEST(TokenWindows, TheLastPartIsKeptAtWeightZeroPadding) {
   const Sample last = TokenWindows(tokens, 5, true).at(2);
   EXPECT_EQ(last.tokens, (std::vector<int32_t>{11, 12, 13, 14, 0, 0}));
   EXPECT_EQ(last.document_starts, (std::vector<int32_t>{0, 4}));
+}
+
+TEST(TokenWindows, WhereDocumentsStartIsKnownWithoutTheirTokens) {
+  Folder folder;
+  set_of(folder, {3, 1, 6, 4});
+  write_block_hashes(folder / "t");
+  std::fstream(folder / "t.bin", std::ios::in | std::ios::out | std::ios::binary).write("x", 1);  // its hash no longer fits
+  const TokenWindows windows(std::make_shared<const IndexedTokens>(IndexedTokens::open(folder / "t")), 4, false);
+  EXPECT_THROW(windows.at(0), InputError);
+  EXPECT_EQ(windows.starts(0).starts, (std::vector<int32_t>{0, 3}));
+  EXPECT_THROW(windows.starts(3), InputError);
 }
 
 TEST(Order, PermutationsAreBijectionsAndDiffer) {

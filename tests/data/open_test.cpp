@@ -54,7 +54,10 @@ TEST(OpenData, MegatronBlendsAndSplits) {
   g.seq_len = 16, g.seed = 5;
   const auto want = open_gpt(g, Split::kTrain);
   ASSERT_EQ(d.train->size(), want->size());
-  for (int64_t i = 0; i < want->size(); ++i) EXPECT_EQ(d.train->at(i).tokens, want->at(i).tokens);
+  for (int64_t i = 0; i < want->size(); ++i) {
+    EXPECT_EQ(d.train->at(i).tokens, want->at(i).tokens);
+    EXPECT_EQ(d.train->starts(i).starts, want->at(i).document_starts);  // of a blend, without the tokens
+  }
   EXPECT_GT(open_split(c, shape(), "test")->size(), 0);
 
   c = config_of({{"seq_len", 16}, {"source", {{"kind", "megatron"}, {"train", {folder / "a"}}, {"valid", {folder / "b"}}, {"order", "cyclic"}}}});

@@ -122,6 +122,7 @@ TEST(RowDataset, PacksWholeSequencesEachOnce) {
   for (int64_t i = 0; i < set.size(); ++i) {
     const Sample s = set.at(i);
     ASSERT_EQ(s.tokens.size(), 97u);
+    EXPECT_EQ(set.starts(i).starts, s.document_starts);
     for (size_t d = 0; d < s.document_starts.size(); ++d) {
       const size_t begin = static_cast<size_t>(s.document_starts[d]), end = d + 1 < s.document_starts.size() ? static_cast<size_t>(s.document_starts[d + 1]) : 96;
       EXPECT_EQ(begin % 4, 0u);
