@@ -1,5 +1,6 @@
 // weft demo: real text found on this machine, a small hybrid model, a minute and a half of training, then talk.
-#include <ATen/ATen.h>
+#include "ops/aten.h"
+
 #include <fmt/format.h>
 #include <unistd.h>
 

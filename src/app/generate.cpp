@@ -1,5 +1,6 @@
 // weft generate RUN: text from a trained model.
-#include <ATen/ATen.h>
+#include "ops/aten.h"
+
 #include <fmt/format.h>
 #include <unistd.h>
 

@@ -1,12 +1,13 @@
+#include "ops/aten.h"
+
 #include "app/machine.h"
 
-#include <cstdlib>
-#include <ATen/ATen.h>
 #include <dlfcn.h>
 #include <fmt/format.h>
 #include <torch/version.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 
 namespace weft::app {

@@ -1,4 +1,4 @@
-#include <ATen/ATen.h>
+#include "ops/aten.h"
 
 #include "app/run.h"
 

@@ -101,7 +101,7 @@ struct ActNode final : Node {
   variable_list apply(variable_list&& grads) override {
     const at::Tensor dy = grads[0].contiguous(), x = unpack(this->x), prob = unpack(this->prob);
     const int64_t cols = x.size(-1);
-    const bool wants_dprob = prob.defined() && task_should_compute_output(1);
+    const bool wants_dprob = prob.defined() && wants_gradient(1);
     at::Tensor dprob = wants_dprob ? at::empty_like(prob) : at::Tensor();
     ActBwd a{dy.data_ptr(), x.data_ptr(), floats(prob), nullptr, floats(dprob),
              x.numel() / cols, static_cast<int32_t>(cols), kind, dtype_of(x)};
@@ -128,7 +128,7 @@ struct GluNode final : Node {
   variable_list apply(variable_list&& grads) override {
     const at::Tensor dy = grads[0].contiguous(), x = unpack(this->x), prob = unpack(this->prob);
     const int64_t cols = x.size(-1) / 2, rows = x.numel() / x.size(-1);
-    const bool wants_dprob = prob.defined() && task_should_compute_output(1);
+    const bool wants_dprob = prob.defined() && wants_gradient(1);
     at::Tensor dprob = wants_dprob ? at::empty_like(prob) : at::Tensor();
     const size_t half = bytes(dtype_of(x), static_cast<size_t>(cols));
     char* gate = static_cast<char*>(x.data_ptr());

@@ -55,7 +55,7 @@ struct DropoutNode final : Node {
 
   variable_list apply(variable_list&& grads) override {
     const at::Tensor dy = grads[0].contiguous();
-    return {task_should_compute_output(0) ? apply_dropout(dy, {}, p, key, policy) : at::Tensor(), dy};
+    return {wants_gradient(0) ? apply_dropout(dy, {}, p, key, policy) : at::Tensor(), dy};
   }
 };
 

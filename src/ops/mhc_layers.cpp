@@ -2,8 +2,6 @@
 
 #include "ops/mhc_layers.h"
 
-#include <torch/csrc/autograd/autograd.h>
-
 #include <cmath>
 
 #include "kernels/mhc/mhc_layer.h"
@@ -62,7 +60,7 @@ at::Tensor streams_gradient(const at::Tensor& x_TnC, const at::Tensor& g_in, con
     const at::AutoGradMode on(true);
     const at::Tensor proj = m.proj.detach().requires_grad_(), r = m.r.detach().requires_grad_();
     const Mapped again = finish_mapping({proj, r, {}}, n, mapping, of_parts(policy));
-    const auto grads = torch::autograd::grad({again.pre, again.post, again.mix}, {proj, r}, {dpre, or_zeros(dpost, m.post), or_zeros(dmix, m.mix)});
+    const auto grads = gradients_of({again.pre, again.post, again.mix}, {proj, r}, {dpre, or_zeros(dpost, m.post), or_zeros(dmix, m.mix)});
     dproj = grads[0].contiguous(), dr = grads[1].contiguous();
   }
   Weight& w = *mapping.w_OK;

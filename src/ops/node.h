@@ -10,6 +10,7 @@
 //
 // A node whose tensor inputs need no gradient still runs when a weight wants one: it hangs on the output.
 // Weights and the Policy are borrowed: both outlive the graph (Ctx and the module tree own them).
+// Only node.cpp includes the engine's headers: with them every source that has a backward would compile twice as long.
 // Sources only: include after ops/aten.h.
 #pragma once
 #include "ops/aten.h"
@@ -18,33 +19,43 @@
 
 namespace weft::ops {
 
-using torch::autograd::variable_list;
+using variable_list = std::vector<at::Tensor>;
 using SavedTensor = torch::autograd::SavedVariable;
 
-struct Node : torch::autograd::Node {
+class Node {
+ public:
+  virtual ~Node() = default;
+  virtual variable_list apply(variable_list&& grads) = 0;  // of the outputs, as they were attached -> of the inputs of make_node
+  at::Tensor unpack(const SavedTensor&) const;
+  bool wants_gradient(size_t input) const;  // asked in apply
   Policy policy;
-  at::Tensor unpack(const SavedTensor& s) { return s.unpack(shared_from_this()); }
+  torch::autograd::Node* graph = nullptr;  // the engine's node, which owns this one
 };
 
 SavedTensor save(const at::Tensor&);  // undefined stays undefined
 
 // Below the templates: compiled once, in node.cpp.
 bool needs_backward(std::initializer_list<at::Tensor> inputs, bool weight_wants_grad);
-void connect(Node&, const Policy&, std::initializer_list<at::Tensor> inputs);
-void attach_to(const at::Tensor& out, std::shared_ptr<torch::autograd::Node>);
+std::shared_ptr<Node> enter_graph(std::unique_ptr<Node>, const Policy&, std::initializer_list<at::Tensor> inputs);
+void attach_to(const at::Tensor& out, const Node&);
 
 template <class N>
 std::shared_ptr<N> make_node(const Policy& policy, std::initializer_list<at::Tensor> inputs, bool weight_wants_grad) {
   if (!needs_backward(inputs, weight_wants_grad)) return nullptr;
-  auto node = std::shared_ptr<N>(new N(), torch::autograd::deleteNode);
-  connect(*node, policy, inputs);
-  return node;
+  return std::static_pointer_cast<N>(enter_graph(std::make_unique<N>(), policy, inputs));
 }
 
 template <class N>
 at::Tensor attach(const std::shared_ptr<N>& node, at::Tensor out) {
-  if (node) attach_to(out, node);
+  if (node) attach_to(out, *node);
   return out;
 }
+
+// Runs the graph of `roots` back; an undefined seed of a scalar stands for one.
+void run_backward(const variable_list& roots, const variable_list& seeds);
+// Of sum(seed . output), for each input.
+variable_list gradients_of(const variable_list& outputs, const variable_list& inputs, const variable_list& seeds);
+// The same numbers as an output whose gradient nobody keeps, as in the middle of a model (a leaf would copy one that two inputs share).
+at::Tensor in_the_middle(const at::Tensor&);
 
 }  // namespace weft::ops

@@ -3,6 +3,7 @@
 #include "nn/decoder.h"
 
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/function.h>
 
 #include <unordered_set>
 

@@ -33,7 +33,7 @@ Step run(Decoder& model) {
   model.visit("layers.*.mlp", [&](Module& m) {
     const at::Tensor x = at::randn({48, 32}).requires_grad_();
     const at::Tensor y = m(x, ctx);
-    torch::autograd::backward({y}, {at::randn(y.sizes())});
+    y.backward(at::randn(y.sizes()));
     r.y = y.detach(), r.grads.push_back(x.grad());
   });
   model.visit_params([&](Param& p) { r.grads.push_back(p.weight.main_grad.clone()); });

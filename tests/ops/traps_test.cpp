@@ -20,7 +20,6 @@
 #include "ops/aten.h"
 
 #include <gtest/gtest.h>
-#include <torch/csrc/autograd/autograd.h>
 
 #include <map>
 
@@ -305,7 +304,7 @@ TEST(Poison, NanInPaddingChangesNothing) {
         x.requires_grad_();
         const at::Tensor l = linear_cross_entropy(x, w, kTargets, ones, options, chosen).loss_T;
         EXPECT_TRUE(l.isfinite().all().item<bool>());
-        torch::autograd::backward({l.sum()}, {});
+        l.sum().backward();
         dx.push_back(x.grad()), dw.push_back(w.main_grad);
       }
       EXPECT_TRUE(dx[0].equal(dx[1])) << only << at_once;
@@ -322,7 +321,7 @@ TEST(Poison, NanInPaddingChangesNothing) {
         for (const int64_t row : {2, 3, 4, 8}) keys[row].fill_(std::numeric_limits<double>::quiet_NaN()), values[row].fill_(std::numeric_limits<double>::quiet_NaN());
       const at::Tensor x = q.clone().requires_grad_();
       const AttentionOut out = attention(x, keys, values, Packing::of({2, 3}), o, p);
-      torch::autograd::backward({out.o_THV.sum()}, {});
+      out.o_THV.sum().backward();
       outputs.push_back(out.o_THV.detach()), outputs.push_back(x.grad());
     }
     EXPECT_TRUE(outputs[0].equal(outputs[2]) && outputs[1].equal(outputs[3]));
@@ -337,7 +336,7 @@ TEST(Poison, NanInPaddingChangesNothing) {
     EXPECT_EQ(y.narrow(0, 5, 2).abs().sum().item<double>(), 0);
     at::Tensor dy = at::ones_like(y);
     dy.narrow(0, 5, 2).fill_(std::numeric_limits<double>::quiet_NaN());
-    torch::autograd::backward({y}, {dy});
+    y.backward(dy);
     EXPECT_TRUE(w.main_grad.isfinite().all().item<bool>() && x.grad().isfinite().all().item<bool>());
   }
   {  // rows that pad an expert's share

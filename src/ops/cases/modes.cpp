@@ -2,9 +2,8 @@
 
 #include "ops/cases/modes.h"
 
-#include <torch/csrc/autograd/autograd.h>
-
 #include "base/text.h"
+#include "ops/node.h"
 #include "ops/tensors.h"
 
 namespace weft::ops::cases {
@@ -20,13 +19,13 @@ struct CountUses final : GradSink {
 };
 
 void backward(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& cotangent) {
-  torch::autograd::variable_list roots, seeds;
+  variable_list roots, seeds;
   for (size_t i = 0; i < outputs.size(); ++i)
     if (outputs[i].defined() && outputs[i].requires_grad()) {
       roots.push_back(outputs[i]);
       seeds.push_back(cotangent[i].to(outputs[i].scalar_type()));
     }
-  if (!roots.empty()) torch::autograd::backward(roots, seeds);
+  if (!roots.empty()) run_backward(roots, seeds);
 }
 
 std::vector<at::Tensor> detached(const std::vector<at::Tensor>& all) {

@@ -3,7 +3,6 @@
 #include "ops/cases/modes.h"
 
 #include <ATen/detail/CUDAHooksInterface.h>
-#include <torch/csrc/autograd/autograd.h>
 
 #include <chrono>
 #include <functional>
@@ -11,6 +10,7 @@
 
 #include "base/error.h"
 #include "ops/cases/without_data.h"
+#include "ops/node.h"
 
 namespace weft::ops::cases {
 namespace {
@@ -69,21 +69,11 @@ Sampler repeated(at::Device device, F&& f) {
   };
 }
 
-// Where a gradient goes that nobody keeps: a leaf would copy one that two inputs share, which the middle of a model does not.
-struct Dropped final : torch::autograd::Node {
-  torch::autograd::variable_list apply(torch::autograd::variable_list&&) override { return {}; }
-};
-at::Tensor in_the_middle(const at::Tensor& t) {
-  at::Tensor x = t.detach();
-  if (x.is_floating_point()) torch::autograd::set_history(x, std::shared_ptr<Dropped>(new Dropped(), torch::autograd::deleteNode));
-  return x;
-}
-
 // The backward of `calls` graphs, built before the clock starts, in one run of the engine.
 using Forward = std::function<std::vector<at::Tensor>(const std::vector<at::Tensor>& inputs)>;
 Sampler backward_of(at::Device device, const std::vector<at::Tensor>& inputs, const Forward& forward) {
   return [=](int calls) {
-    torch::autograd::variable_list roots, seeds;
+    variable_list roots, seeds;
     for (int i = 0; i < calls; ++i) {
       std::vector<at::Tensor> own;
       for (const at::Tensor& t : inputs) own.push_back(in_the_middle(t));
@@ -94,7 +84,7 @@ Sampler backward_of(at::Device device, const std::vector<at::Tensor>& inputs, co
     for (size_t k = each; k < roots.size(); ++k) seeds[k] = seeds[k % each];
     finish(device);
     const double begin = now();
-    if (!roots.empty()) torch::autograd::backward(roots, seeds);
+    if (!roots.empty()) run_backward(roots, seeds);
     finish(device);
     return now() - begin;
   };
@@ -173,7 +163,7 @@ Sampler checked(Sampler peer, std::string& refusal) {
 Result perf_row(const Case& c, const Build& build, Roof& roof) {
   Result r{c.op, c.row, dtype_name(build.dtype), true, {}};
   const Instance shapes = [&] {  // nothing is drawn for a row that is left out
-    const torch::Library meta = shapes_without_data();
+    const std::shared_ptr<void> meta = shapes_without_data();
     return c.build({build.dtype, at::kMeta, build.seed});
   }();
   const at::ScalarType unit = shapes.f8_products ? at::kFloat8_e4m3fn : build.dtype;

@@ -2,12 +2,11 @@
 
 #include "ops/cases/modes.h"
 
-#include <torch/csrc/autograd/autograd.h>
-
 #include <set>
 #include <utility>
 
 #include "ops/cases/without_data.h"
+#include "ops/node.h"
 #include "ops/select.h"
 
 namespace weft::ops::cases {
@@ -29,10 +28,10 @@ Answers ask(const Case& c, const Build& build, Policy policy) {
     for (at::Tensor& t : i.inputs) t = t.detach().requires_grad_(t.is_floating_point());
     for (Weight& w : i.weights)
       if (w.trainable) w.main_grad = at::zeros(w.value.sizes(), w.value.options().dtype(at::kFloat));
-    torch::autograd::variable_list roots, seeds;
+    variable_list roots, seeds;
     for (const at::Tensor& y : i.op(i.inputs, i.weights, policy))
       if (y.defined() && y.requires_grad()) roots.push_back(y), seeds.push_back(at::ones_like(y));
-    if (!roots.empty()) torch::autograd::backward(roots, seeds);
+    if (!roots.empty()) run_backward(roots, seeds);
   } catch (const std::exception& e) {
     a.ended = e.what(), a.ended.resize(std::min(a.ended.find('\n'), a.ended.size()));
   }
@@ -50,7 +49,7 @@ void run_support(const Filter& filter, const Sink& sink) {
 #endif
   Policy policy = policy_on(filter.device);
   if (filter.hopper) policy.device = {kernels::Device::kCuda, 90, 132, 232448, 0};
-  const torch::Library meta = shapes_without_data();
+  const std::shared_ptr<void> meta = shapes_without_data();
   std::set<std::string> ops;
   int rows = 0, model_rows = 0;
   std::vector<std::string> none, none_of_a_model;

@@ -2,6 +2,10 @@
 
 #include "ops/cases/without_data.h"
 
+#include <ATen/ExpandUtils.h>
+#include <ATen/WrapDimUtils.h>
+#include <torch/library.h>
+
 namespace weft::ops::cases {
 namespace {
 
@@ -37,8 +41,9 @@ at::Tensor solve_triangular(const at::Tensor& a, const at::Tensor& b, bool, bool
 
 }  // namespace
 
-torch::Library shapes_without_data() {
-  torch::Library meta(torch::Library::IMPL, "aten", c10::DispatchKey::Meta, __FILE__, __LINE__);
+std::shared_ptr<void> shapes_without_data() {
+  auto held = std::make_shared<torch::Library>(torch::Library::IMPL, "aten", c10::DispatchKey::Meta, __FILE__, __LINE__);
+  torch::Library& meta = *held;
   for (const char* op : {"abs.out", "logical_not.out"}) meta.impl(op, TORCH_FN(same_out));
   for (const char* op : {"logical_and.out", "logical_or.out"}) meta.impl(op, TORCH_FN(broadcast_out));
   meta.impl("relu", TORCH_FN(same));
@@ -51,7 +56,7 @@ torch::Library shapes_without_data() {
   meta.impl("index_select", TORCH_FN(index_select));
   meta.impl("linalg_solve_triangular", TORCH_FN(solve_triangular));
   meta.impl("_local_scalar_dense", [](const at::Tensor&) { return at::Scalar(0); });
-  return meta;
+  return held;
 }
 
 }  // namespace weft::ops::cases
