@@ -99,11 +99,11 @@ Sampler step_of(at::Device device, const std::vector<at::Tensor>& inputs, const 
       std::vector<at::Tensor> own;
       for (const at::Tensor& t : inputs) own.push_back(in_the_middle(t));
       const std::vector<at::Tensor> outputs = forward(own);
-      torch::autograd::variable_list roots, seeds;
+      variable_list roots, seeds;
       for (size_t o = 0; o < outputs.size(); ++o)
         if (outputs[o].defined() && outputs[o].requires_grad())
           roots.push_back(outputs[o]), seeds.push_back(o < given.size() && given[o].defined() ? given[o].to(outputs[o].scalar_type()) : at::ones_like(outputs[o]));
-      torch::autograd::backward(roots, seeds);
+      run_backward(roots, seeds);
     }
     finish(device);
     return now() - begin;
