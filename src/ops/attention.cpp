@@ -21,6 +21,8 @@ constexpr Candidate<AttentionFwd> kFwd[] = {
      kernels::workspace_attention_decode_sm90, kernels::attention_decode_sm90},
     {"cudnn", [](const AttentionFwd& a, const Policy& p) { return (asks_only(p) ? kernels::limits_attention_fwd_cudnn : kernels::supports_attention_fwd_cudnn)(a, p.device); },
      kernels::workspace_attention_fwd_cudnn, kernels::attention_fwd_cudnn},
+    {"wgmma", [](const AttentionFwd& a, const Policy& p) { return kernels::supports_attention_fwd_wgmma(a, p.device); },
+     kernels::workspace_attention_fwd_wgmma, kernels::attention_fwd_wgmma},
     {"sm90", [](const AttentionFwd& a, const Policy& p) { return kernels::supports_attention_fwd_sm90(a, p.device); },
      kernels::workspace_attention_fwd_sm90, kernels::attention_fwd_sm90},
 #endif
@@ -31,6 +33,8 @@ constexpr Candidate<AttentionBwd> kBwd[] = {
 #ifdef WEFT_CUDA
     {"cudnn", [](const AttentionBwd& a, const Policy& p) { return (asks_only(p) ? kernels::limits_attention_bwd_cudnn : kernels::supports_attention_bwd_cudnn)(a, p.device); },
      kernels::workspace_attention_bwd_cudnn, kernels::attention_bwd_cudnn},
+    {"wgmma", [](const AttentionBwd& a, const Policy& p) { return kernels::supports_attention_bwd_wgmma(a, p.device); },
+     kernels::workspace_attention_bwd_wgmma, kernels::attention_bwd_wgmma},
     {"sm90", [](const AttentionBwd& a, const Policy& p) { return kernels::supports_attention_bwd_sm90(a, p.device); },
      kernels::workspace_attention_bwd_sm90, kernels::attention_bwd_sm90},
 #endif

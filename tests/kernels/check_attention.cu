@@ -22,6 +22,8 @@ struct Candidate {
 const Candidate kAll[] = {
     {"sm90", kernels::supports_attention_fwd_sm90, kernels::workspace_attention_fwd_sm90, kernels::attention_fwd_sm90, kernels::supports_attention_bwd_sm90,
      kernels::workspace_attention_bwd_sm90, kernels::attention_bwd_sm90},
+    {"wgmma", kernels::supports_attention_fwd_wgmma, kernels::workspace_attention_fwd_wgmma, kernels::attention_fwd_wgmma, kernels::supports_attention_bwd_wgmma,
+     kernels::workspace_attention_bwd_wgmma, kernels::attention_bwd_wgmma},
 #if !defined(WEFT_EMULATE)
     {"cudnn", kernels::supports_attention_fwd_cudnn, kernels::workspace_attention_fwd_cudnn, kernels::attention_fwd_cudnn,
      kernels::supports_attention_bwd_cudnn, kernels::workspace_attention_bwd_cudnn, kernels::attention_bwd_cudnn},
@@ -37,6 +39,7 @@ struct Case {
   float dropout = 0;
   int room = 0;  // rows of keys between documents that belong to none
   bool deterministic = false;
+  float sharp = 1;  // times the logits of normal q and k: maxima that grow along the keys
 };
 
 struct Problem {
@@ -52,6 +55,11 @@ struct Problem {
     T = cu.back(), S = next, scale = 1 / std::sqrt(static_cast<double>(c.D));
   }
 };
+
+template <class T>
+T not_a_number() {
+  if constexpr (std::is_same_v<T, bf16>) return __float2bfloat16(NAN); else return NAN;
+}
 
 constexpr float kSinksBefore = 0.75f;  // in d_sinks, which every candidate adds to
 
@@ -148,9 +156,17 @@ void check(const Candidate& candidate, const Case& c, bool must_take) {
   const Problem p(c);
   Random random(c.H * 131 + p.T + c.D);
   const int64_t H = c.H, G = c.G, D = c.D, V = c.V, T_ = p.T, S = p.S;
-  const auto q = random.normal<T>(T_ * H * D), k = random.normal<T>(S * G * D), v = random.normal<T>(S * G * V), d_o = random.normal<T>(T_ * H * V);
+  const auto q = random.normal<T>(T_ * H * D, c.sharp), d_o = random.normal<T>(T_ * H * V);
+  auto k = random.normal<T>(S * G * D), v = random.normal<T>(S * G * V);
   const auto sinks = random.normal<float>(H);
   const Reference want = reference(p, wide(q), wide(k), wide(v), wide(d_o), wide(sinks));
+  if (std::string(candidate.name) != "cudnn") {  // NaN in keys of no document changes nothing
+    for (size_t d = 0; d < p.lens.size(); ++d)
+      for (int64_t row = p.starts[d] + p.lens[d], end = d + 1 < p.lens.size() ? p.starts[d + 1] : S; row < end; ++row) {
+        std::fill_n(k.begin() + row * G * D, G * D, not_a_number<T>());
+        std::fill_n(v.begin() + row * G * V, G * V, not_a_number<T>());
+      }
+  }
   Buffer<T> gq(q), gk(k), gv(v), gdo(d_o), o(T_ * H * V), dq(T_ * H * D), dk(S * G * D), dv(S * G * V);
   Buffer<float> gs(sinks), lse(T_ * H), top(H), d_sinks(std::vector<float>(static_cast<size_t>(H), kSinksBefore));
   Buffer<int32_t> cu(p.cu), lens(p.lens), starts(p.starts);
@@ -183,7 +199,7 @@ void check(const Candidate& candidate, const Case& c, bool must_take) {
   if (candidate.supports_bwd == nullptr) return;
   const AttentionBwd b{shape, gq.data, gk.data, gv.data, o.data, gdo.data, lse.data, f.sinks, dq.data, dk.data, dv.data, c.sinks ? d_sinks.data : nullptr, c.deterministic};
   if (const auto s = candidate.supports_bwd(b, device()); !s) {
-    must_take ? expect(name + "bwd", false, s.refusal) : (void)std::printf("refused %sbwd: %s\n", name.c_str(), s.refusal);
+    must_take && !(c.D == 192 && std::string(candidate.name) == "wgmma") ? expect(name + "bwd", false, s.refusal) : (void)std::printf("refused %sbwd: %s\n", name.c_str(), s.refusal);
     return;
   }
   // Own kernels round a gradient once, at its end: 2^-8 of it at most. The library reads the output, which was rounded before.
@@ -214,6 +230,56 @@ void check(const Candidate& candidate, const Case& c, bool must_take) {
   expect(name + "the same bits again", same);
 }
 
+}  // namespace
+
+namespace {
+// A document of NaN between two others: their results are the same to the bit.
+void check_neighbours(const Candidate& candidate, int H, int G, int D, int V) {
+  const Case c{"neighbours", {70, 45, 130}, {90, 45, 130}, H, G, D, V, 100, 0};
+  const Problem p(c);
+  Random random(D + V);
+  const int64_t T = p.T, S = p.S;
+  const std::vector<bf16> inputs[4] = {random.normal<bf16>(T * H * D), random.normal<bf16>(S * G * D), random.normal<bf16>(S * G * V), random.normal<bf16>(T * H * V)};
+  const int64_t width[4] = {int64_t{H} * D, int64_t{G} * D, int64_t{G} * V, int64_t{H} * V};
+  Buffer<int32_t> cu(p.cu), lens(p.lens), starts(p.starts);
+  const kernels::AttentionShape shape{cu.data, lens.data, starts.data, p.cu.data(), p.lens.data(), p.starts.data(), T, S, width[0], width[1], width[2], 3, H, G, D, V, 130, 130,
+                                      c.left, c.right, static_cast<float>(p.scale), 0, 0, DType::kBf16};
+  std::vector<std::vector<uint8_t>> first;
+  bool same = true;
+  for (const bool nan : {false, true}) {
+    std::vector<bf16> in[4] = {inputs[0], inputs[1], inputs[2], inputs[3]};
+    for (int i = 0; i < 4 && nan; ++i) {
+      const int64_t begin = i == 0 || i == 3 ? p.cu[1] : p.starts[1];
+      std::fill_n(in[i].begin() + begin * width[i], 45 * width[i], not_a_number<bf16>());
+    }
+    Buffer<bf16> q(in[0]), k(in[1]), v(in[2]), d_o(in[3]), o(T * width[3]), dq(T * width[0]), dk(S * width[1]), dv(S * width[2]);
+    Buffer<float> lse(T * H);
+    const AttentionFwd f{shape, q.data, k.data, v.data, nullptr, o.data, lse.data, nullptr};
+    Buffer<uint8_t> wf(candidate.workspace_fwd(f));
+    candidate.fwd(f, {nullptr, wf.data});
+    const AttentionBwd b{shape, q.data, k.data, v.data, o.data, d_o.data, lse.data, nullptr, dq.data, dk.data, dv.data, nullptr, true};
+    const bool backward = static_cast<bool>(candidate.supports_bwd(b, device()));
+    Buffer<uint8_t> wb(backward ? candidate.workspace_bwd(b) : 0);
+    if (backward) candidate.bwd(b, {nullptr, wb.data});
+    device_wait("attention");
+    std::vector<std::vector<uint8_t>> got;
+    const auto others = [&](const auto& buffer, int64_t row_bytes, int64_t begin, int64_t end, int64_t rows) {  // rows of the first and last document
+      const auto host = buffer.host();
+      const auto* bytes = reinterpret_cast<const uint8_t*>(host.data());
+      got.emplace_back(bytes, bytes + begin * row_bytes);
+      got.emplace_back(bytes + end * row_bytes, bytes + rows * row_bytes);
+    };
+    others(o, width[3] * 2, p.cu[1], p.cu[2], T), others(lse, H * 4, p.cu[1], p.cu[2], T);
+    if (backward) others(dq, width[0] * 2, p.cu[1], p.cu[2], T), others(dk, width[1] * 2, p.starts[1], p.starts[2], S), others(dv, width[2] * 2, p.starts[1], p.starts[2], S);
+    if (nan) same = got == first; else first = got;
+  }
+  expect(std::string("attention ") + candidate.name + " NaN in a neighbour " + std::to_string(D) + "/" + std::to_string(V), same);
+}
+
+bool of_wgmma(const Case& c) {
+  const bool dims = (c.D == 64 && c.V == 64) || (c.D == 128 && (c.V == 128 || c.V == 64)) || (c.D == 192 && c.V == 128);
+  return dims && c.dropout == 0;
+}
 }  // namespace
 
 void check_attention(bool small) {
@@ -249,6 +315,18 @@ void check_attention(bool small) {
       {"d6", {30, 9}, {}, 2, 1, 6, 6},
       {"dropout", {40, 70}, {}, 2, 1, 64, 64, -1, 0, false, false, 0.25f},
       {"one token", {1}, {}, 1, 1, 8, 8},
+      {"ends at tiles 64 63 65 0 1 128 129", {64, 63, 65, 0, 1, 128, 129}, {}, 2, 1, 64, 64},
+      {"ends at tiles 128/64", {127, 1, 192}, {}, 1, 1, 128, 64, -1, 0, true, true},
+      {"window 100, many tiles", {301}, {}, 1, 1, 128, 128, 99, 0, false, true},
+      {"window 64, full tiles", {260}, {}, 2, 1, 64, 64, 63, 0},
+      {"band 70 130", {300}, {}, 1, 1, 128, 128, 70, 130, true},
+      {"right only", {140, 20}, {}, 2, 2, 64, 64, -1, 5},
+      {"fewer keys than queries", {150, 70}, {90, 70}, 2, 1, 64, 64, 40, 0, false, true},
+      {"no keys at all", {70, 40}, {0, 40}, 2, 1, 128, 128, -1, 0, true},
+      {"steep", {300}, {}, 1, 1, 128, 128, -1, 0, false, true, 0, 0, false, 6},
+      {"steep window", {300, 70}, {}, 2, 2, 64, 64, 130, 0, false, true, 0, 0, false, 6},
+      {"keys far ahead, window", {33, 10}, {300, 210}, 4, 2, 128, 128, 70, 0},
+      {"mla 192/128 window, room", {100, 20}, {150, 90}, 2, 1, 192, 128, 80, 0, false, false, 0, 3},
   };
   const std::vector<Case> decode{
       {"one query", {1, 1, 1}, {1, 7, 130}, 2, 2, 64, 64},
@@ -260,13 +338,16 @@ void check_attention(bool small) {
       {"d256", {1}, {140}, 8, 1, 256, 256},
   };
   for (const Case& c : decode) check<bf16>(kDecode, c, true), check<float>(kDecode, c, true);
-  for (const Candidate& candidate : kAll)
+  for (const Candidate& candidate : kAll) {
+    if (std::string(candidate.name) == "wgmma") check_neighbours(candidate, 2, 1, 64, 64), check_neighbours(candidate, 2, 2, 128, 128), check_neighbours(candidate, 1, 1, 192, 128);
     for (const Case& c : all) {
       if (small && static_cast<double>(c.H) * c.D * (c.queries[0] + 1) > 4e4) continue;
-      const bool must = std::string(candidate.name) != "cudnn";
+      const std::string name = candidate.name;
+      const bool must = name == "sm90" || (name == "wgmma" && of_wgmma(c));
       check<bf16>(candidate, c, must);
-      if (must) check<float>(candidate, c, must);
+      if (name == "sm90") check<float>(candidate, c, must);
     }
+  }
 }
 
 void perf_attention() {

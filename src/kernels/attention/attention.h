@@ -71,6 +71,15 @@ size_t workspace_attention_bwd_cudnn(const AttentionBwd&);
 void attention_fwd_cudnn(const AttentionFwd&, const Launch&);
 void attention_bwd_cudnn(const AttentionBwd&, const Launch&);
 
+// Own, deterministic, wgmma: bf16 of dims 64, 128, 128/64 (and 192/128 forward), every option but dropout. Made for windows and packed documents:
+// products are taken in tiles of 64 queries by 64 keys, and only in those that hold a pair that counts.
+Support supports_attention_fwd_wgmma(const AttentionFwd&, const Device&);
+size_t workspace_attention_fwd_wgmma(const AttentionFwd&);
+void attention_fwd_wgmma(const AttentionFwd&, const Launch&);
+Support supports_attention_bwd_wgmma(const AttentionBwd&, const Device&);
+size_t workspace_attention_bwd_wgmma(const AttentionBwd&);
+void attention_bwd_wgmma(const AttentionBwd&, const Launch&);
+
 // Own kernels, deterministic. General: f32 and bf16, dims to 256, every option; sums on the plain fp32 units. Decode: few queries a document.
 Support supports_attention_fwd_sm90(const AttentionFwd&, const Device&);
 Support supports_attention_bwd_sm90(const AttentionBwd&, const Device&);

@@ -24,6 +24,12 @@ __device__ __forceinline__ void tma_load(void* smem, const CUtensorMap* map, uin
                "l"(reinterpret_cast<uint64_t>(map)), "r"(smem_address(barrier)), "r"(c0), "r"(c1), "r"(c2)
                : "memory");
 }
+// Neighbouring bytes; addresses and count multiples of 16.
+__device__ __forceinline__ void bulk_load(void* smem, const void* global, int bytes, uint64_t* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(smem_address(smem)), "l"(global), "r"(bytes),
+               "r"(smem_address(barrier))
+               : "memory");
+}
 // A box out of shared memory, as bulk_store of wgmma.cuh; what lies outside the tensor is left out. add: fp32, to what is there.
 __device__ __forceinline__ void tma_store(const CUtensorMap* map, const void* smem, int c0, int c1, int c2) {
   asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];\n" ::"l"(reinterpret_cast<uint64_t>(map)), "r"(smem_address(smem)), "r"(c0),

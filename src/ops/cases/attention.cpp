@@ -7,6 +7,7 @@
 #include <limits>
 #include <numeric>
 
+#include "ops/cases/modes.h"
 #include "ops/cases/rows.h"
 #include "ops/tensors.h"
 
@@ -104,13 +105,21 @@ Case attention_row(const Row& r) {
            const auto plain = [=](bool stored_output) -> Instance::Plain {
              return [=](const std::vector<at::Tensor>& x, const std::vector<at::Tensor>& w) { return plain_attention(r, lens, x, w, stored_output); };
            };
-           if (r.options.dropout == 0) i.plain = plain(false), i.library = "cudnn", i.plain_of_library = plain(true);
+           if (r.options.dropout == 0) i.plain = plain(false), i.libraries = {"cudnn", "wgmma"}, i.plain_of_library = plain(true);
            const double pairs = visible_pairs(r, lens);
            const double work = pairs * static_cast<double>(r.heads * (r.dim + r.dim_v)), bytes = static_cast<double>(i.inputs[0].element_size());
            const double moved = bytes * static_cast<double>(T * r.heads * (r.dim + r.dim_v) + S * r.groups * (r.dim + r.dim_v));
            i.cost = {2 * work, moved, 5 * work, 2 * moved};
            if (r.backward_never) i.cost.bwd_flops = i.cost.bwd_bytes = 0;
            if (r.large) add_peer(r, lens, i);
+           if (r.large && !i.peer_op && !r.sinks && !r.backward_never && b.device.is_cuda()) {  // no library op to compare with: our candidate beside the first one
+             i.peer = "own wgmma";
+             i.peer_op = [=](const std::vector<at::Tensor>& x, const std::vector<at::Tensor>&) {
+               Policy own = policy_on(b.device);
+               own.only = "wgmma";
+               return std::vector<at::Tensor>{attention(x[0], x[1], x[2], packing, r.options, own).o_THV};
+             };
+           }
            return i;
          }};
   c.grad = !r.large, c.perf = r.large, c.check = !r.large;

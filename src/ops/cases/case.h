@@ -40,8 +40,8 @@ struct Instance {
   Plain plain;
   Plain peer_op;     // another library's op on the same tensors, differentiated by its autograd, for --perf; may be empty
   std::string peer;  // its name
-  // Where a library's candidate must round what the plain expression keeps: its name, and the plain expression that rounds likewise.
-  std::string library;
+  // Where candidates must round what the plain expression keeps: their names, and the plain expression that rounds likewise.
+  std::vector<std::string> libraries;
   Plain plain_of_library;
 };
 

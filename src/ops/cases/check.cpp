@@ -76,7 +76,7 @@ Result check_row(const Case& c, const Build& build, const Policy& policy, std::s
   std::vector<Choice> choices;
   Policy p = policy;
   p.only = candidate;
-  if (!i.library.empty()) p.trace = &choices, p.trace_backward = true;
+  if (!i.libraries.empty()) p.trace = &choices, p.trace_backward = true;
   Values got;
   try {
     got = run_row(i, p, false, cotangent);
@@ -90,7 +90,11 @@ Result check_row(const Case& c, const Build& build, const Policy& policy, std::s
     if (!d.ok) r.detail += ": " + d.what;
     return r;
   }
-  if (took_part(i.library, choices)) plain = run_plain(i, i.plain_of_library, cotangent), r.detail += " (rounded like " + i.library + ")";
+  for (const std::string& library : i.libraries)
+    if (took_part(library, choices)) {
+      plain = run_plain(i, i.plain_of_library, cotangent), r.detail += " (rounded like " + library + ")";
+      break;
+    }
   const Compared d = compare(got, f64, plain, c.atol);
   r.ok = d.ok;
   r.figures = {{"seed", static_cast<double>(build.seed)}, {"error", d.error}, {"plain_error", d.plain_error}, {"scale", d.scale}};

@@ -52,7 +52,7 @@ Case bias_row(std::string name, int64_t tokens, int64_t in, int64_t out, bool la
            };
            i.plain = [](const std::vector<at::Tensor>& x, const std::vector<at::Tensor>& w) { return std::vector<at::Tensor>{at::linear(x[0], w[0], w[1])}; };
            // That call may sum parts of the contraction in bf16: as coarse as a bias added to a rounded product.
-           i.library = "aten_cuda";
+           i.libraries = {"aten_cuda"};
            i.plain_of_library = [](const std::vector<at::Tensor>& x, const std::vector<at::Tensor>& w) { return std::vector<at::Tensor>{at::linear(x[0], w[0]) + w[1]}; };
            const double flops = 2.0 * tokens * in * out, size = static_cast<double>(i.inputs[0].element_size());
            const double moved = size * static_cast<double>(tokens * in + in * out + tokens * out);
