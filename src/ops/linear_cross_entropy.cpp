@@ -93,11 +93,11 @@ constexpr Candidate<LinearXentFwd> kFwd[] = {
 };
 // With gradients made in the forward: what makes the logits' gradient of some tokens. "chunked": product, statistics, gradient one after another.
 constexpr Candidate<LinearXentRows> kRows[] = {
-    {"chunked", supports_chunked<LinearXentRows>, nullptr, nullptr},
 #ifdef WEFT_CUDA
     {"sm90_rows", [](const LinearXentRows& a, const Policy& p) { return kernels::supports_linear_xent_rows_sm90(a, p.device); },
      kernels::workspace_linear_xent_rows_sm90, kernels::linear_xent_rows_sm90},
 #endif
+    {"chunked", supports_chunked<LinearXentRows>, nullptr, nullptr},
 };
 constexpr Candidate<LinearXentBwd> kBwd[] = {
 #ifdef WEFT_CUDA

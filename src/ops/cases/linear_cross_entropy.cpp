@@ -73,15 +73,15 @@ std::vector<Case> linear_cross_entropy_cases() {
                         row({"1024 of 50304 x 768", 1024, 50304, 768, 0, 0, 0, true}),
                         row({"32768 of 65536 x 4096", 32768, 65536, 4096, 0, 0, 0, true}),
                         row({"32768 of 131072 x 4096", 32768, 131072, 4096, 0, 0, 0, true}),
-                        // Gradients known before the forward: three products. "rows": the kernel that stands behind in the order.
+                        // Gradients known before the forward: three products. "chunked": the candidate behind the first.
                         row({"37 of 65 x 24, weights known", 37, 65, 24, 3, 0, 0, false, true}),
                         row({"150 of 336 x 40, 9 ignored, z-loss, chunks, weights known", 150, 336, 40, 9, 0.1, 64 * 340, false, true}),
                         row({"0 of 5 x 8, weights known", 0, 5, 8, 0, 0, 0, false, true}),
                         row({"1024 of 50304 x 768, weights known", 1024, 50304, 768, 0, 0, 0, true, true}),
                         row({"32768 of 65536 x 4096, weights known", 32768, 65536, 4096, 0, 0, 0, true, true}),
                         row({"32768 of 131072 x 4096, weights known", 32768, 131072, 4096, 0, 0, 0, true, true})};
-  for (const auto& [name, vocab] : {std::pair{"32768 of 65536 x 4096, weights known, rows", int64_t{65536}}, std::pair{"32768 of 131072 x 4096, weights known, rows", int64_t{131072}}})
-    all.push_back(timed(row({name, 32768, vocab, 4096, 0, 0, 0, true, true, "sm90_rows"})));
+  all.push_back(timed(row({"1024 of 50304 x 768, weights known, chunked", 1024, 50304, 768, 0, 0, 0, true, true, "chunked"})));
+  all.push_back(timed(row({"32768 of 65536 x 4096, weights known, chunked", 32768, 65536, 4096, 0, 0, 0, true, true, "chunked"})));
   // One product of one term: the gradient of the logit is rounded to bf16 (at most 2^-8 of it), and nothing averages that out. The plain
   // expression rounds it too and then rounds the product, which may undo the first.
   for (Case& c : by_dtype({row({"1 of 1 x 1", 1, 1, 1})}, std::ldexp(1.0, -8))) all.push_back(std::move(c));
