@@ -48,27 +48,27 @@ using kernels::GluFwd;
 
 constexpr Candidate<ActFwd> kActFwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const ActFwd& a, const Policy& p) { return kernels::supports_act_fwd_sm90(a, p.device); }, nullptr, kernels::act_fwd_sm90},
+    {"sm90", on_device<kernels::supports_act_fwd_sm90>, nullptr, kernels::act_fwd_sm90},
 #endif
-    {"cpu", [](const ActFwd& a, const Policy& p) { return kernels::supports_act_fwd_cpu(a, p.device); }, nullptr, kernels::act_fwd_cpu},
+    {"cpu", on_device<kernels::supports_act_fwd_cpu>, nullptr, kernels::act_fwd_cpu},
 };
 constexpr Candidate<ActBwd> kActBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const ActBwd& a, const Policy& p) { return kernels::supports_act_bwd_sm90(a, p.device); }, nullptr, kernels::act_bwd_sm90},
+    {"sm90", on_device<kernels::supports_act_bwd_sm90>, nullptr, kernels::act_bwd_sm90},
 #endif
-    {"cpu", [](const ActBwd& a, const Policy& p) { return kernels::supports_act_bwd_cpu(a, p.device); }, nullptr, kernels::act_bwd_cpu},
+    {"cpu", on_device<kernels::supports_act_bwd_cpu>, nullptr, kernels::act_bwd_cpu},
 };
 constexpr Candidate<GluFwd> kGluFwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const GluFwd& a, const Policy& p) { return kernels::supports_glu_fwd_sm90(a, p.device); }, nullptr, kernels::glu_fwd_sm90},
+    {"sm90", on_device<kernels::supports_glu_fwd_sm90>, nullptr, kernels::glu_fwd_sm90},
 #endif
-    {"cpu", [](const GluFwd& a, const Policy& p) { return kernels::supports_glu_fwd_cpu(a, p.device); }, nullptr, kernels::glu_fwd_cpu},
+    {"cpu", on_device<kernels::supports_glu_fwd_cpu>, nullptr, kernels::glu_fwd_cpu},
 };
 constexpr Candidate<GluBwd> kGluBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const GluBwd& a, const Policy& p) { return kernels::supports_glu_bwd_sm90(a, p.device); }, nullptr, kernels::glu_bwd_sm90},
+    {"sm90", on_device<kernels::supports_glu_bwd_sm90>, nullptr, kernels::glu_bwd_sm90},
 #endif
-    {"cpu", [](const GluBwd& a, const Policy& p) { return kernels::supports_glu_bwd_cpu(a, p.device); }, nullptr, kernels::glu_bwd_cpu},
+    {"cpu", on_device<kernels::supports_glu_bwd_cpu>, nullptr, kernels::glu_bwd_cpu},
 };
 
 Act act_of(Glu kind) {

@@ -32,24 +32,24 @@ namespace {
 
 constexpr Candidate<kernels::AdamW> kAdamW[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const kernels::AdamW& a, const Policy& p) { return kernels::supports_adamw_sm90(a, p.device); }, nullptr, kernels::adamw_sm90},
+    {"sm90", on_device<kernels::supports_adamw_sm90>, nullptr, kernels::adamw_sm90},
 #endif
-    {"cpu", [](const kernels::AdamW& a, const Policy& p) { return kernels::supports_adamw_cpu(a, p.device); }, nullptr, kernels::adamw_cpu},
+    {"cpu", on_device<kernels::supports_adamw_cpu>, nullptr, kernels::adamw_cpu},
 };
 constexpr Candidate<kernels::GradNorm> kNorm[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const kernels::GradNorm& a, const Policy& p) { return kernels::supports_grad_norm_sm90(a, p.device); },
+    {"sm90", on_device<kernels::supports_grad_norm_sm90>,
      kernels::workspace_grad_norm_sm90, kernels::grad_norm_sm90},
 #endif
-    {"cpu", [](const kernels::GradNorm& a, const Policy& p) { return kernels::supports_grad_norm_cpu(a, p.device); },
+    {"cpu", on_device<kernels::supports_grad_norm_cpu>,
      kernels::workspace_grad_norm_cpu, kernels::grad_norm_cpu},
 };
 constexpr Candidate<kernels::ClipFactor> kClip[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const kernels::ClipFactor& a, const Policy& p) { return kernels::supports_clip_factor_sm90(a, p.device); }, nullptr,
+    {"sm90", on_device<kernels::supports_clip_factor_sm90>, nullptr,
      kernels::clip_factor_sm90},
 #endif
-    {"cpu", [](const kernels::ClipFactor& a, const Policy& p) { return kernels::supports_clip_factor_cpu(a, p.device); }, nullptr,
+    {"cpu", on_device<kernels::supports_clip_factor_cpu>, nullptr,
      kernels::clip_factor_cpu},
 };
 

@@ -13,7 +13,7 @@ namespace {
 
 constexpr Candidate<kernels::Add> kAdd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const kernels::Add& a, const Policy& p) { return kernels::supports_add_sm90(a, p.device); }, nullptr, kernels::add_sm90},
+    {"sm90", on_device<kernels::supports_add_sm90>, nullptr, kernels::add_sm90},
 #endif
     kAtenOnCpu<kernels::Add>,
 };
@@ -24,15 +24,16 @@ at::Tensor expression(const std::vector<at::Tensor>& addends) {
   return sum.to(addends[0].scalar_type());
 }
 
+constexpr size_t kMost = 4;
+
 struct AddNode final : Node {
-  size_t count = 0;
-  variable_list apply(variable_list&& grads) override { return variable_list(count, grads[0]); }
+  variable_list apply(variable_list&& grads) override { return variable_list(kMost, grads[0]); }
 };
 
 }  // namespace
 
 at::Tensor add(const std::vector<at::Tensor>& addends, const Policy& policy) {
-  check_shape(addends.size() >= 2 && addends.size() <= 4, "add", "addends", std::to_string(addends.size()), "2 to 4");
+  check_shape(addends.size() >= 2 && addends.size() <= kMost, "add", "addends", std::to_string(addends.size()), "2 to 4");
   for (const at::Tensor& t : addends)
     check_shape(t.is_contiguous() && t.sizes() == addends[0].sizes() && t.scalar_type() == addends[0].scalar_type(), "add", "addend", describe(t),
                 describe(addends[0]) + " contiguous");
@@ -51,7 +52,6 @@ at::Tensor add(const std::vector<at::Tensor>& addends, const Policy& policy) {
     a.y = y.data_ptr();
     run(*c, a, addends[0]);
   }
-  if (node) node->count = 4;
   return attach(node, y);
 }
 

@@ -1,4 +1,6 @@
-// Sum of two to four tensors: residual adds, and the gradient of a value used several times. Each gradient is the output's own.
+// Sum of two to four tensors; each gradient is the output's own. For three and more addends it is one pass instead of two or three. Two
+// addends run at the rate of a copy with the tensor library too (docs/measured.md), so layers write + for them, and the residual's add
+// is part of the norm that follows (add_rmsnorm).
 #pragma once
 #include <ATen/core/Tensor.h>
 

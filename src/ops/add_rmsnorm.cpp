@@ -14,16 +14,16 @@ using kernels::AddRmsNormFwd;
 
 constexpr Candidate<AddRmsNormFwd> kFwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const AddRmsNormFwd& a, const Policy& p) { return kernels::supports_add_rms_norm_fwd_sm90(a, p.device); }, nullptr, kernels::add_rms_norm_fwd_sm90},
+    {"sm90", on_device<kernels::supports_add_rms_norm_fwd_sm90>, nullptr, kernels::add_rms_norm_fwd_sm90},
 #endif
-    {"cpu", [](const AddRmsNormFwd& a, const Policy& p) { return kernels::supports_add_rms_norm_fwd_cpu(a, p.device); }, nullptr,
+    {"cpu", on_device<kernels::supports_add_rms_norm_fwd_cpu>, nullptr,
      kernels::add_rms_norm_fwd_cpu},
 };
 constexpr Candidate<AddRmsNormBwd> kBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const AddRmsNormBwd& a, const Policy& p) { return kernels::supports_add_rms_norm_bwd_sm90(a, p.device); }, kernels::workspace_add_rms_norm_bwd_sm90, kernels::add_rms_norm_bwd_sm90},
+    {"sm90", on_device<kernels::supports_add_rms_norm_bwd_sm90>, kernels::workspace_add_rms_norm_bwd_sm90, kernels::add_rms_norm_bwd_sm90},
 #endif
-    {"cpu", [](const AddRmsNormBwd& a, const Policy& p) { return kernels::supports_add_rms_norm_bwd_cpu(a, p.device); },
+    {"cpu", on_device<kernels::supports_add_rms_norm_bwd_cpu>,
      kernels::workspace_add_rms_norm_bwd_cpu, kernels::add_rms_norm_bwd_cpu},
 };
 

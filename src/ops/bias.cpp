@@ -15,16 +15,16 @@ using kernels::BiasFwd;
 
 constexpr Candidate<BiasFwd> kFwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const BiasFwd& a, const Policy& p) { return kernels::supports_bias_fwd_sm90(a, p.device); }, nullptr, kernels::bias_fwd_sm90},
+    {"sm90", on_device<kernels::supports_bias_fwd_sm90>, nullptr, kernels::bias_fwd_sm90},
 #endif
-    {"cpu", [](const BiasFwd& a, const Policy& p) { return kernels::supports_bias_fwd_cpu(a, p.device); }, nullptr, kernels::bias_fwd_cpu},
+    {"cpu", on_device<kernels::supports_bias_fwd_cpu>, nullptr, kernels::bias_fwd_cpu},
 };
 constexpr Candidate<BiasBwd> kBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const BiasBwd& a, const Policy& p) { return kernels::supports_bias_bwd_sm90(a, p.device); }, kernels::workspace_bias_bwd_sm90,
+    {"sm90", on_device<kernels::supports_bias_bwd_sm90>, kernels::workspace_bias_bwd_sm90,
      kernels::bias_bwd_sm90},
 #endif
-    {"cpu", [](const BiasBwd& a, const Policy& p) { return kernels::supports_bias_bwd_cpu(a, p.device); }, kernels::workspace_bias_bwd_cpu,
+    {"cpu", on_device<kernels::supports_bias_bwd_cpu>, kernels::workspace_bias_bwd_cpu,
      kernels::bias_bwd_cpu},
 };
 

@@ -88,21 +88,21 @@ using kernels::Conv1dStep;
 
 constexpr Candidate<Conv1dFwd> kFwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const Conv1dFwd& a, const Policy& p) { return kernels::supports_conv1d_fwd_sm90(a, p.device); }, nullptr, kernels::conv1d_fwd_sm90},
+    {"sm90", on_device<kernels::supports_conv1d_fwd_sm90>, nullptr, kernels::conv1d_fwd_sm90},
 #endif
-    {"cpu", [](const Conv1dFwd& a, const Policy& p) { return kernels::supports_conv1d_fwd_cpu(a, p.device); }, nullptr, kernels::conv1d_fwd_cpu},
+    {"cpu", on_device<kernels::supports_conv1d_fwd_cpu>, nullptr, kernels::conv1d_fwd_cpu},
 };
 constexpr Candidate<Conv1dBwd> kBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const Conv1dBwd& a, const Policy& p) { return kernels::supports_conv1d_bwd_sm90(a, p.device); }, kernels::workspace_conv1d_bwd_sm90, kernels::conv1d_bwd_sm90},
+    {"sm90", on_device<kernels::supports_conv1d_bwd_sm90>, kernels::workspace_conv1d_bwd_sm90, kernels::conv1d_bwd_sm90},
 #endif
-    {"cpu", [](const Conv1dBwd& a, const Policy& p) { return kernels::supports_conv1d_bwd_cpu(a, p.device); }, nullptr, kernels::conv1d_bwd_cpu},
+    {"cpu", on_device<kernels::supports_conv1d_bwd_cpu>, nullptr, kernels::conv1d_bwd_cpu},
 };
 constexpr Candidate<Conv1dStep> kStep[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const Conv1dStep& a, const Policy& p) { return kernels::supports_conv1d_step_sm90(a, p.device); }, nullptr, kernels::conv1d_step_sm90},
+    {"sm90", on_device<kernels::supports_conv1d_step_sm90>, nullptr, kernels::conv1d_step_sm90},
 #endif
-    {"cpu", [](const Conv1dStep& a, const Policy& p) { return kernels::supports_conv1d_step_cpu(a, p.device); }, nullptr, kernels::conv1d_step_cpu},
+    {"cpu", on_device<kernels::supports_conv1d_step_cpu>, nullptr, kernels::conv1d_step_cpu},
 };
 
 at::Tensor channels_contiguous(const at::Tensor& x) { return x.size(1) <= 1 || x.stride(1) == 1 ? x : x.contiguous(); }

@@ -29,9 +29,9 @@ namespace {
 
 constexpr Candidate<kernels::Dropout> kDropout[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const kernels::Dropout& a, const Policy& p) { return kernels::supports_dropout_sm90(a, p.device); }, nullptr, kernels::dropout_sm90},
+    {"sm90", on_device<kernels::supports_dropout_sm90>, nullptr, kernels::dropout_sm90},
 #endif
-    {"cpu", [](const kernels::Dropout& a, const Policy& p) { return kernels::supports_dropout_cpu(a, p.device); }, nullptr, kernels::dropout_cpu},
+    {"cpu", on_device<kernels::supports_dropout_cpu>, nullptr, kernels::dropout_cpu},
 };
 
 at::Tensor apply_dropout(const at::Tensor& x, const at::Tensor& residual, double p, DropoutKey key, const Policy& policy) {

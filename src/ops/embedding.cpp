@@ -35,16 +35,16 @@ using kernels::EmbeddingFwd;
 
 constexpr Candidate<EmbeddingFwd> kFwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const EmbeddingFwd& a, const Policy& p) { return kernels::supports_embedding_fwd_sm90(a, p.device); }, nullptr, kernels::embedding_fwd_sm90},
+    {"sm90", on_device<kernels::supports_embedding_fwd_sm90>, nullptr, kernels::embedding_fwd_sm90},
 #endif
-    {"cpu", [](const EmbeddingFwd& a, const Policy& p) { return kernels::supports_embedding_fwd_cpu(a, p.device); }, nullptr,
+    {"cpu", on_device<kernels::supports_embedding_fwd_cpu>, nullptr,
      kernels::embedding_fwd_cpu},
 };
 constexpr Candidate<EmbeddingBwd> kBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const EmbeddingBwd& a, const Policy& p) { return kernels::supports_embedding_bwd_sm90(a, p.device); }, kernels::workspace_embedding_bwd_sm90, kernels::embedding_bwd_sm90},
+    {"sm90", on_device<kernels::supports_embedding_bwd_sm90>, kernels::workspace_embedding_bwd_sm90, kernels::embedding_bwd_sm90},
 #endif
-    {"cpu", [](const EmbeddingBwd& a, const Policy& p) { return kernels::supports_embedding_bwd_cpu(a, p.device); }, nullptr,
+    {"cpu", on_device<kernels::supports_embedding_bwd_cpu>, nullptr,
      kernels::embedding_bwd_cpu},
 };
 

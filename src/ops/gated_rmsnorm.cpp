@@ -57,16 +57,16 @@ using kernels::GatedNormFwd;
 
 constexpr Candidate<GatedNormFwd> kFwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const GatedNormFwd& a, const Policy& p) { return kernels::supports_gated_norm_fwd_sm90(a, p.device); }, nullptr, kernels::gated_norm_fwd_sm90},
+    {"sm90", on_device<kernels::supports_gated_norm_fwd_sm90>, nullptr, kernels::gated_norm_fwd_sm90},
 #endif
-    {"cpu", [](const GatedNormFwd& a, const Policy& p) { return kernels::supports_gated_norm_fwd_cpu(a, p.device); }, nullptr,
+    {"cpu", on_device<kernels::supports_gated_norm_fwd_cpu>, nullptr,
      kernels::gated_norm_fwd_cpu},
 };
 constexpr Candidate<GatedNormBwd> kBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const GatedNormBwd& a, const Policy& p) { return kernels::supports_gated_norm_bwd_sm90(a, p.device); }, kernels::workspace_gated_norm_bwd_sm90, kernels::gated_norm_bwd_sm90},
+    {"sm90", on_device<kernels::supports_gated_norm_bwd_sm90>, kernels::workspace_gated_norm_bwd_sm90, kernels::gated_norm_bwd_sm90},
 #endif
-    {"cpu", [](const GatedNormBwd& a, const Policy& p) { return kernels::supports_gated_norm_bwd_cpu(a, p.device); },
+    {"cpu", on_device<kernels::supports_gated_norm_bwd_cpu>,
      kernels::workspace_gated_norm_bwd_cpu, kernels::gated_norm_bwd_cpu},
 };
 

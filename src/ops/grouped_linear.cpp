@@ -100,9 +100,9 @@ constexpr Candidate<GroupedGemm> kGrouped[] = {
      },
      nullptr, run_gemms},
 #ifdef WEFT_CUDA
-    {"sm90", [](const GroupedGemm& g, const Policy& p) { return kernels::supports_grouped_gemm_sm90(g, p.device); }, kernels::workspace_grouped_gemm_sm90,
+    {"sm90", on_device<kernels::supports_grouped_gemm_sm90>, kernels::workspace_grouped_gemm_sm90,
      kernels::grouped_gemm_sm90},
-    {"sm90_general", [](const GroupedGemm& g, const Policy& p) { return kernels::supports_grouped_gemm_general_sm90(g, p.device); }, nullptr,
+    {"sm90_general", on_device<kernels::supports_grouped_gemm_general_sm90>, nullptr,
      kernels::grouped_gemm_general_sm90},
 #endif
 };

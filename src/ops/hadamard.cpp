@@ -12,9 +12,9 @@ namespace {
 
 constexpr Candidate<kernels::Hadamard> kHadamard[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const kernels::Hadamard& a, const Policy& p) { return kernels::supports_hadamard_sm90(a, p.device); }, nullptr, kernels::hadamard_sm90},
+    {"sm90", on_device<kernels::supports_hadamard_sm90>, nullptr, kernels::hadamard_sm90},
 #endif
-    {"cpu", [](const kernels::Hadamard& a, const Policy& p) { return kernels::supports_hadamard_cpu(a, p.device); }, nullptr, kernels::hadamard_cpu},
+    {"cpu", on_device<kernels::supports_hadamard_cpu>, nullptr, kernels::hadamard_cpu},
 };
 
 at::Tensor reference_hadamard(const at::Tensor& x, double scale) {

@@ -16,12 +16,12 @@ using kernels::KlFwd;
 
 constexpr Candidate<KlFwd> kFwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const KlFwd& a, const Policy& p) { return kernels::supports_kl_fwd_sm90(a, p.device); }, nullptr, kernels::kl_fwd_sm90},
+    {"sm90", on_device<kernels::supports_kl_fwd_sm90>, nullptr, kernels::kl_fwd_sm90},
 #endif
     kAtenOnCpu<KlFwd>};
 constexpr Candidate<KlBwd> kBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const KlBwd& a, const Policy& p) { return kernels::supports_kl_bwd_sm90(a, p.device); }, nullptr, kernels::kl_bwd_sm90},
+    {"sm90", on_device<kernels::supports_kl_bwd_sm90>, nullptr, kernels::kl_bwd_sm90},
 #endif
     kAtenOnCpu<KlBwd>};
 

@@ -41,18 +41,18 @@ using kernels::LayerNormFwd;
 
 constexpr Candidate<LayerNormFwd> kFwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const LayerNormFwd& a, const Policy& p) { return kernels::supports_layer_norm_fwd_sm90(a, p.device); }, nullptr,
+    {"sm90", on_device<kernels::supports_layer_norm_fwd_sm90>, nullptr,
      kernels::layer_norm_fwd_sm90},
 #endif
-    {"cpu", [](const LayerNormFwd& a, const Policy& p) { return kernels::supports_layer_norm_fwd_cpu(a, p.device); }, nullptr,
+    {"cpu", on_device<kernels::supports_layer_norm_fwd_cpu>, nullptr,
      kernels::layer_norm_fwd_cpu},
 };
 constexpr Candidate<LayerNormBwd> kBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const LayerNormBwd& a, const Policy& p) { return kernels::supports_layer_norm_bwd_sm90(a, p.device); },
+    {"sm90", on_device<kernels::supports_layer_norm_bwd_sm90>,
      kernels::workspace_layer_norm_bwd_sm90, kernels::layer_norm_bwd_sm90},
 #endif
-    {"cpu", [](const LayerNormBwd& a, const Policy& p) { return kernels::supports_layer_norm_bwd_cpu(a, p.device); },
+    {"cpu", on_device<kernels::supports_layer_norm_bwd_cpu>,
      kernels::workspace_layer_norm_bwd_cpu, kernels::layer_norm_bwd_cpu},
 };
 

@@ -79,12 +79,12 @@ kernels::Support supports_aten(const Gemm& g, const Policy& p) {
 }
 
 constexpr Candidate<Gemm> kGemm[] = {
-    {"cpu", [](const Gemm& g, const Policy& p) { return kernels::supports_gemm_cpu(g, p.device); }, nullptr, kernels::gemm_cpu},
+    {"cpu", on_device<kernels::supports_gemm_cpu>, nullptr, kernels::gemm_cpu},
     {"aten", supports_aten<false>, nullptr, run_aten<false>},
 #ifdef WEFT_CUDA
-    {"cublaslt_padded", [](const Gemm& g, const Policy& p) { return kernels::supports_gemm_padded(g, p.device); }, kernels::workspace_gemm_padded,
+    {"cublaslt_padded", on_device<kernels::supports_gemm_padded>, kernels::workspace_gemm_padded,
      kernels::gemm_padded},
-    {"cublaslt", [](const Gemm& g, const Policy& p) { return kernels::supports_gemm_cublaslt(g, p.device); }, kernels::workspace_gemm_cublaslt,
+    {"cublaslt", on_device<kernels::supports_gemm_cublaslt>, kernels::workspace_gemm_cublaslt,
      kernels::gemm_cublaslt},
 #endif
     {"aten_cuda", supports_aten<true>, nullptr, run_aten<true>},

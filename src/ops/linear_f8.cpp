@@ -15,7 +15,7 @@ using kernels::ScaledGemm;
 
 constexpr Candidate<ScaledGemm> kScaled[] = {
 #ifdef WEFT_CUDA
-    {"cublaslt", [](const ScaledGemm& g, const Policy& p) { return kernels::supports_scaled_gemm_cublaslt(g, p.device); },
+    {"cublaslt", on_device<kernels::supports_scaled_gemm_cublaslt>,
      kernels::workspace_scaled_gemm_cublaslt, kernels::scaled_gemm_cublaslt},
 #endif
     // The values that the codes stand for, multiplied in fp32: the numerics without the speed.

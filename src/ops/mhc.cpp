@@ -16,52 +16,52 @@ using namespace kernels;
 
 constexpr Candidate<MhcSinkhornFwd> kSinkhornFwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const MhcSinkhornFwd& a, const Policy& p) { return supports_mhc_sinkhorn_fwd_sm90(a, p.device); }, nullptr, mhc_sinkhorn_fwd_sm90},
+    {"sm90", on_device<supports_mhc_sinkhorn_fwd_sm90>, nullptr, mhc_sinkhorn_fwd_sm90},
 #endif
     kAtenOnCpu<MhcSinkhornFwd>};
 constexpr Candidate<MhcSinkhornBwd> kSinkhornBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const MhcSinkhornBwd& a, const Policy& p) { return supports_mhc_sinkhorn_bwd_sm90(a, p.device); }, nullptr, mhc_sinkhorn_bwd_sm90},
+    {"sm90", on_device<supports_mhc_sinkhorn_bwd_sm90>, nullptr, mhc_sinkhorn_bwd_sm90},
 #endif
     kAtenOnCpu<MhcSinkhornBwd>};
 constexpr Candidate<MhcProjectFwd> kProjectFwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const MhcProjectFwd& a, const Policy& p) { return supports_mhc_project_fwd_sm90(a, p.device); }, workspace_mhc_project_fwd_sm90, mhc_project_fwd_sm90},
+    {"sm90", on_device<supports_mhc_project_fwd_sm90>, workspace_mhc_project_fwd_sm90, mhc_project_fwd_sm90},
 #endif
     kAtenOnCpu<MhcProjectFwd>};
 constexpr Candidate<MhcProjectBwd> kProjectBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const MhcProjectBwd& a, const Policy& p) { return supports_mhc_project_bwd_sm90(a, p.device); }, workspace_mhc_project_bwd_sm90, mhc_project_bwd_sm90},
+    {"sm90", on_device<supports_mhc_project_bwd_sm90>, workspace_mhc_project_bwd_sm90, mhc_project_bwd_sm90},
 #endif
     kAtenOnCpu<MhcProjectBwd>};
 constexpr Candidate<MhcMapFwd> kMapFwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const MhcMapFwd& a, const Policy& p) { return supports_mhc_map_fwd_sm90(a, p.device); }, nullptr, mhc_map_fwd_sm90},
+    {"sm90", on_device<supports_mhc_map_fwd_sm90>, nullptr, mhc_map_fwd_sm90},
 #endif
     kAtenOnCpu<MhcMapFwd>};
 constexpr Candidate<MhcMapBwd> kMapBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const MhcMapBwd& a, const Policy& p) { return supports_mhc_map_bwd_sm90(a, p.device); }, workspace_mhc_map_bwd_sm90, mhc_map_bwd_sm90},
+    {"sm90", on_device<supports_mhc_map_bwd_sm90>, workspace_mhc_map_bwd_sm90, mhc_map_bwd_sm90},
 #endif
     kAtenOnCpu<MhcMapBwd>};
 constexpr Candidate<MhcAggregateFwd> kAggregateFwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const MhcAggregateFwd& a, const Policy& p) { return supports_mhc_aggregate_fwd_sm90(a, p.device); }, nullptr, mhc_aggregate_fwd_sm90},
+    {"sm90", on_device<supports_mhc_aggregate_fwd_sm90>, nullptr, mhc_aggregate_fwd_sm90},
 #endif
     kAtenOnCpu<MhcAggregateFwd>};
 constexpr Candidate<MhcAggregateBwd> kAggregateBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const MhcAggregateBwd& a, const Policy& p) { return supports_mhc_aggregate_bwd_sm90(a, p.device); }, nullptr, mhc_aggregate_bwd_sm90},
+    {"sm90", on_device<supports_mhc_aggregate_bwd_sm90>, nullptr, mhc_aggregate_bwd_sm90},
 #endif
     kAtenOnCpu<MhcAggregateBwd>};
 constexpr Candidate<MhcPostFwd> kPostFwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const MhcPostFwd& a, const Policy& p) { return supports_mhc_post_fwd_sm90(a, p.device); }, nullptr, mhc_post_fwd_sm90},
+    {"sm90", on_device<supports_mhc_post_fwd_sm90>, nullptr, mhc_post_fwd_sm90},
 #endif
     kAtenOnCpu<MhcPostFwd>};
 constexpr Candidate<MhcPostBwd> kPostBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const MhcPostBwd& a, const Policy& p) { return supports_mhc_post_bwd_sm90(a, p.device); }, workspace_mhc_post_bwd_sm90, mhc_post_bwd_sm90},
+    {"sm90", on_device<supports_mhc_post_bwd_sm90>, workspace_mhc_post_bwd_sm90, mhc_post_bwd_sm90},
 #endif
     kAtenOnCpu<MhcPostBwd>};
 

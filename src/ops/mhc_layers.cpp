@@ -20,14 +20,14 @@ using kernels::MhcPostProjectFwd;
 // "parts" has no function of its own: forward mhc_post, then mhc_project, each chosen in its turn; backward the expression below.
 constexpr Candidate<MhcPostProjectFwd> kPostProject[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const MhcPostProjectFwd& a, const Policy& p) { return kernels::supports_mhc_post_project_fwd_sm90(a, p.device); },
+    {"sm90", on_device<kernels::supports_mhc_post_project_fwd_sm90>,
      kernels::workspace_mhc_post_project_fwd_sm90, kernels::mhc_post_project_fwd_sm90},
 #endif
     {"parts", [](const MhcPostProjectFwd&, const Policy&) -> kernels::Support { return {}; }, nullptr, nullptr},
 };
 constexpr Candidate<MhcLayerBwd> kLayerBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const MhcLayerBwd& a, const Policy& p) { return kernels::supports_mhc_layer_bwd_sm90(a, p.device); },
+    {"sm90", on_device<kernels::supports_mhc_layer_bwd_sm90>,
      kernels::workspace_mhc_layer_bwd_sm90, kernels::mhc_layer_bwd_sm90},
 #endif
     {"parts", supports_aten_on_cpu<MhcLayerBwd>, nullptr, nullptr},

@@ -39,7 +39,7 @@ bool splits(const char* op, const at::Tensor& x, at::ScalarType x_type, const at
 
 constexpr Candidate<SplitBf16> kSplit[] = {
 #ifdef WEFT_CUDA
-    {"cuda", [](const SplitBf16& a, const Policy& p) { return kernels::supports_split_bf16(a, p.device); }, nullptr, kernels::split_bf16},
+    {"cuda", on_device<kernels::supports_split_bf16>, nullptr, kernels::split_bf16},
 #endif
     kAtenOnCpu<SplitBf16>,
 };

@@ -18,19 +18,19 @@ using kernels::ScaleByNorm;
 
 constexpr Candidate<MuonMomentum> kMomentum[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const MuonMomentum& a, const Policy& p) { return kernels::supports_muon_momentum_sm90(a, p.device); }, nullptr, kernels::muon_momentum_sm90},
+    {"sm90", on_device<kernels::supports_muon_momentum_sm90>, nullptr, kernels::muon_momentum_sm90},
 #endif
     kAtenOnCpu<MuonMomentum>,
 };
 constexpr Candidate<ScaleByNorm> kScale[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const ScaleByNorm& a, const Policy& p) { return kernels::supports_scale_by_norm_sm90(a, p.device); }, nullptr, kernels::scale_by_norm_sm90},
+    {"sm90", on_device<kernels::supports_scale_by_norm_sm90>, nullptr, kernels::scale_by_norm_sm90},
 #endif
     kAtenOnCpu<ScaleByNorm>,
 };
 constexpr Candidate<Polynomial> kPolynomial[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const Polynomial& a, const Policy& p) { return kernels::supports_polynomial_sm90(a, p.device); }, nullptr, kernels::polynomial_sm90},
+    {"sm90", on_device<kernels::supports_polynomial_sm90>, nullptr, kernels::polynomial_sm90},
 #endif
     kAtenOnCpu<Polynomial>,
 };

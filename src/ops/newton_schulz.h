@@ -1,5 +1,6 @@
 // The parts of Muon (Jordan et al. 2024; training.md E2): momentum as a moving average, and the Newton-Schulz iteration that brings the
-// singular values of a matrix near 1. Nothing here is differentiable, and nothing waits for the device.
+// singular values of a matrix near 1. optim/ steps with AdamW and calls none of them yet. Nothing here is differentiable, and nothing
+// waits for the device.
 #pragma once
 #include <ATen/core/Tensor.h>
 

@@ -33,10 +33,10 @@ namespace {
 
 constexpr Candidate<kernels::NgramFwd> kRows[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const kernels::NgramFwd& a, const Policy& p) { return kernels::supports_ngram_fwd_sm90(a, p.device); }, nullptr,
+    {"sm90", on_device<kernels::supports_ngram_fwd_sm90>, nullptr,
      kernels::ngram_fwd_sm90},
 #endif
-    {"cpu", [](const kernels::NgramFwd& a, const Policy& p) { return kernels::supports_ngram_fwd_cpu(a, p.device); }, nullptr,
+    {"cpu", on_device<kernels::supports_ngram_fwd_cpu>, nullptr,
      kernels::ngram_fwd_cpu},
 };
 

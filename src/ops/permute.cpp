@@ -64,27 +64,27 @@ using kernels::UnpermuteBwd;
 using kernels::UnpermuteFwd;
 
 constexpr Candidate<PermutePlan> kPlan[] = {
-    {"cpu", [](const PermutePlan& a, const Policy& p) { return kernels::supports_permute_plan_cpu(a, p.device); }, nullptr, kernels::permute_plan_cpu},
+    {"cpu", on_device<kernels::supports_permute_plan_cpu>, nullptr, kernels::permute_plan_cpu},
 #ifdef WEFT_CUDA
-    {"sm90", [](const PermutePlan& a, const Policy& p) { return kernels::supports_permute_plan_sm90(a, p.device); }, kernels::workspace_permute_plan_sm90, kernels::permute_plan_sm90},
+    {"sm90", on_device<kernels::supports_permute_plan_sm90>, kernels::workspace_permute_plan_sm90, kernels::permute_plan_sm90},
 #endif
 };
 constexpr Candidate<PermuteFwd> kPermute[] = {
-    {"cpu", [](const PermuteFwd& a, const Policy& p) { return kernels::supports_permute_fwd_cpu(a, p.device); }, nullptr, kernels::permute_fwd_cpu},
+    {"cpu", on_device<kernels::supports_permute_fwd_cpu>, nullptr, kernels::permute_fwd_cpu},
 #ifdef WEFT_CUDA
-    {"sm90", [](const PermuteFwd& a, const Policy& p) { return kernels::supports_permute_fwd_sm90(a, p.device); }, nullptr, kernels::permute_fwd_sm90},
+    {"sm90", on_device<kernels::supports_permute_fwd_sm90>, nullptr, kernels::permute_fwd_sm90},
 #endif
 };
 constexpr Candidate<UnpermuteFwd> kUnpermute[] = {
-    {"cpu", [](const UnpermuteFwd& a, const Policy& p) { return kernels::supports_unpermute_fwd_cpu(a, p.device); }, nullptr, kernels::unpermute_fwd_cpu},
+    {"cpu", on_device<kernels::supports_unpermute_fwd_cpu>, nullptr, kernels::unpermute_fwd_cpu},
 #ifdef WEFT_CUDA
-    {"sm90", [](const UnpermuteFwd& a, const Policy& p) { return kernels::supports_unpermute_fwd_sm90(a, p.device); }, nullptr, kernels::unpermute_fwd_sm90},
+    {"sm90", on_device<kernels::supports_unpermute_fwd_sm90>, nullptr, kernels::unpermute_fwd_sm90},
 #endif
 };
 constexpr Candidate<UnpermuteBwd> kUnpermuteBwd[] = {
-    {"cpu", [](const UnpermuteBwd& a, const Policy& p) { return kernels::supports_unpermute_bwd_cpu(a, p.device); }, nullptr, kernels::unpermute_bwd_cpu},
+    {"cpu", on_device<kernels::supports_unpermute_bwd_cpu>, nullptr, kernels::unpermute_bwd_cpu},
 #ifdef WEFT_CUDA
-    {"sm90", [](const UnpermuteBwd& a, const Policy& p) { return kernels::supports_unpermute_bwd_sm90(a, p.device); }, nullptr, kernels::unpermute_bwd_sm90},
+    {"sm90", on_device<kernels::supports_unpermute_bwd_sm90>, nullptr, kernels::unpermute_bwd_sm90},
 #endif
 };
 

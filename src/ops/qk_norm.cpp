@@ -33,13 +33,13 @@ std::pair<at::Tensor, at::Tensor> expression_bwd(const at::Tensor& dy, const at:
 
 constexpr Candidate<QkNormFwd> kFwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const QkNormFwd& a, const Policy& p) { return kernels::supports_qk_norm_fwd_sm90(a, p.device); }, nullptr, kernels::qk_norm_fwd_sm90},
+    {"sm90", on_device<kernels::supports_qk_norm_fwd_sm90>, nullptr, kernels::qk_norm_fwd_sm90},
 #endif
     kAtenOnCpu<QkNormFwd>,
 };
 constexpr Candidate<QkNormBwd> kBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const QkNormBwd& a, const Policy& p) { return kernels::supports_qk_norm_bwd_sm90(a, p.device); }, kernels::workspace_qk_norm_bwd_sm90,
+    {"sm90", on_device<kernels::supports_qk_norm_bwd_sm90>, kernels::workspace_qk_norm_bwd_sm90,
      kernels::qk_norm_bwd_sm90},
 #endif
     kAtenOnCpu<QkNormBwd>,

@@ -1,5 +1,7 @@
 // RMSNorm of every head's row (Henry et al. 2020), as attention takes of q and k; without a weight the L2 form of delta nets (Yang et al. 2024):
 //   y[t, h, :] = x / sqrt(mean_d(x^2) + eps) * w,  or  y = x / sqrt(sum_d(x^2) + eps).
+// For mixers whose heads are normed and nothing else: in grouped-query attention the norm is part of ops/qkv, which splits, norms and
+// rotates in one pass.
 #pragma once
 #include <ATen/core/Tensor.h>
 

@@ -60,16 +60,16 @@ at::Tensor reference_bwd(const Qkv& grads, const at::Tensor& qkv, const at::Tens
 // -- candidates ----------------------------------------------------------------------------------------------------------
 
 constexpr Candidate<QkvFwd> kFwd[] = {
-    {"cpu", [](const QkvFwd& a, const Policy& p) { return kernels::supports_qkv_fwd_cpu(a, p.device); }, nullptr, kernels::qkv_fwd_cpu},
+    {"cpu", on_device<kernels::supports_qkv_fwd_cpu>, nullptr, kernels::qkv_fwd_cpu},
 #ifdef WEFT_CUDA
-    {"sm90", [](const QkvFwd& a, const Policy& p) { return kernels::supports_qkv_fwd_sm90(a, p.device); }, nullptr, kernels::qkv_fwd_sm90},
+    {"sm90", on_device<kernels::supports_qkv_fwd_sm90>, nullptr, kernels::qkv_fwd_sm90},
 #endif
 };
 constexpr Candidate<QkvBwd> kBwd[] = {
-    {"cpu", [](const QkvBwd& a, const Policy& p) { return kernels::supports_qkv_bwd_cpu(a, p.device); }, kernels::workspace_qkv_bwd_cpu,
+    {"cpu", on_device<kernels::supports_qkv_bwd_cpu>, kernels::workspace_qkv_bwd_cpu,
      kernels::qkv_bwd_cpu},
 #ifdef WEFT_CUDA
-    {"sm90", [](const QkvBwd& a, const Policy& p) { return kernels::supports_qkv_bwd_sm90(a, p.device); }, kernels::workspace_qkv_bwd_sm90,
+    {"sm90", on_device<kernels::supports_qkv_bwd_sm90>, kernels::workspace_qkv_bwd_sm90,
      kernels::qkv_bwd_sm90},
 #endif
 };

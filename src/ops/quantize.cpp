@@ -96,20 +96,20 @@ namespace {
 
 constexpr Candidate<kernels::Amax> kAmax[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const kernels::Amax& a, const Policy& p) { return kernels::supports_amax_sm90(a, p.device); }, nullptr, kernels::amax_sm90},
+    {"sm90", on_device<kernels::supports_amax_sm90>, nullptr, kernels::amax_sm90},
 #endif
     kAtenOnCpu<kernels::Amax>,
 };
 constexpr Candidate<kernels::Quantize> kQuantize[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const kernels::Quantize& a, const Policy& p) { return kernels::supports_quantize_sm90(a, p.device); },
+    {"sm90", on_device<kernels::supports_quantize_sm90>,
      kernels::workspace_quantize_sm90, kernels::quantize_sm90},
 #endif
     kAtenOnCpu<kernels::Quantize>,
 };
 constexpr Candidate<kernels::Cast> kCast[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const kernels::Cast& a, const Policy& p) { return kernels::supports_cast_sm90(a, p.device); }, nullptr, kernels::cast_sm90},
+    {"sm90", on_device<kernels::supports_cast_sm90>, nullptr, kernels::cast_sm90},
 #endif
     kAtenOnCpu<kernels::Cast>,
 };

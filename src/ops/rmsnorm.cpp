@@ -34,15 +34,15 @@ using kernels::RmsNormFwd;
 
 constexpr Candidate<RmsNormFwd> kFwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const RmsNormFwd& a, const Policy& p) { return kernels::supports_rms_norm_fwd_sm90(a, p.device); }, nullptr, kernels::rms_norm_fwd_sm90},
+    {"sm90", on_device<kernels::supports_rms_norm_fwd_sm90>, nullptr, kernels::rms_norm_fwd_sm90},
 #endif
-    {"cpu", [](const RmsNormFwd& a, const Policy& p) { return kernels::supports_rms_norm_fwd_cpu(a, p.device); }, nullptr, kernels::rms_norm_fwd_cpu},
+    {"cpu", on_device<kernels::supports_rms_norm_fwd_cpu>, nullptr, kernels::rms_norm_fwd_cpu},
 };
 constexpr Candidate<RmsNormBwd> kBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const RmsNormBwd& a, const Policy& p) { return kernels::supports_rms_norm_bwd_sm90(a, p.device); }, kernels::workspace_rms_norm_bwd_sm90, kernels::rms_norm_bwd_sm90},
+    {"sm90", on_device<kernels::supports_rms_norm_bwd_sm90>, kernels::workspace_rms_norm_bwd_sm90, kernels::rms_norm_bwd_sm90},
 #endif
-    {"cpu", [](const RmsNormBwd& a, const Policy& p) { return kernels::supports_rms_norm_bwd_cpu(a, p.device); }, kernels::workspace_rms_norm_bwd_cpu,
+    {"cpu", on_device<kernels::supports_rms_norm_bwd_cpu>, kernels::workspace_rms_norm_bwd_cpu,
      kernels::rms_norm_bwd_cpu},
 };
 

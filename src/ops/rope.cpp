@@ -38,9 +38,9 @@ RopeOptions turned_back(RopeOptions o) {
 
 constexpr Candidate<kernels::Rope> kRope[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const kernels::Rope& a, const Policy& p) { return kernels::supports_rope_sm90(a, p.device); }, nullptr, kernels::rope_sm90},
+    {"sm90", on_device<kernels::supports_rope_sm90>, nullptr, kernels::rope_sm90},
 #endif
-    {"cpu", [](const kernels::Rope& a, const Policy& p) { return kernels::supports_rope_cpu(a, p.device); }, nullptr, kernels::rope_cpu},
+    {"cpu", on_device<kernels::supports_rope_cpu>, nullptr, kernels::rope_cpu},
 };
 
 // y = rope(x), both [T, heads, dim] with contiguous heads; no autograd.

@@ -49,9 +49,9 @@ namespace {
 
 constexpr Candidate<kernels::Sample> kSample[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const kernels::Sample& a, const Policy& p) { return kernels::supports_sample_sm90(a, p.device); }, nullptr, kernels::sample_sm90},
+    {"sm90", on_device<kernels::supports_sample_sm90>, nullptr, kernels::sample_sm90},
 #endif
-    {"cpu", [](const kernels::Sample& a, const Policy& p) { return kernels::supports_sample_cpu(a, p.device); }, nullptr, kernels::sample_cpu},
+    {"cpu", on_device<kernels::supports_sample_cpu>, nullptr, kernels::sample_cpu},
 };
 
 void check(bool ok, const char* what, double got, const char* want) { check_shape(ok, "sample", what, std::to_string(got), want); }

@@ -16,6 +16,10 @@ struct Candidate {  // own kernels, and libraries (cuBLASLt, cuDNN, oneDNN throu
   void (*run)(const Args&, const kernels::Launch&);
 };
 
+// `supports` of a kernel whose answer depends on the call and the device alone: on_device<kernels::supports_x_sm90>.
+template <auto kSupports, class Args>
+kernels::Support on_device(const Args& a, const Policy& p) { return kSupports(a, p.device); }
+
 // Policy::only: every candidate answers for `policy.device`, which need not be there, and the reference runs.
 constexpr const char* kAskOnly = "?";
 inline bool asks_only(const Policy& policy) { return policy.only == kAskOnly; }

@@ -16,24 +16,24 @@ using kernels::SsdStep;
 
 constexpr Candidate<SsdFwd> kFwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const SsdFwd& a, const Policy& p) { return kernels::supports_ssd_fwd_sm90(a, p.device); }, nullptr, kernels::ssd_fwd_sm90},
-    {"general", [](const SsdFwd& a, const Policy& p) { return kernels::supports_ssd_fwd_general_sm90(a, p.device); }, nullptr, kernels::ssd_fwd_general_sm90},
+    {"sm90", on_device<kernels::supports_ssd_fwd_sm90>, nullptr, kernels::ssd_fwd_sm90},
+    {"general", on_device<kernels::supports_ssd_fwd_general_sm90>, nullptr, kernels::ssd_fwd_general_sm90},
 #endif
-    {"cpu", [](const SsdFwd& a, const Policy& p) { return kernels::supports_ssd_fwd_cpu(a, p.device); }, nullptr, kernels::ssd_fwd_cpu},
+    {"cpu", on_device<kernels::supports_ssd_fwd_cpu>, nullptr, kernels::ssd_fwd_cpu},
 };
 constexpr Candidate<SsdBwd> kBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const SsdBwd& a, const Policy& p) { return kernels::supports_ssd_bwd_sm90(a, p.device); }, kernels::workspace_ssd_bwd_sm90, kernels::ssd_bwd_sm90},
-    {"general", [](const SsdBwd& a, const Policy& p) { return kernels::supports_ssd_bwd_general_sm90(a, p.device); }, kernels::workspace_ssd_bwd_general_sm90, kernels::ssd_bwd_general_sm90},
+    {"sm90", on_device<kernels::supports_ssd_bwd_sm90>, kernels::workspace_ssd_bwd_sm90, kernels::ssd_bwd_sm90},
+    {"general", on_device<kernels::supports_ssd_bwd_general_sm90>, kernels::workspace_ssd_bwd_general_sm90, kernels::ssd_bwd_general_sm90},
 #endif
-    {"cpu", [](const SsdBwd& a, const Policy& p) { return kernels::supports_ssd_bwd_cpu(a, p.device); }, kernels::workspace_ssd_bwd_cpu, kernels::ssd_bwd_cpu},
+    {"cpu", on_device<kernels::supports_ssd_bwd_cpu>, kernels::workspace_ssd_bwd_cpu, kernels::ssd_bwd_cpu},
 };
 constexpr Candidate<SsdStep> kStep[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const SsdStep& a, const Policy& p) { return kernels::supports_ssd_step_sm90(a, p.device); }, nullptr, kernels::ssd_step_sm90},
-    {"general", [](const SsdStep& a, const Policy& p) { return kernels::supports_ssd_step_general_sm90(a, p.device); }, nullptr, kernels::ssd_step_general_sm90},
+    {"sm90", on_device<kernels::supports_ssd_step_sm90>, nullptr, kernels::ssd_step_sm90},
+    {"general", on_device<kernels::supports_ssd_step_general_sm90>, nullptr, kernels::ssd_step_general_sm90},
 #endif
-    {"cpu", [](const SsdStep& a, const Policy& p) { return kernels::supports_ssd_step_cpu(a, p.device); }, nullptr, kernels::ssd_step_cpu},
+    {"cpu", on_device<kernels::supports_ssd_step_cpu>, nullptr, kernels::ssd_step_cpu},
 };
 
 int32_t i32(int64_t n) { return static_cast<int32_t>(n); }

@@ -16,13 +16,13 @@ using kernels::StructureFwd;
 
 constexpr Candidate<StructureFwd> kFwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const StructureFwd& a, const Policy& p) { return kernels::supports_structure_fwd_sm90(a, p.device); }, nullptr, kernels::structure_fwd_sm90},
+    {"sm90", on_device<kernels::supports_structure_fwd_sm90>, nullptr, kernels::structure_fwd_sm90},
 #endif
     kAtenOnCpu<StructureFwd>,
 };
 constexpr Candidate<StructureBwd> kBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const StructureBwd& a, const Policy& p) { return kernels::supports_structure_bwd_sm90(a, p.device); }, kernels::workspace_structure_bwd_sm90, kernels::structure_bwd_sm90},
+    {"sm90", on_device<kernels::supports_structure_bwd_sm90>, kernels::workspace_structure_bwd_sm90, kernels::structure_bwd_sm90},
 #endif
     kAtenOnCpu<StructureBwd>,
 };
