@@ -52,25 +52,25 @@ using kernels::XentTile;
 
 constexpr Candidate<XentTile> kTile[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const XentTile& a, const Policy& p) { return kernels::supports_xent_tile_sm90(a, p.device); }, nullptr, kernels::xent_tile_sm90},
+    {"sm90", on_device<kernels::supports_xent_tile_sm90>, nullptr, kernels::xent_tile_sm90},
 #endif
-    {"cpu", [](const XentTile& a, const Policy& p) { return kernels::supports_xent_tile_cpu(a, p.device); }, nullptr, kernels::xent_tile_cpu},
+    {"cpu", on_device<kernels::supports_xent_tile_cpu>, nullptr, kernels::xent_tile_cpu},
 };
 constexpr Candidate<XentLoss> kLoss[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const XentLoss& a, const Policy& p) { return kernels::supports_xent_loss_sm90(a, p.device); }, nullptr, kernels::xent_loss_sm90},
+    {"sm90", on_device<kernels::supports_xent_loss_sm90>, nullptr, kernels::xent_loss_sm90},
 #endif
-    {"cpu", [](const XentLoss& a, const Policy& p) { return kernels::supports_xent_loss_cpu(a, p.device); }, nullptr, kernels::xent_loss_cpu},
+    {"cpu", on_device<kernels::supports_xent_loss_cpu>, nullptr, kernels::xent_loss_cpu},
 };
 constexpr Candidate<XentGrad> kGrad[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const XentGrad& a, const Policy& p) { return kernels::supports_xent_grad_sm90(a, p.device); }, nullptr, kernels::xent_grad_sm90},
+    {"sm90", on_device<kernels::supports_xent_grad_sm90>, nullptr, kernels::xent_grad_sm90},
 #endif
-    {"cpu", [](const XentGrad& a, const Policy& p) { return kernels::supports_xent_grad_cpu(a, p.device); }, nullptr, kernels::xent_grad_cpu},
+    {"cpu", on_device<kernels::supports_xent_grad_cpu>, nullptr, kernels::xent_grad_cpu},
 };
 constexpr Candidate<XentPromise> kPromise[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const XentPromise& a, const Policy& p) { return kernels::supports_xent_promise_sm90(a, p.device); }, nullptr, kernels::xent_promise_sm90},
+    {"sm90", on_device<kernels::supports_xent_promise_sm90>, nullptr, kernels::xent_promise_sm90},
 #endif
     {"aten", [](const XentPromise&, const Policy& p) -> kernels::Support {
        if (p.device.kind != kernels::Device::kCpu) return {"runs on the CPU only"};
@@ -86,7 +86,7 @@ kernels::Support supports_chunked(const Args& a, const Policy&) {
 }
 constexpr Candidate<LinearXentFwd> kFwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const LinearXentFwd& a, const Policy& p) { return kernels::supports_linear_xent_fwd_sm90(a, p.device); },
+    {"sm90", on_device<kernels::supports_linear_xent_fwd_sm90>,
      kernels::workspace_linear_xent_fwd_sm90, kernels::linear_xent_fwd_sm90},
 #endif
     {"chunked", supports_chunked<LinearXentFwd>, nullptr, nullptr},
@@ -94,14 +94,14 @@ constexpr Candidate<LinearXentFwd> kFwd[] = {
 // With gradients made in the forward: what makes the logits' gradient of some tokens. "chunked": product, statistics, gradient one after another.
 constexpr Candidate<LinearXentRows> kRows[] = {
 #ifdef WEFT_CUDA
-    {"sm90_rows", [](const LinearXentRows& a, const Policy& p) { return kernels::supports_linear_xent_rows_sm90(a, p.device); },
+    {"sm90_rows", on_device<kernels::supports_linear_xent_rows_sm90>,
      kernels::workspace_linear_xent_rows_sm90, kernels::linear_xent_rows_sm90},
 #endif
     {"chunked", supports_chunked<LinearXentRows>, nullptr, nullptr},
 };
 constexpr Candidate<LinearXentBwd> kBwd[] = {
 #ifdef WEFT_CUDA
-    {"sm90", [](const LinearXentBwd& a, const Policy& p) { return kernels::supports_linear_xent_bwd_sm90(a, p.device); },
+    {"sm90", on_device<kernels::supports_linear_xent_bwd_sm90>,
      kernels::workspace_linear_xent_bwd_sm90, kernels::linear_xent_bwd_sm90},
 #endif
     {"chunked", supports_chunked<LinearXentBwd>, nullptr, nullptr},
