@@ -273,17 +273,18 @@ inline void ldmatrix(uint32_t (&out)[4], const void* row, bool transposed) {
 }
 inline void ldmatrix_x4(uint32_t (&r)[4], uintptr_t row) { ldmatrix(r, reinterpret_cast<const void*>(row), false); }
 inline void ldmatrix_x4_trans(uint32_t (&r)[4], uintptr_t row) { ldmatrix(r, reinterpret_cast<const void*>(row), true); }
-inline void stmatrix_x4_trans(void* row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
+inline void stmatrix(void* row, const uint32_t (&v)[4], bool transposed) {
   Warp& w = warp();
   if (reinterpret_cast<uintptr_t>(row) % 16 != 0) std::fprintf(stderr, "emulate: stmatrix address is not 16-byte aligned\n"), std::abort();
   w.slot[lane()][0] = reinterpret_cast<uint64_t>(row);
   warp_barrier();
-  const uint32_t v[4] = {r0, r1, r2, r3};
   const int q = lane() >> 2, r = lane() & 3;
   for (int m = 0; m < 4; ++m)
-    for (int i = 0; i < 2; ++i) reinterpret_cast<uint16_t*>(w.slot[m * 8 + 2 * r + i][0])[q] = static_cast<uint16_t>(v[m] >> (16 * i));
+    for (int i = 0; i < 2; ++i) reinterpret_cast<uint16_t*>(w.slot[m * 8 + (transposed ? 2 * r + i : q)][0])[transposed ? q : 2 * r + i] = static_cast<uint16_t>(v[m] >> (16 * i));
   warp_barrier();
 }
+inline void stmatrix_x4(void* row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) { stmatrix(row, {r0, r1, r2, r3}, false); }
+inline void stmatrix_x4_trans(void* row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) { stmatrix(row, {r0, r1, r2, r3}, true); }
 inline uint32_t transpose_8x8(uint32_t v) {
   Warp& w = warp();
   w.slot[lane()][0] = v;

@@ -31,6 +31,7 @@ using emulate::ldmatrix_x4;
 using emulate::ldmatrix_x4_trans;
 using emulate::mma_bf16;
 using emulate::mma_tf32;
+using emulate::stmatrix_x4;
 using emulate::stmatrix_x4_trans;
 using emulate::transpose_8x8;
 #else
@@ -58,7 +59,11 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], SmemAddress 
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(row) : "memory");
 }
-// Stores the transposes of four 8x8 matrices held as C fragments (packed pairs): lane l gives the address of row l % 8 of matrix l / 8.
+// Stores four 8x8 matrices held as C fragments (packed pairs): lane l gives the address of row l % 8 of matrix l / 8.
+__device__ __forceinline__ void stmatrix_x4(void* row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};\n" ::"r"(smem_address(row)), "r"(r0), "r"(r1), "r"(r2), "r"(r3) : "memory");
+}
+// The same of their transposes.
 __device__ __forceinline__ void stmatrix_x4_trans(void* row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};\n" ::"r"(smem_address(row)), "r"(r0), "r"(r1), "r"(r2),
                "r"(r3) : "memory");

@@ -1,7 +1,9 @@
 // The passes of the Mamba-3 backward and its workspace. A chunk slot is one chunk of 64 rows (64 / R steps), numbered like the saved states.
-// All passes but the first and the last two go through the heads a piece at a time, whole groups; per piece:
-//   walk: q, k (bias, rotation), v, dY of every chunk as tiles in the swizzle of wgmma, and the states S, dS between chunks; chunks: all
-//   that is local to a chunk, y and dv as tiles; gates: what follows from y and dv.
+// All passes but the first and the last two go through the heads a piece at a time, whole groups; per piece at rank 4:
+//   walk: the states S, dS between chunks; fused: all that is local to a chunk, with its q, k, v, dY made again.
+// At ranks 1 and 2, where a token has fewer rows to make and to move:
+//   walk: besides q, k (bias, rotation), v, dY of every chunk as tiles in the swizzle of wgmma; chunks: all that is local to a chunk, y and dv
+//   as tiles; gates: what follows from y and dv.
 #pragma once
 #include "kernels/common/packed.cuh"
 #include "kernels/common/wgmma.cuh"
@@ -11,6 +13,7 @@ namespace weft::kernels::mamba3 {
 
 constexpr int kChunksPerBlock = 8;  // of the chunk and gate passes: each block keeps one part of the parameter gradients
 
+inline bool fused(const Mamba3Inputs& a) { return a.rank == 4; }
 inline int steps_of(const Mamba3Inputs& a) { return kRows / a.rank; }
 inline int64_t chunk_slots(const Mamba3Inputs& a) { return a.tokens / steps_of(a) + a.documents; }
 inline int64_t parts(const Mamba3Inputs& a) { return (chunk_slots(a) + kChunksPerBlock - 1) / kChunksPerBlock; }
@@ -19,7 +22,7 @@ inline int64_t parts(const Mamba3Inputs& a) { return (chunk_slots(a) + kChunksPe
 constexpr int64_t kPieceBytes = int64_t{8} << 30;
 inline int piece_groups(const Mamba3Inputs& a) {
   const int64_t heads = a.heads / a.groups, wide = kRows * kN * 2, thin = kRows * kP * 2;
-  const int64_t bytes = chunk_slots(a) * heads * ((a.rank > 1 ? 4 : 3) * wide + 4 * thin), blocks = a.documents * heads * 2;
+  const int64_t tile = fused(a) ? 2 * wide : (a.rank > 1 ? 4 : 3) * wide + 4 * thin, bytes = chunk_slots(a) * heads * tile, blocks = a.documents * heads * 2;
   const int64_t fit = kPieceBytes / (bytes > 0 ? bytes : 1), walk = 264 / (blocks > 0 ? blocks : 1), chunk = 528 / (parts(a) > 0 ? parts(a) : 1), want = walk > chunk ? walk : chunk;
   const int64_t most = fit < want ? fit : want;
   return static_cast<int>(most < 1 ? 1 : most < a.groups ? most : a.groups);
@@ -31,7 +34,7 @@ struct Piece {
 };
 
 struct BwdWorkspace {
-  // Of a piece, [chunk slots, piece heads, ...]
+  // Of a piece, [chunk slots, piece heads, ...]; but for S, dS null at rank 4
   bf16 *q, *k;           // Panels<128>
   bf16 *v, *dY;          // Panels<64>
   bf16 *y, *dv;          // Panels<64>, without D v and D dY
@@ -52,6 +55,7 @@ BwdWorkspace cut(const Mamba3Bwd&, void* base);
 
 void bwd_turns(const Mamba3Bwd&, const BwdWorkspace&, cudaStream_t);
 void bwd_walk(const Mamba3Bwd&, const BwdWorkspace&, const Piece&, cudaStream_t);
+void bwd_fused(const Mamba3Bwd&, const BwdWorkspace&, const Piece&, cudaStream_t);
 void bwd_chunks(const Mamba3Bwd&, const BwdWorkspace&, const Piece&, cudaStream_t);
 void bwd_gates(const Mamba3Bwd&, const BwdWorkspace&, const Piece&, cudaStream_t);
 void bwd_angles(const Mamba3Bwd&, const BwdWorkspace&, cudaStream_t);   // what reaches across chunks through the angles and the look-ahead

@@ -107,7 +107,6 @@ void launch(const Mamba3Bwd& a, const BwdWorkspace& w, const Piece& piece, cudaS
 }  // namespace
 
 void bwd_gates(const Mamba3Bwd& a, const BwdWorkspace& w, const Piece& piece, cudaStream_t stream) {
-  if (a.in.rank == 4) return launch<4>(a, w, piece, stream);
   if (a.in.rank == 2) return launch<2>(a, w, piece, stream);
   launch<1>(a, w, piece, stream);
 }

@@ -19,7 +19,7 @@ BwdWorkspace cut(const Mamba3Bwd& a, void* base) {
   const int64_t tiles = slots * piece_groups(in) * (H / in.groups);
   auto wide = [&] { return static_cast<bf16*>(take(tiles * kRows * kN * 2)); };
   auto thin = [&] { return static_cast<bf16*>(take(tiles * kRows * kP * 2)); };
-  w.q = wide(), w.k = wide(), w.v = thin(), w.dY = thin(), w.y = thin(), w.dv = thin();
+  if (!fused(in)) w.q = wide(), w.k = wide(), w.v = thin(), w.dY = thin(), w.y = thin(), w.dv = thin();
   if (R > 1) w.S = wide();
   w.dS = wide();
   w.d_theta = floats(in.tokens * H * in.angles);
@@ -200,6 +200,10 @@ void mamba3_bwd_sm90(const Mamba3Bwd& a, const Launch& l) {
   for (int g = 0; g < a.in.groups; g += step) {
     const mamba3::Piece piece{g * group_heads, (g + step < a.in.groups ? step : a.in.groups - g) * group_heads, group_heads};
     mamba3::bwd_walk(a, w, piece, l.stream);
+    if (mamba3::fused(a.in)) {
+      mamba3::bwd_fused(a, w, piece, l.stream);
+      continue;
+    }
     mamba3::bwd_chunks(a, w, piece, l.stream);
     mamba3::bwd_gates(a, w, piece, l.stream);
   }

@@ -192,7 +192,7 @@ struct WalkThin {
 template <int R, bool kReverse>
 __device__ __forceinline__ void walk_states(const Mamba3Inputs& a, const bf16* d_o, const BwdWorkspace& w, const Piece& piece, const WalkPlace& at, WalkSmem<R>& sm) {
   using Sm = WalkSmem<R>;
-  constexpr bool kStates = kReverse || R > 1;
+  constexpr bool kStates = kReverse || R > 1, kTiles = R < 4;
   const int thread = thread_number(), lane = thread & 31, warp = thread >> 5 & 3, row = warp * 16 + (lane >> 2);
   const int64_t slot0 = first_slot(at.start, at.document, Sm::kSteps);
   bf16 *wide = kReverse ? w.q : w.k, *thin = kReverse ? w.dY : w.v, *states = kReverse ? w.dS : w.S;
@@ -207,7 +207,9 @@ __device__ __forceinline__ void walk_states(const Mamba3Inputs& a, const bf16* d
     const Decay& d = sm.decay[s];
     const int64_t tile = (slot0 + chunk_of<kReverse>(at, i)) * piece.heads + at.local;
     group_barrier(kFull + s, 2 * kGroup);
-    if (sends) bulk_store(wide + tile * (kRows * kN), stage.wide, kRows * kN * 2), bulk_commit();
+    if constexpr (kTiles) {
+      if (sends) bulk_store(wide + tile * (kRows * kN), stage.wide, kRows * kN * 2), bulk_commit();
+    }
     if constexpr (kStates) {
       uint32_t state[8][4];
       pack_state(state, S);
@@ -216,7 +218,7 @@ __device__ __forceinline__ void walk_states(const Mamba3Inputs& a, const bf16* d
     fence_async_proxy();
     group_barrier(kOwn, kGroup);
     if (sends) {
-      bulk_store(thin + tile * (kRows * kP), stage.thin, kRows * kP * 2);
+      if constexpr (kTiles) bulk_store(thin + tile * (kRows * kP), stage.thin, kRows * kP * 2);
       if constexpr (kStates) bulk_store(states + tile * (kP * kN), sm.state, kP * kN * 2);
       bulk_commit();
     }

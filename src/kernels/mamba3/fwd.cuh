@@ -8,20 +8,6 @@ namespace weft::kernels::mamba3 {
 
 enum FwdBarrier { kFeed = 1, kFull = 2, kFree = 4, kOwn = 6 };  // kFull, kFree: + stage
 
-// The order of a chunk's rows. A lane of wgmma's sums holds columns 2r, 2r + 1, 2r + 8, 2r + 9 of each 16 and rows q, q + 8: at rank 4 those
-// are the four ranks of one step, so that a sum over ranks stays in a thread and one decay serves eight products.
-template <int R>
-struct Rows {
-  static constexpr int kSteps = kRows / R, kOwnSteps = 4 / R;  // of a lane in 16 columns
-  static __device__ __forceinline__ int step(int row) { return R == 4 ? (row >> 4) * 4 + (row >> 1 & 3) : row >> kShift<R>; }
-  static __device__ __forceinline__ int rank(int row) { return R == 4 ? (row >> 3 & 1) * 2 + (row & 1) : row & (R - 1); }
-  static __device__ __forceinline__ int row(int step, int rank) { return R == 4 ? (step >> 2) * 16 + (rank >> 1) * 8 + (step & 3) * 2 + (rank & 1) : step * R + rank; }
-  // Of column 8 half + 2r + e of a block of 16: which of the lane's steps, which rank.
-  static constexpr int own(int half, int e) { return R == 4 ? 0 : R == 2 ? half : 2 * half + e; }
-  static constexpr int own_rank(int half, int e) { return R == 4 ? 2 * half + e : R == 2 ? e : 0; }
-  static __device__ __forceinline__ int own_step(int block, int own, int r) { return R == 4 ? 4 * block + r : R == 2 ? 8 * block + 4 * own + r : 16 * block + 8 * (own >> 1) + 2 * r + (own & 1); }
-};
-
 // cos and sin of a chunk's angles as the feeding threads read them, 16 bytes (two angles) at a time: [step][piece][unit]. A unit is the
 // 8 columns (and, above rank 1, their partners 64 on) that a thread turns.
 template <int R>

@@ -1,0 +1,132 @@
+// Mamba-3 backward at rank 4, all that is local to a chunk, from x, z, d_o, B, C and the states S, dS (fused.cuh has its order). Rows i, j = (step,
+// rank); S before the chunk, dS after it; L_ij = e^{cs_i - cs_j}; f_ij = L_ij scale_j for an earlier step j, gamma_i within a step, 0 later
+// (nam56r.md 2.6):
+//   G_ij = dY_i . v_j    M = f (q k^T) + D    W = f G
+//   y = M v + e^{cs} q S^T                    dv = M^T dY + w k dS^T
+//   dq = W k + e^{cs} dY S                    dk = W^T q + w v dS                         w_j = scale_j e^{cs_end - cs_j}
+// then the gates, the turn back of dq and dk with d theta, their sums over heads and steps, and sums in fp32 of L G (q k^T) for scale, gamma and a.
+// Floor at b8 s4096 H128 R4: S, dS 8.6 GB and x, z, d_o, turns 2.1 GB read, dx, dz, d theta 1.6 GB written, 2.9 ms at 4.3 TB/s; 2048 x 128 items of
+// 2,200 clocks of wgmma, 2.5 ms. Instructions by count: about 800 an item and warp, four warps a scheduler.
+#include "kernels/mamba3/fused_gates.cuh"
+#include "kernels/mamba3/fused_make.cuh"
+#include "kernels/mamba3/fused_store.cuh"
+#include "kernels/mamba3/fused_weights.cuh"
+
+namespace weft::kernels::mamba3 {
+namespace {
+
+// The first item's operands, and what the first round makes the second item's of.
+template <bool gated>
+__device__ __forceinline__ void begin(const Fused& f) {
+  FusedSmem& sm = f.sm;
+  const FusedMake make{f};
+  // The parts of the parameter gradients start at zero; later each is added to by the thread that owns it.
+  const Mamba3Inputs& a = f.args.in;
+  const int64_t H = a.heads, head0 = f.piece.head0 + f.group * f.heads;
+  for (int i = f.thread; i < f.heads * 4 * kN; i += kFusedThreads)
+    for (int m = 0; m < 2; ++m) f.w.bias_parts[((f.part * 2 + m) * H + head0) * 4 * kN + i] = 0;
+  for (int i = f.thread; i < f.heads * 4 * kP; i += kFusedThreads)
+    for (int m = 0; m < 3; ++m) f.w.mimo_parts[((f.part * 3 + m) * H + head0) * 4 * kP + i] = 0;
+  for (int i = f.thread; i < f.heads; i += kFusedThreads) f.w.D_parts[f.part * H + head0 + i] = 0;
+  *reinterpret_cast<uint4*>(sm.M + f.thread * 8) = *reinterpret_cast<uint4*>(sm.W + f.thread * 8) = uint4{0, 0, 0, 0};
+  if (f.thread == 0) {
+    sm.item[0] = f.from_slot(static_cast<int>(f.part) * kChunksPerBlock);
+    for (int i = 1; i < 3; ++i) sm.item[i] = f.after(sm.item[i - 1]);
+  }
+  __syncthreads();
+  const FusedItem& it = sm.item[0];
+  if (!f.more(it)) return;
+  if (f.role == kOut) make.load_inputs(it, 0);
+  if (f.role == kLoad) make.load_states(it, 0);
+  if (f.role == kIn) make.load_turns_of(it, 0);
+  cp_async_commit(), cp_async_wait<0>();
+  __syncthreads();
+  if (f.role == kWeigh) make.make_dY<gated>(0);
+  if (f.role == kIn || f.role == kLoad) make.make_wide(it, 0, 0, f.role == kIn);
+  if (f.role == kOut) {
+    make.make_v(0);
+    if (f.warp == 0) make.make_rates(0);
+  }
+  __syncthreads();
+  if (f.role == kLoad && f.more(sm.item[1])) make.load_turns_of(sm.item[1], 1);
+  cp_async_commit(), cp_async_wait<0>();
+  fence_async_proxy();
+  __syncthreads();
+}
+
+template <bool gated>
+__global__ void __launch_bounds__(kFusedThreads, 1) fused_kernel(const Mamba3Bwd args, const BwdWorkspace w, const Piece piece, const int slots) {
+  WEFT_DYNAMIC_SMEM(raw);
+  auto& sm = *reinterpret_cast<FusedSmem*>(raw);
+  const int heads = piece.group_heads, groups = piece.heads / heads, group = static_cast<int>(blockIdx.x) % groups, part = static_cast<int>(blockIdx.x) / groups;
+  const int end = (part + 1) * kChunksPerBlock < slots ? (part + 1) * kChunksPerBlock : slots;
+  const Fused f{args, w, piece, sm, part, group, heads, end};
+  begin<gated>(f);
+  const FusedMake make{f};
+  const FusedWeights weights{f};
+  const FusedGates gates{f};
+  const FusedStore store{f};
+  const int role = f.role;
+  float sum[32] = {};  // a quarter of dC, dB over the heads
+  int i = 0;
+  for (int third = 0; f.more(sm.item[i & 3]); ++i) {
+    const int s = i & 1, next_third = third == 2 ? 0 : third + 1;
+    const FusedItem &it = sm.item[i & 3], &next = sm.item[(i + 1) & 3];
+    float acc[32];
+    if (role == kWeigh) {
+      weights.weigh(it, s);
+    } else if (role == kIn) {
+      gates.through_state(acc, sm.stage[s].dS, sm.stage[s].k);
+      gates.through_done(acc, sm.stage[s].v, sm.sums[s].dot_k, sm.rates[s].w);
+      if (f.more(next)) make.make_wide(next, s ^ 1, next_third, true);
+      fence_async_proxy();
+    } else if (role == kOut) {
+      gates.through_state(acc, sm.stage[s].S, sm.stage[s].q);
+      if (i > 0) store.results(sm.item[(i - 1) & 3], s ^ 1);
+      group_barrier(kStored, kGroup);
+      if (f.more(next)) make.load_inputs(next, s ^ 1);
+      cp_async_commit();
+      gates.through_done(acc, sm.stage[s].dY, sm.sums[s].dot_q, sm.rates[s].grow);
+      cp_async_wait<0>();
+    } else {
+      if (f.more(next)) make.load_states(next, s ^ 1), make.make_wide(next, s ^ 1, next_third, false);
+      cp_async_commit();
+      weights.dot_states(s);
+      fence_async_proxy();
+    }
+    group_barrier(kWeighed, kFusedThreads);
+    if (role == kIn) gates.in(acc, s);
+    if (role == kOut) gates.out<gated>(acc, s);
+    if (role == kLoad) {
+      const FusedItem& second = sm.item[(i + 2) & 3];
+      if (f.more(second)) make.load_turns_of(second, next_third == 2 ? 0 : next_third + 1);
+      cp_async_commit();
+      if (f.t == 0) sm.item[(i + 3) & 3] = f.after(second);
+    }
+    weights.quarter(it, s, third, role >= kOut, role & 1, sum);
+    if (f.more(next)) {
+      if (role == kWeigh) make.make_dY<gated>(s ^ 1);
+      if (role == kLoad) {
+        make.make_v(s ^ 1);
+        if (f.warp == 0) make.make_rates(s ^ 1);
+      }
+    }
+    cp_async_wait<0>();
+    if (role == kWeigh || role == kLoad) fence_async_proxy();
+    group_barrier(kItem, kFusedThreads);
+    third = next_third;
+  }
+  if (role == kOut && i > 0) store.results(sm.item[(i - 1) & 3], (i - 1) & 1);
+}
+
+}  // namespace
+
+void bwd_fused(const Mamba3Bwd& a, const BwdWorkspace& w, const Piece& piece, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(parts(a.in) * (piece.heads / piece.group_heads)));
+  if (a.in.z)
+    launch_grid(fused_kernel<true>, grid, dim3(kFusedThreads), sizeof(FusedSmem), stream, a, w, piece, static_cast<int>(chunk_slots(a.in)));
+  else
+    launch_grid(fused_kernel<false>, grid, dim3(kFusedThreads), sizeof(FusedSmem), stream, a, w, piece, static_cast<int>(chunk_slots(a.in)));
+}
+
+}  // namespace weft::kernels::mamba3

@@ -1,0 +1,145 @@
+// Operands of the chunk pass at rank 4: inputs by asynchronous copies, and from them q, k (bias, rotation), v and dY as tiles.
+#pragma once
+#include "kernels/mamba3/fused.cuh"
+
+namespace weft::kernels::mamba3 {
+
+struct FusedMake : Fused {
+  // x, z, d_o, the mimo weights and the rates, by one warpgroup. The caller commits.
+  __device__ __forceinline__ void load_inputs(const FusedItem& it, int s) const {
+    const Mamba3Inputs& a = args.in;
+    auto& raw = sm.raw[s];
+    const int step = t >> 3, unit = t & 7, to = raw_unit(step, unit), hd = head(it);
+    const bool ok = step < it.count;
+    const int64_t token = it.first + (ok ? step : 0), in = hd * kP + unit * 8;
+    cp_async16(raw.x + to, static_cast<const bf16*>(a.x) + token * a.x_stride + in, ok);
+    if (a.z) cp_async16(raw.z + to, static_cast<const bf16*>(a.z) + token * a.z_stride + in, ok);
+    cp_async16(raw.d_o + to, static_cast<const bf16*>(args.d_o) + token * a.heads * kP + in, ok);
+    const int64_t weights = static_cast<int64_t>(hd) * 4 * kP;
+    if (t < kP) {
+      cp_async16(sm.mimo[s][0] + t * 4, a.mimo_x + weights + t * 4, true);
+      cp_async16(sm.mimo[s][2] + t * 4, a.mimo_o + weights + t * 4, true);
+    } else if (a.z) {
+      cp_async16(sm.mimo[s][1] + (t - kP) * 4, a.mimo_z + weights + (t - kP) * 4, true);
+    }
+    load_rates(sm.dt, sm.a, sm.lambda, a, hd, it.first, it.left, kFusedSteps, t);
+  }
+  // S, dS. Thread t has one unit of every eighth row: there the swizzle repeats.
+  __device__ __forceinline__ void load_states(const FusedItem& it, int s) const {
+    auto& stage = sm.stage[s];
+    const int from_unit = t & 15, p = t >> 4, unit = Columns::unit(from_unit & 7, from_unit >> 3), to = (unit >> 3) * (kP * 64) + p * 64 + (((unit & 7) ^ p) & 7) * 8;
+    const int64_t from = tile(it) * (kP * kN) + t * 8;
+#pragma unroll
+    for (int i = 0; i < kP * kN / 8 / kGroup; ++i) {
+      cp_async16(stage.S + to + i * 512, w.S + from + i * kGroup * 8, true);
+      cp_async16(stage.dS + to + i * 512, w.dS + from + i * kGroup * 8, true);
+    }
+  }
+  // The turns and the biases.
+  __device__ __forceinline__ void load_turns_of(const FusedItem& it, int third) const {
+    const Mamba3Inputs& a = args.in;
+    const int hd = head(it), angles = a.angles, stride = turn_stride(), col = (t & 15) * 4;
+    if (col < angles) {
+#pragma unroll
+      for (int step = t >> 4; step < kFusedSteps; step += 8) {
+        const bool ok = step < it.count;
+        cp_async16(sm.turn[third] + step * stride + col, w.turns + (static_cast<int64_t>(it.first + (ok ? step : 0)) * a.heads + hd) * angles + col, ok);
+      }
+    }
+    const int64_t from = static_cast<int64_t>(hd) * 4 * kN + t * 4;
+    const int to = warp * FusedSmem::kBias + lane * 4;
+    cp_async16(sm.bias[0] + to, a.B_bias + from, true), cp_async16(sm.bias[1] + to, a.C_bias + from, true);
+  }
+
+  // k or q, by one warpgroup: thread t has columns 8 u.., 32 + 8 u.. and those 64 on of rows t / 4 and t / 4 + 32, which are of one rank.
+  __device__ __forceinline__ void make_wide(const FusedItem& it, int s, int third, bool queries) const {
+    const Mamba3Inputs& a = args.in;
+    const int u = lane & 3, row = t >> 2, rank = Order::rank(row);
+    const int64_t stride = queries ? a.C_stride : a.B_stride;
+    const bf16* from = static_cast<const bf16*>(queries ? a.C : a.B) + (rank * a.groups + piece.head0 / heads + group) * kN + 8 * u;
+    const float* bias = sm.bias[queries] + rank * FusedSmem::kBias;
+    bf16* to = queries ? sm.stage[s].q : sm.stage[s].k;
+    uint4 raw[2][4];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int step = Order::step(row + 32 * j);
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+        raw[j][k] = step < it.count ? __ldg(reinterpret_cast<const uint4*>(from + (it.first + step) * stride + (k & 1) * 64 + (k >> 1) * 32)) : uint4{0, 0, 0, 0};
+    }
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        make_unit(to, row + 32 * j, u + 4 * half, raw[j][2 * half], raw[j][2 * half + 1], bias, sm.turn[third] + Order::step(row + 32 * j) * turn_stride());
+  }
+
+  // v, or dY = d_o mimo_o silu(z mimo_z); thread t has 8 columns of one step, all ranks.
+  template <bool gated>
+  __device__ __forceinline__ void make_dY(int s) const {
+    const int step = t >> 3, unit = t & 7, at = raw_unit(step, unit);
+    float g[8], z[8];
+    unpack8(g, sm.raw[s].d_o + at);
+    if constexpr (gated) unpack8(z, sm.raw[s].z + at);
+#pragma unroll
+    for (int rank = 0; rank < 4; ++rank) {
+      float v[8];
+      times(v, g, sm.mimo[s][2] + rank * kP + unit * 8);
+      if constexpr (gated) {
+        float u[8];
+        times(u, z, sm.mimo[s][1] + rank * kP + unit * 8);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) v[e] *= u[e] * sigmoid(u[e]);
+      }
+      pack8(Panels<kP>{sm.stage[s].dY}.unit(Order::row(step, rank), unit * 8), v);
+    }
+  }
+  __device__ __forceinline__ void make_v(int s) const {
+    const int step = t >> 3, unit = t & 7;
+    float x[8];
+    unpack8(x, sm.raw[s].x + raw_unit(step, unit));
+#pragma unroll
+    for (int rank = 0; rank < 4; ++rank) {
+      float v[8];
+      times(v, x, sm.mimo[s][0] + rank * kP + unit * 8);
+      pack8(Panels<kP>{sm.stage[s].v}.unit(Order::row(step, rank), unit * 8), v);
+    }
+  }
+  // One warp.
+  __device__ __forceinline__ void make_rates(int s) const {
+    auto& to = sm.rates[s];
+    each_rate<4>(sm.a, sm.dt, sm.lambda, 1, [&](int step, float cs, float, float grow, float weight, float scale, float gamma) {
+      to.cs[step] = cs, to.grow[step] = grow, to.w[step] = weight, to.scale[step] = scale, to.gamma[step] = gamma;
+    });
+  }
+
+ private:
+  static __device__ __forceinline__ void times(float (&v)[8], const float (&a)[8], const float* b) {
+#pragma unroll
+    for (int e = 0; e < 8; e += 4) {
+      const float4 f = *reinterpret_cast<const float4*>(b + e);
+      v[e] = a[e] * f.x, v[e + 1] = a[e + 1] * f.y, v[e + 2] = a[e + 2] * f.z, v[e + 3] = a[e + 3] * f.w;
+    }
+  }
+  static __device__ __forceinline__ uint4 round8(const float* from) {
+    const float4 a = *reinterpret_cast<const float4*>(from), b = *reinterpret_cast<const float4*>(from + 4);
+    return {pack_bf16(a.x, a.y), pack_bf16(a.z, a.w), pack_bf16(b.x, b.y), pack_bf16(b.z, b.w)};
+  }
+  // Columns 8 first.. and 64 + 8 first.. of a row. What does not turn is added to in bf16, as in the forward and the walk.
+  __device__ __forceinline__ void make_unit(bf16* tile, int row, int first, const uint4& low, const uint4& high, const float* bias, const __half2* turn) const {
+    const int unit = Columns::unit(first, 0);  // and the next: of the same panel
+    bf16 *to = tile + (unit >> 3) * (kRows * 64) + row * 64, *to_low = to + ((unit ^ row) & 7) * 8, *to_high = to + (((unit + 1) ^ row) & 7) * 8;
+    const float *low_bias = bias + 8 * first, *high_bias = low_bias + 64;
+    if (8 * first >= args.in.angles) {
+      *reinterpret_cast<uint4*>(to_low) = add_bf16x8(low, round8(low_bias)), *reinterpret_cast<uint4*>(to_high) = add_bf16x8(high, round8(high_bias));
+      return;
+    }
+    float x[8], y[8];
+    unpack8(x, low), unpack8(y, high);
+    add_shared8(x, low_bias), add_shared8(y, high_bias);
+    rotate<4>(x, y, first, turn, args.in.angles, 1.f);
+    pack8(to_low, x), pack8(to_high, y);
+  }
+};
+
+}  // namespace weft::kernels::mamba3
