@@ -30,6 +30,7 @@ __device__ __forceinline__ void begin(const Fused& f) {
   for (int i = f.thread; i < f.heads; i += kFusedThreads) f.w.D_parts[f.part * H + head0 + i] = 0;
   *reinterpret_cast<uint4*>(sm.M + f.thread * 8) = *reinterpret_cast<uint4*>(sm.W + f.thread * 8) = uint4{0, 0, 0, 0};
   if (f.thread == 0) {
+    barrier_init(&sm.weighed, kFusedThreads / 32), barrier_init(&sm.done, kFusedThreads / 32);
     sm.item[0] = f.from_slot(static_cast<int>(f.part) * kChunksPerBlock);
     for (int i = 1; i < 3; ++i) sm.item[i] = f.after(sm.item[i - 1]);
   }
@@ -54,6 +55,70 @@ __device__ __forceinline__ void begin(const Fused& f) {
   __syncthreads();
 }
 
+// The loop over items, of the group that weighs or of the others: it alone holds two sums of wgmma at once, and gets more registers.
+template <bool gated, bool weighs>
+__device__ __forceinline__ void items(const Fused& f) {
+  FusedSmem& sm = f.sm;
+  const FusedMake make{f};
+  const FusedWeights weights{f};
+  const FusedGates gates{f};
+  const FusedStore store{f};
+  const int role = weighs ? static_cast<int>(kWeigh) : f.role;
+  float sum[32] = {};  // a quarter of dC, dB over the heads
+  int i = 0;
+  for (int third = 0; f.more(sm.item[i & 3]); ++i) {
+    const int s = i & 1, next_third = third == 2 ? 0 : third + 1;
+    const FusedItem &it = sm.item[i & 3], &next = sm.item[(i + 1) & 3];
+    if constexpr (weighs) {
+      weights.weigh(it, s);
+      f.meet(sm.weighed, i);
+    } else if (role == kIn) {
+      float acc[32];
+      if (f.more(next)) make.make_wide(next, s ^ 1, next_third, true);
+      gates.through_state(acc, sm.stage[s].dS, sm.stage[s].k);
+      gates.through_done(acc, sm.stage[s].v, sm.sums[s].dot_k, sm.rates[s].w);
+      fence_async_proxy();
+      f.meet(sm.weighed, i);
+      gates.in(acc, s);
+    } else if (role == kOut) {
+      float acc[32];
+      if (i > 0) store.results(sm.item[(i - 1) & 3], s ^ 1);
+      group_barrier(kStored, kGroup);
+      if (f.more(next)) make.load_inputs(next, s ^ 1);
+      cp_async_commit();
+      gates.through_state(acc, sm.stage[s].S, sm.stage[s].q);
+      gates.through_done(acc, sm.stage[s].dY, sm.sums[s].dot_q, sm.rates[s].grow);
+      cp_async_wait<0>();
+      f.meet(sm.weighed, i);
+      gates.out<gated>(acc, s);
+    } else {
+      if (f.more(next)) make.load_states(next, s ^ 1), make.make_wide(next, s ^ 1, next_third, false);
+      cp_async_commit();
+      weights.dot_states(s);
+      fence_async_proxy();
+      f.meet(sm.weighed, i);
+      const FusedItem& second = sm.item[(i + 2) & 3];
+      if (f.more(second)) make.load_turns_of(second, next_third == 2 ? 0 : next_third + 1);
+      cp_async_commit();
+      if (f.t == 0) sm.item[(i + 3) & 3] = f.after(second);
+    }
+    weights.quarter(it, s, third, !weighs && role >= kOut, role & 1, sum);
+    if (f.more(next)) {
+      if constexpr (weighs) {
+        make.make_dY<gated>(s ^ 1);
+      } else if (role == kLoad) {
+        make.make_v(s ^ 1);
+        if (f.warp == 0) make.make_rates(s ^ 1);
+      }
+    }
+    cp_async_wait<0>();
+    if (weighs || role == kLoad) fence_async_proxy();
+    f.meet(sm.done, i);
+    third = next_third;
+  }
+  if (role == kOut && i > 0) store.results(sm.item[(i - 1) & 3], (i - 1) & 1);
+}
+
 template <bool gated>
 __global__ void __launch_bounds__(kFusedThreads, 1) fused_kernel(const Mamba3Bwd args, const BwdWorkspace w, const Piece piece, const int slots) {
   WEFT_DYNAMIC_SMEM(raw);
@@ -62,61 +127,13 @@ __global__ void __launch_bounds__(kFusedThreads, 1) fused_kernel(const Mamba3Bwd
   const int end = (part + 1) * kChunksPerBlock < slots ? (part + 1) * kChunksPerBlock : slots;
   const Fused f{args, w, piece, sm, part, group, heads, end};
   begin<gated>(f);
-  const FusedMake make{f};
-  const FusedWeights weights{f};
-  const FusedGates gates{f};
-  const FusedStore store{f};
-  const int role = f.role;
-  float sum[32] = {};  // a quarter of dC, dB over the heads
-  int i = 0;
-  for (int third = 0; f.more(sm.item[i & 3]); ++i) {
-    const int s = i & 1, next_third = third == 2 ? 0 : third + 1;
-    const FusedItem &it = sm.item[i & 3], &next = sm.item[(i + 1) & 3];
-    float acc[32];
-    if (role == kWeigh) {
-      weights.weigh(it, s);
-    } else if (role == kIn) {
-      gates.through_state(acc, sm.stage[s].dS, sm.stage[s].k);
-      gates.through_done(acc, sm.stage[s].v, sm.sums[s].dot_k, sm.rates[s].w);
-      if (f.more(next)) make.make_wide(next, s ^ 1, next_third, true);
-      fence_async_proxy();
-    } else if (role == kOut) {
-      gates.through_state(acc, sm.stage[s].S, sm.stage[s].q);
-      if (i > 0) store.results(sm.item[(i - 1) & 3], s ^ 1);
-      group_barrier(kStored, kGroup);
-      if (f.more(next)) make.load_inputs(next, s ^ 1);
-      cp_async_commit();
-      gates.through_done(acc, sm.stage[s].dY, sm.sums[s].dot_q, sm.rates[s].grow);
-      cp_async_wait<0>();
-    } else {
-      if (f.more(next)) make.load_states(next, s ^ 1), make.make_wide(next, s ^ 1, next_third, false);
-      cp_async_commit();
-      weights.dot_states(s);
-      fence_async_proxy();
-    }
-    group_barrier(kWeighed, kFusedThreads);
-    if (role == kIn) gates.in(acc, s);
-    if (role == kOut) gates.out<gated>(acc, s);
-    if (role == kLoad) {
-      const FusedItem& second = sm.item[(i + 2) & 3];
-      if (f.more(second)) make.load_turns_of(second, next_third == 2 ? 0 : next_third + 1);
-      cp_async_commit();
-      if (f.t == 0) sm.item[(i + 3) & 3] = f.after(second);
-    }
-    weights.quarter(it, s, third, role >= kOut, role & 1, sum);
-    if (f.more(next)) {
-      if (role == kWeigh) make.make_dY<gated>(s ^ 1);
-      if (role == kLoad) {
-        make.make_v(s ^ 1);
-        if (f.warp == 0) make.make_rates(s ^ 1);
-      }
-    }
-    cp_async_wait<0>();
-    if (role == kWeigh || role == kLoad) fence_async_proxy();
-    group_barrier(kItem, kFusedThreads);
-    third = next_third;
+  if (threadIdx.x < kGroup) {
+    more_registers<152>();
+    items<gated, true>(f);
+  } else {
+    fewer_registers<120>();
+    items<gated, false>(f);
   }
-  if (role == kOut && i > 0) store.results(sm.item[(i - 1) & 3], (i - 1) & 1);
 }
 
 }  // namespace

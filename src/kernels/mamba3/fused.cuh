@@ -17,7 +17,7 @@ namespace weft::kernels::mamba3 {
 
 constexpr int kFusedThreads = 4 * kGroup, kFusedSteps = kRows / 4;
 enum FusedGroup { kWeigh, kIn, kOut, kLoad };
-enum FusedBarrier { kItem = 1, kWeighed = 2, kStored = 3, kPrologue = 4 };  // kStored: of kOut alone
+enum FusedBarrier { kStored = 1 };  // of kOut alone
 
 // Where columns 8 unit.. of q, k, S, dS lie: tile unit 2 place + half, half 1 for columns from 64 on. A warp's 16 columns of a panel are then 8
 // and those 64 on, with which they turn; the units that turn, 0 to 3 where half of the columns do, are spread over the schedulers.
@@ -51,6 +51,7 @@ struct FusedSmem {
     float row[kFusedSteps], same[kFusedSteps], col[4][kFusedSteps], dot_q[4][kFusedSteps], dot_k[4][kFusedSteps], trace[4], states[4];
   } sums[2];
   alignas(16) FusedItem item[4];
+  uint64_t weighed, done;  // Y, X: a lane of each warp arrives
   float dt[kFusedSteps + 4], a[kFusedSteps + 4], lambda[kFusedSteps + 4];
 };
 static_assert(sizeof(FusedSmem) <= kSmemLimit);
@@ -69,6 +70,13 @@ struct Fused {
   __device__ __forceinline__ int64_t tile(const FusedItem& it) const { return static_cast<int64_t>(it.slot) * piece.heads + group * heads + it.h; }
   __device__ __forceinline__ int turn_stride() const { return args.in.angles + (args.in.angles > 32 ? 4 : 8); }
   __device__ __forceinline__ bool more(const FusedItem& it) const { return it.slot < end; }
+
+  // X or Y of item i: barriers in shared memory, since roles meet them in code of their own.
+  __device__ __forceinline__ void meet(uint64_t& barrier, int i) const {
+    __syncwarp();
+    if (lane == 0) barrier_arrive(&barrier);
+    barrier_wait(&barrier, i & 1);
+  }
 
   // The first item whose chunk is not before `slot`.
   __device__ __forceinline__ FusedItem from_slot(int slot) const {
@@ -91,7 +99,7 @@ struct Fused {
   // Column p, p a multiple of 8, of a step of raw inputs.
   static __device__ __forceinline__ int raw_unit(int step, int unit) { return step * kP + ((unit ^ step) & 7) * 8; }
   // Of the transpose of a panel: rows 16 b.. of the chunk, columns 16 warp..: word 2 half + h is column q + 8 h, rows 8 half + 2 r...
-  __device__ __forceinline__ void turned_words(uint32_t (&words)[4], const bf16* panel, int b) const { load_a_trans(words, Tile<64>{const_cast<bf16*>(panel)}, 16 * warp, 16 * b); }
+  __device__ __forceinline__ void turned_words(uint32_t (&words)[4], const bf16* panel, int b) const { load_a_trans(words, kernels::fresh(Tile<64>{const_cast<bf16*>(panel)}), 16 * warp, 16 * b); }
 };
 
 // Four values a lane (one of each 16 rows) summed over the lanes of equal r: the lane is left with that of block (lane >> 4) * 2 + (lane >> 3 & 1).

@@ -18,13 +18,12 @@ struct FusedStore : Fused {
         if (a.z) *reinterpret_cast<uint4*>(static_cast<bf16*>(args.dz) + to) = *reinterpret_cast<const uint4*>(sm.raw[s].z + at);
       }
     }
-    add(w.bias_parts + (part * 2 * H + hd) * (4 * kN), sm.d_bias[0]), add(w.bias_parts + ((part * 2 + 1) * H + hd) * (4 * kN), sm.d_bias[1]);
-    if (t < kP) {  // 4 kP values each
-      float* to = w.mimo_parts + (part * 3 * H + hd) * (4 * kP);
-      add(to, sm.mimo[s][0]), add(to + 2 * H * (4 * kP), sm.mimo[s][2]);
-    } else if (a.z) {
-      add(w.mimo_parts + ((part * 3 + 1) * H + hd) * (4 * kP) - 4 * kP, sm.mimo[s][1] - 4 * kP);
-    }
+    add(w.bias_parts + (part * 2 * H + hd) * (4 * kN), sm.d_bias[0], t), add(w.bias_parts + ((part * 2 + 1) * H + hd) * (4 * kN), sm.d_bias[1], t);
+    float* to_mimo = w.mimo_parts + (part * 3 * H + hd) * (4 * kP);  // 4 kP values each
+    if (t < kP)
+      add(to_mimo, sm.mimo[s][0], t), add(to_mimo + 2 * H * (4 * kP), sm.mimo[s][2], t);
+    else if (a.z)
+      add(to_mimo + H * (4 * kP), sm.mimo[s][1], t - kP);
     const int stride = turn_stride(), angles = a.angles;
 #pragma unroll 1
     for (int angle = warp * 4 + r; angle < angles; angle += 16) {
@@ -43,9 +42,9 @@ struct FusedStore : Fused {
   }
 
  private:
-  __device__ __forceinline__ void add(float* to, const float* from) const {
-    const float4 v = *reinterpret_cast<const float4*>(from + t * 4);
-    add_pair(to + t * 4, v.x, v.y), add_pair(to + t * 4 + 2, v.z, v.w);
+  static __device__ __forceinline__ void add(float* to, const float* from, int at) {
+    const float4 v = *reinterpret_cast<const float4*>(from + at * 4);
+    add_pair(to + at * 4, v.x, v.y), add_pair(to + at * 4 + 2, v.z, v.w);
   }
   // One warp, lanes of 16 the same steps: d_gamma, d_scale, d_a, and dD.
   __device__ __forceinline__ void rates(const FusedItem& it, int64_t token, int s) const {

@@ -98,21 +98,12 @@ struct FusedWeights : Fused {
       wgmma_settle(acc);
 #pragma unroll
       for (int e = 0; e < 32; ++e) acc[e] *= factor[e >> 3];
-      wgmma_settle(acc);
-      wgmma_fence();
-      const uint64_t a = mn_major(other);
-      if (keys) {
-#pragma unroll
-        for (int k = 0; k < 4; ++k) Wgmma<64>::run<true, true>(acc, a + k * kStep16<true>, mn_major(sm.W) + k * kStep16<true>, 1);
-      } else {
-#pragma unroll
-        for (int k = 0; k < 4; ++k) Wgmma<64>::run<true, false>(acc, a + k * kStep16<true>, k_major(sm.W) + k * kStep16<false>, 1);
-      }
-      wgmma_commit();
-      wgmma_wait<0>();
-      wgmma_settle(acc);
+      if (keys)
+        times_weights<true>(acc, other);
+      else
+        times_weights<false>(acc, other);
     }
-    const int first = Columns::first(panel, warp);
+    const int first = fresh(Columns::first(panel, warp));
     turn_back(acc, own, first * 8 + q, sm.turn[third], sm.d_theta[keys ? 0 : 1], 8 * first < args.in.angles);
     add_bias(acc, sm.d_bias[keys ? 0 : 1], first * 8 + q);
 #pragma unroll
@@ -121,9 +112,21 @@ struct FusedWeights : Fused {
   }
 
  private:
+  // acc += other^T W, or with W^T.
+  template <bool keys>
+  __device__ __forceinline__ void times_weights(float (&acc)[32], const bf16* other) const {
+    wgmma_settle(acc);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) Wgmma<64>::run<true, keys>(acc, mn_major(other) + k * kStep16<true>, operand<keys>(sm.W) + k * kStep16<keys>, 1);
+    wgmma_commit();
+    wgmma_wait<0>();
+    wgmma_settle(acc);
+  }
   // d theta = u x du' of each pair of columns, summed over ranks; then the pairs turned back.
   __device__ __forceinline__ void turn_back(float (&acc)[32], const bf16* own, int angle, const __half2* turn, float* d_theta, bool turns) const {
-    if (!turns) return;  // the warp's columns do not
+    if (!turns) return;   // the warp's columns do not
+    wgmma_settle(acc);  // without it the compiler serializes the products (C7511)
     const bool used = angle < args.in.angles;
     const int stride = turn_stride();
 #pragma unroll
