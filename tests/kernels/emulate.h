@@ -334,6 +334,13 @@ inline void land_some(Block& b, std::mt19937& random) {
     complete(c.barrier);
   }
 }
+inline void bulk_add(float* global, const float* smem, int bytes) {
+  if ((reinterpret_cast<uintptr_t>(global) | reinterpret_cast<uintptr_t>(smem) | static_cast<uintptr_t>(bytes)) % 16 != 0) std::fprintf(stderr, "emulate: bulk addition is not 16-byte aligned\n"), std::abort();
+  Thread& t = *block()->now;
+  t.stores.push_back({[=] {
+    for (int i = 0; i < bytes / 4; ++i) global[i] += smem[i];
+  }, t.store_group});
+}
 inline void bulk_commit() { ++block()->now->store_group; }
 template <int pending>
 void bulk_wait() {

@@ -46,6 +46,16 @@ __device__ __forceinline__ float exp2_fast(float v) {
   return r;
 #endif
 }
+// To 2^-11 of it: where results are rounded to bf16, or the sum tolerates an absolute error of 5e-4.
+__device__ __forceinline__ float tanh_fast(float v) {
+#if defined(WEFT_EMULATE)
+  return std::tanh(v);
+#else
+  float r;
+  asm("tanh.approx.f32 %0, %1;\n" : "=f"(r) : "f"(v));
+  return r;
+#endif
+}
 // 1 / v to a few units of the last place; 0 of infinity.
 __device__ __forceinline__ float reciprocal_fast(float v) {
 #if defined(WEFT_EMULATE)

@@ -73,8 +73,11 @@ inline void bulk_store(void* global, const void* smem, int bytes) {
   if ((reinterpret_cast<uintptr_t>(global) | reinterpret_cast<uintptr_t>(smem) | static_cast<uintptr_t>(bytes)) % 16 != 0) std::fprintf(stderr, "emulate: bulk copy is not 16-byte aligned\n"), std::abort();
   std::memcpy(global, smem, bytes);
 }
+using emulate::bulk_add;
 using emulate::bulk_commit;
 using emulate::bulk_wait;
+inline void fence_async_proxy_global() {}
+inline void bulk_wait_whole() { bulk_wait<0>(); }
 inline void add_pair(float* p, float a, float b) { p[0] += a, p[1] += b; }
 template <int N>
 struct Wgmma {
@@ -104,6 +107,13 @@ __device__ __forceinline__ void fewer_registers() { asm volatile("setmaxnreg.dec
 __device__ __forceinline__ void bulk_store(void* global, const void* smem, int bytes) {
   asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n" ::"l"(global), "r"(smem_address(smem)), "r"(bytes) : "memory");
 }
+// Adds instead of copying. Deterministic where one thread alone adds to an element in a launch, and waits for the whole of its last addition.
+__device__ __forceinline__ void bulk_add(float* global, const float* smem, int bytes) {
+  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;\n" ::"l"(global), "r"(smem_address(smem)), "r"(bytes) : "memory");
+}
+// Ordinary stores to memory before it are seen by bulk additions after the next barrier of the block.
+__device__ __forceinline__ void fence_async_proxy_global() { asm volatile("fence.proxy.async.global;\n" ::: "memory"); }
+__device__ __forceinline__ void bulk_wait_whole() { asm volatile("cp.async.bulk.wait_group 0;\n" ::: "memory"); }
 __device__ __forceinline__ void bulk_commit() { asm volatile("cp.async.bulk.commit_group;\n" ::: "memory"); }
 template <int pending>
 __device__ __forceinline__ void bulk_wait() { asm volatile("cp.async.bulk.wait_group.read %0;\n" ::"n"(pending) : "memory"); }

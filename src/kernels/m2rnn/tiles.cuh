@@ -10,16 +10,6 @@ namespace weft::kernels::m2rnn {
 
 constexpr int kK = 64, kV = 16, kChunk = kM2rnnChunk, kThreads = 128;
 
-__device__ __forceinline__ float tanh_fast(float v) {
-#if defined(WEFT_EMULATE)
-  return std::tanh(v);
-#else
-  float r;
-  asm("tanh.approx.f32 %0, %1;\n" : "=f"(r) : "f"(v));
-  return r;
-#endif
-}
-
 // A 16x8 (a0 (q, 2r..) a1 (q + 8, 2r..)) times B 8x8 (k 2r.., n q), bf16.
 __device__ __forceinline__ void mma_bf16_k8(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t b) {
 #if defined(WEFT_EMULATE)

@@ -34,6 +34,7 @@ __device__ __forceinline__ void begin(const Fused& f) {
     sm.item[0] = f.from_slot(static_cast<int>(f.part) * kChunksPerBlock);
     for (int i = 1; i < 3; ++i) sm.item[i] = f.after(sm.item[i - 1]);
   }
+  fence_async_proxy_global();
   __syncthreads();
   const FusedItem& it = sm.item[0];
   if (!f.more(it)) return;
@@ -72,35 +73,38 @@ __device__ __forceinline__ void items(const Fused& f) {
     if constexpr (weighs) {
       weights.weigh(it, s);
       f.meet(sm.weighed, i);
-    } else if (role == kIn) {
-      float acc[32];
-      if (f.more(next)) make.make_wide(next, s ^ 1, next_third, true);
-      gates.through_state(acc, sm.stage[s].dS, sm.stage[s].k);
-      gates.through_done(acc, sm.stage[s].v, sm.sums[s].dot_k, sm.rates[s].w);
-      fence_async_proxy();
-      f.meet(sm.weighed, i);
-      gates.in(acc, s);
-    } else if (role == kOut) {
-      float acc[32];
-      if (i > 0) store.results(sm.item[(i - 1) & 3], s ^ 1);
-      group_barrier(kStored, kGroup);
-      if (f.more(next)) make.load_inputs(next, s ^ 1);
-      cp_async_commit();
-      gates.through_state(acc, sm.stage[s].S, sm.stage[s].q);
-      gates.through_done(acc, sm.stage[s].dY, sm.sums[s].dot_q, sm.rates[s].grow);
-      cp_async_wait<0>();
-      f.meet(sm.weighed, i);
-      gates.out<gated>(acc, s);
     } else {
-      if (f.more(next)) make.load_states(next, s ^ 1), make.make_wide(next, s ^ 1, next_third, false);
+      if (role == kOut) {
+        if (i > 0) store.results(sm.item[(i - 1) & 3], s ^ 1);
+        group_barrier(kStored, kGroup);
+        if (f.more(next)) make.load_inputs(next, s ^ 1);
+      } else if (f.more(next)) {
+        if (role == kLoad) make.load_states(next, s ^ 1);
+        make.make_wide(next, s ^ 1, next_third, role == kIn);
+      }
       cp_async_commit();
-      weights.dot_states(s);
-      fence_async_proxy();
-      f.meet(sm.weighed, i);
-      const FusedItem& second = sm.item[(i + 2) & 3];
-      if (f.more(second)) make.load_turns_of(second, next_third == 2 ? 0 : next_third + 1);
-      cp_async_commit();
-      if (f.t == 0) sm.item[(i + 3) & 3] = f.after(second);
+      if (role == kLoad) {
+        weights.dot_states(s);
+        fence_async_proxy();
+        f.meet(sm.weighed, i);
+        const FusedItem& second = sm.item[(i + 2) & 3];
+        if (f.more(second)) make.load_turns_of(second, next_third == 2 ? 0 : next_third + 1);
+        cp_async_commit();
+        if (f.t == 0) sm.item[(i + 3) & 3] = f.after(second);
+      } else {
+        const auto& stage = sm.stage[s];
+        const bool in = role == kIn;
+        float acc[32];
+        gates.through_state(acc, in ? stage.dS : stage.S, in ? stage.k : stage.q);
+        gates.through_done(acc, in ? stage.v : stage.dY, in ? sm.sums[s].dot_k : sm.sums[s].dot_q, in ? sm.rates[s].w : sm.rates[s].grow);
+        cp_async_wait<0>();
+        if (in) fence_async_proxy();
+        f.meet(sm.weighed, i);
+        if (in)
+          gates.in(acc, s);
+        else
+          gates.out<gated>(acc, s);
+      }
     }
     weights.quarter(it, s, third, !weighs && role >= kOut, role & 1, sum);
     if (f.more(next)) {
@@ -112,7 +116,7 @@ __device__ __forceinline__ void items(const Fused& f) {
       }
     }
     cp_async_wait<0>();
-    if (weighs || role == kLoad) fence_async_proxy();
+    fence_async_proxy();  // of operands, and of sums that leave by bulk additions
     f.meet(sm.done, i);
     third = next_third;
   }

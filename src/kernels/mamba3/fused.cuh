@@ -42,6 +42,7 @@ struct FusedSmem {
   static constexpr int kTurns = kFusedSteps * 68, kBias = kN + 4;
   alignas(16) __half2 turn[3][kTurns];  // [step][turn_stride]
   alignas(16) float d_theta[2][kTurns];  // of keys, queries
+  float d_theta_sum[2][64];              // over the chunk's steps
   float bias[2][4 * kBias];              // of B, C
   float d_bias[2][4 * kN];
   struct Rates {

@@ -49,8 +49,15 @@ struct FusedGates : Fused {
 #pragma unroll
     for (int k = 0; k < 4; ++k) Wgmma<64>::run<true, false>(acc, mn_major(sm.stage[s].v) + k * kStep16<true>, k_major(sm.M) + k * kStep16<false>, 1);
     wgmma_commit();
-    float mz[4][2], mo[4][2], dmz[4][2] = {}, dmo[4][2] = {};
-    if constexpr (gated) weights(mz, sm.mimo[s][1]), weights(mo, sm.mimo[s][2]);
+    // With h = tanh(u / 2): sg = (1 + h) / 2, silu = (1 + h) u / 2. What is the same for all ranks is multiplied last.
+    float mz[4][2], both[4][2], dmz[4][2] = {}, dmo[4][2] = {};
+    if constexpr (gated) {
+      weights(mz, sm.mimo[s][1]), weights(both, sm.mimo[s][2]);
+#pragma unroll
+      for (int rank = 0; rank < 4; ++rank)
+#pragma unroll
+        for (int h = 0; h < 2; ++h) both[rank][h] *= mz[rank][h], mz[rank][h] *= 0.5f;
+    }
     wgmma_wait<0>();
     wgmma_settle(acc);
     auto& raw = sm.raw[s];
@@ -59,20 +66,27 @@ struct FusedGates : Fused {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int at = place(b, h);
-        const float g = __bfloat162float(raw.d_o[at]), z = gated ? __bfloat162float(raw.z[at]) : 0.f;
+        const float g = __bfloat162float(raw.d_o[at]), z = gated ? __bfloat162float(raw.z[at]) : 0.f, gz = g * z;
         float dz = 0;
 #pragma unroll
         for (int rank = 0; rank < 4; ++rank) {
-          const float y = g * acc[8 * b + 4 * (rank >> 1) + 2 * h + (rank & 1)];
+          const float y = acc[8 * b + 4 * (rank >> 1) + 2 * h + (rank & 1)];
           if constexpr (gated) {
-            const float u = z * mz[rank][h], sg = sigmoid(u), silu = u * sg, du = y * mo[rank][h] * (sg + silu - silu * sg);
-            dmo[rank][h] += y * silu, dmz[rank][h] += du * z, dz += du * mz[rank][h];
+            const float u = z * mz[rank][h], t = tanh_fast(u), sg = 0.5f * t + 0.5f, silu = u * t + u, dy = y * (sg + silu - silu * sg);
+            dmo[rank][h] += g * (y * silu), dmz[rank][h] += gz * dy, dz += dy * both[rank][h];
           } else {
-            dmo[rank][h] += y;
+            dmo[rank][h] += g * y;
           }
         }
-        if constexpr (gated) raw.z[at] = __float2bfloat16(dz);
+        if constexpr (gated) raw.z[at] = __float2bfloat16(g * dz);
       }
+    if constexpr (gated) {
+      weights(both, sm.mimo[s][2]);
+#pragma unroll
+      for (int rank = 0; rank < 4; ++rank)
+#pragma unroll
+        for (int h = 0; h < 2; ++h) dmz[rank][h] *= both[rank][h];
+    }
     // Over the quad: a lane is left with one column of one of the two.
     const bool odd = r & 1, high = r & 2;
 #pragma unroll

@@ -59,19 +59,23 @@ struct FusedMake : Fused {
     const bf16* from = static_cast<const bf16*>(queries ? a.C : a.B) + (rank * a.groups + piece.head0 / heads + group) * kN + 8 * u;
     const float* bias = sm.bias[queries] + rank * FusedSmem::kBias;
     bf16* to = queries ? sm.stage[s].q : sm.stage[s].k;
-    uint4 raw[2][4];
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const int step = Order::step(row + 32 * j);
+    uint4 raw[4], ahead[4];
+    const auto load = [&](uint4 (&v)[4], int step) {
 #pragma unroll
       for (int k = 0; k < 4; ++k)
-        raw[j][k] = step < it.count ? __ldg(reinterpret_cast<const uint4*>(from + (it.first + step) * stride + (k & 1) * 64 + (k >> 1) * 32)) : uint4{0, 0, 0, 0};
+        v[k] = step < it.count ? __ldg(reinterpret_cast<const uint4*>(from + (it.first + step) * stride + (k & 1) * 64 + (k >> 1) * 32)) : uint4{0, 0, 0, 0};
+    };
+    int step = Order::step(row);
+    load(raw, step), load(ahead, step + 8);
+    const __half2* turn = sm.turn[third] + step * turn_stride();
+#pragma unroll 1  // half of the code
+    for (int j = 0; j < 2; ++j) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) make_unit(to, row, u + 4 * half, raw[2 * half], raw[2 * half + 1], bias, turn);
+      to += 32 * 64, turn += 8 * turn_stride();  // 32 rows on: the same places of the swizzle
+#pragma unroll
+      for (int k = 0; k < 4; ++k) raw[k] = ahead[k];
     }
-#pragma unroll
-    for (int j = 0; j < 2; ++j)
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        make_unit(to, row + 32 * j, u + 4 * half, raw[j][2 * half], raw[j][2 * half + 1], bias, sm.turn[third] + Order::step(row + 32 * j) * turn_stride());
   }
 
   // v, or dY = d_o mimo_o silu(z mimo_z); thread t has 8 columns of one step, all ranks.
@@ -80,16 +84,20 @@ struct FusedMake : Fused {
     const int step = t >> 3, unit = t & 7, at = raw_unit(step, unit);
     float g[8], z[8];
     unpack8(g, sm.raw[s].d_o + at);
-    if constexpr (gated) unpack8(z, sm.raw[s].z + at);
+    if constexpr (gated) {
+      unpack8(z, sm.raw[s].z + at);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) z[e] *= 0.5f;
+    }
 #pragma unroll
     for (int rank = 0; rank < 4; ++rank) {
       float v[8];
       times(v, g, sm.mimo[s][2] + rank * kP + unit * 8);
       if constexpr (gated) {
-        float u[8];
+        float u[8];  // z mimo_z / 2
         times(u, z, sm.mimo[s][1] + rank * kP + unit * 8);
 #pragma unroll
-        for (int e = 0; e < 8; ++e) v[e] *= u[e] * sigmoid(u[e]);
+        for (int e = 0; e < 8; ++e) v[e] *= u[e] * tanh_fast(u[e]) + u[e];
       }
       pack8(Panels<kP>{sm.stage[s].dY}.unit(Order::row(step, rank), unit * 8), v);
     }

@@ -10,6 +10,14 @@ struct FusedStore : Fused {
     const Mamba3Inputs& a = args.in;
     const int hd = head(it);
     const int64_t H = a.heads, token = static_cast<int64_t>(it.first) * H + hd;  // of [T, H]
+    if (t == 0) {
+      bulk_wait_whole();  // of the last additions: they may be to the same sums
+      constexpr int kBias = 4 * kN, kMimo = 4 * kP;
+      for (int m = 0; m < 2; ++m) bulk_add(w.bias_parts + ((part * 2 + m) * H + hd) * kBias, sm.d_bias[m], kBias * 4);
+      for (int m = 0; m < 3; ++m)
+        if (m != 1 || a.z) bulk_add(w.mimo_parts + ((part * 3 + m) * H + hd) * kMimo, sm.mimo[s][m], kMimo * 4);
+      bulk_commit();
+    }
     {
       const int step = t >> 3, unit = t & 7, at = raw_unit(step, unit);
       const int64_t to = (token + step * H) * kP + unit * 8;
@@ -18,34 +26,20 @@ struct FusedStore : Fused {
         if (a.z) *reinterpret_cast<uint4*>(static_cast<bf16*>(args.dz) + to) = *reinterpret_cast<const uint4*>(sm.raw[s].z + at);
       }
     }
-    add(w.bias_parts + (part * 2 * H + hd) * (4 * kN), sm.d_bias[0], t), add(w.bias_parts + ((part * 2 + 1) * H + hd) * (4 * kN), sm.d_bias[1], t);
-    float* to_mimo = w.mimo_parts + (part * 3 * H + hd) * (4 * kP);  // 4 kP values each
-    if (t < kP)
-      add(to_mimo, sm.mimo[s][0], t), add(to_mimo + 2 * H * (4 * kP), sm.mimo[s][2], t);
-    else if (a.z)
-      add(to_mimo + H * (4 * kP), sm.mimo[s][1], t - kP);
-    const int stride = turn_stride(), angles = a.angles;
+    const int stride = turn_stride(), angles = a.angles, step = t >> 3;
 #pragma unroll 1
-    for (int angle = warp * 4 + r; angle < angles; angle += 16) {
-      float all = 0;
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int step = 8 * i + q;
-        const float v = sm.d_theta[0][step * stride + angle] + sm.d_theta[1][step * stride + angle];
-        if (step < it.count) w.d_theta[(token + step * H) * angles + angle] = v;
-        all += v;  // rows past the end hold zeros
-      }
-      all += __shfl_xor_sync(0xffffffffu, all, 4), all += __shfl_xor_sync(0xffffffffu, all, 8), all += __shfl_xor_sync(0xffffffffu, all, 16);
-      if (q == 0) w.d_theta_sums[(static_cast<int64_t>(it.slot) * H + hd) * angles + angle] = all;
+    for (int angle = (t & 7) * 4; angle < angles; angle += 32) {
+      const float4 k = *reinterpret_cast<const float4*>(sm.d_theta[0] + step * stride + angle), q = *reinterpret_cast<const float4*>(sm.d_theta[1] + step * stride + angle);
+      if (step < it.count) *reinterpret_cast<float4*>(w.d_theta + (token + step * H) * angles + angle) = {k.x + q.x, k.y + q.y, k.z + q.z, k.w + q.w};
     }
-    if (warp == 0) rates(it, token, s);
+    if (warp == 1)
+      for (int angle = lane; angle < angles; angle += 32)
+        w.d_theta_sums[(static_cast<int64_t>(it.slot) * H + hd) * angles + angle] = sm.d_theta_sum[0][angle] + sm.d_theta_sum[1][angle];  // rows past the end hold zeros
+    if (warp == 2) rates(it, token, s);
+    if (t == 0) bulk_wait<0>();
   }
 
  private:
-  static __device__ __forceinline__ void add(float* to, const float* from, int at) {
-    const float4 v = *reinterpret_cast<const float4*>(from + at * 4);
-    add_pair(to + at * 4, v.x, v.y), add_pair(to + at * 4 + 2, v.z, v.w);
-  }
   // One warp, lanes of 16 the same steps: d_gamma, d_scale, d_a, and dD.
   __device__ __forceinline__ void rates(const FusedItem& it, int64_t token, int s) const {
     const auto& d = sm.rates[s];

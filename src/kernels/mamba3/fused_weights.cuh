@@ -104,7 +104,7 @@ struct FusedWeights : Fused {
         times_weights<false>(acc, other);
     }
     const int first = fresh(Columns::first(panel, warp));
-    turn_back(acc, own, first * 8 + q, sm.turn[third], sm.d_theta[keys ? 0 : 1], 8 * first < args.in.angles);
+    turn_back(acc, own, first * 8 + q, sm.turn[third], keys ? 0 : 1, 8 * first < args.in.angles);
     add_bias(acc, sm.d_bias[keys ? 0 : 1], first * 8 + q);
 #pragma unroll
     for (int e = 0; e < 32; ++e) sum[e] += acc[e];
@@ -124,11 +124,13 @@ struct FusedWeights : Fused {
     wgmma_settle(acc);
   }
   // d theta = u x du' of each pair of columns, summed over ranks; then the pairs turned back.
-  __device__ __forceinline__ void turn_back(float (&acc)[32], const bf16* own, int angle, const __half2* turn, float* d_theta, bool turns) const {
+  __device__ __forceinline__ void turn_back(float (&acc)[32], const bf16* own, int angle, const __half2* turn, int side, bool turns) const {
     if (!turns) return;   // the warp's columns do not
     wgmma_settle(acc);  // without it the compiler serializes the products (C7511)
     const bool used = angle < args.in.angles;
     const int stride = turn_stride();
+    float* d_theta = sm.d_theta[side];
+    float all = 0;
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
       const int at = (4 * b + r) * stride + angle;
@@ -148,7 +150,10 @@ struct FusedWeights : Fused {
         }
       }
       if (used) d_theta[at] = sum;
+      all += sum;
     }
+    all = warp_sum<4>(all);
+    if (used && r == 0) sm.d_theta_sum[side][angle] = all;
   }
   // Sums over steps: eight of column `col` and col + 64, by rank; the quad's lanes are left with two each.
   __device__ __forceinline__ void add_bias(const float (&acc)[32], float* d_bias, int col) const {
