@@ -139,7 +139,7 @@ struct WalkThin {
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
         const float* from = !kReverse ? a.mimo_x : m ? a.mimo_z : a.mimo_o;
-        sm.mimo[m][i] = from ? from[static_cast<int64_t>(head) * R * kP + i] : 1.f;
+        sm.mimo[m][i] = (from ? from[static_cast<int64_t>(head) * R * kP + i] : 1.f) * (R == 4 && kReverse && m ? 0.5f : 1.f);
       }
     group_barrier(kOwn, kGroup);
     load(0);
@@ -158,20 +158,22 @@ struct WalkThin {
   }
   __device__ __forceinline__ void make(int s) const {
 #pragma unroll
-    for (int j = 0; j < kUnits; ++j) thin_unit(thin[j], gate[j], s, j * 16 + (t >> 3));
+    for (int j = 0; j < kUnits; ++j) {
+      float v[R][8];
+      values(v, j);
+      put(v, s, j, 1.f);
+    }
   }
-
- private:
-  // The rows of all ranks of a step, columns col...
-  __device__ __forceinline__ void thin_unit(const uint4& raw, const uint4& raw_gate, int s, int step) const {
-    const Panels<kP> to{sm.stage[s].thin};
+  // The rows of all ranks of the thread's step j, columns col...
+  __device__ __forceinline__ void values(float (&all)[R][8], int j) const {
     float from[8], z[8];
-    unpack8(from, raw);
+    unpack8(from, thin[j]);
     const bool gated = kReverse && a.z;
-    if (gated) unpack8(z, raw_gate);
+    if (gated) unpack8(z, gate[j]);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      float v[8], m[8] = {};
+      float m[8] = {};
+      float(&v)[8] = all[r];
       add_shared8(m, sm.mimo[0] + r * kP + col);
 #pragma unroll
       for (int e = 0; e < 8; ++e) v[e] = from[e] * m[e];
@@ -180,14 +182,36 @@ struct WalkThin {
         add_shared8(mz, sm.mimo[1] + r * kP + col);
 #pragma unroll
         for (int e = 0; e < 8; ++e) {
-          const float g = z[e] * mz[e];
-          v[e] *= g * sigmoid(g);
+          if constexpr (R == 4) {  // as in the fused chunk pass; the weights are halved there too
+            const float half = z[e] * mz[e];
+            v[e] *= half * tanh_fast(half) + half;
+          } else {
+            const float g = z[e] * mz[e];
+            v[e] *= g * sigmoid(g);
+          }
         }
       }
-      pack8(to.unit(step * R + r, col), v);
+    }
+  }
+  __device__ __forceinline__ void put(const float (&v)[R][8], int s, int j, float factor) const {
+    const Panels<kP> to{sm.stage[s].thin};
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      float w[8];
+#pragma unroll
+      for (int e = 0; e < 8; ++e) w[e] = factor * v[r][e];
+      pack8(to.unit((j * 16 + (t >> 3)) * R + r, col), w);
     }
   }
 };
+
+// The state's rows in bf16, their units of 8 columns in the order unit ^ row % 8, which the fused chunk pass undoes.
+__device__ __forceinline__ void save_turned(bf16* to, const uint32_t (&state)[8][4], int warp, int lane) {
+  const int line = lane & 7, swizzle = (lane >> 4) ^ line;
+  to += (16 * warp + (lane >> 3 & 1) * 8 + line) * kN;
+#pragma unroll
+  for (int k = 0; k < 8; ++k) stmatrix_x4(to + (swizzle ^ 2 * k) * 8, state[k][0], state[k][1], state[k][2], state[k][3]);
+}
 
 template <int R, bool kReverse>
 __device__ __forceinline__ void walk_states(const Mamba3Inputs& a, const bf16* d_o, const BwdWorkspace& w, const Piece& piece, const WalkPlace& at, WalkSmem<R>& sm) {
@@ -203,17 +227,20 @@ __device__ __forceinline__ void walk_states(const Mamba3Inputs& a, const bf16* d
   for (int i = 0; i < at.chunks; ++i) {
     const int s = i & 1;
     const auto& stage = sm.stage[s];
-    made.make(s);
+    float weighted[kTiles ? 1 : R][8];
+    if constexpr (kTiles) made.make(s); else made.values(weighted, 0);
     const Decay& d = sm.decay[s];
     const int64_t tile = (slot0 + chunk_of<kReverse>(at, i)) * piece.heads + at.local;
     group_barrier(kFull + s, 2 * kGroup);
+    const float* weight = kReverse ? d.grow : d.w;
+    if constexpr (!kTiles) made.put(weighted, s, 0, weight[(made.t >> 3) * R]);
     if constexpr (kTiles) {
       if (sends) bulk_store(wide + tile * (kRows * kN), stage.wide, kRows * kN * 2), bulk_commit();
     }
     if constexpr (kStates) {
       uint32_t state[8][4];
       pack_state(state, S);
-      save_state(sm.state, kN, state, row);
+      if constexpr (kTiles) save_state(sm.state, kN, state, row); else save_turned(sm.state, state, warp, lane);
     }
     fence_async_proxy();
     group_barrier(kOwn, kGroup);
@@ -225,10 +252,10 @@ __device__ __forceinline__ void walk_states(const Mamba3Inputs& a, const bf16* d
     made.load(i + 1);  // after the fence, which would wait for it
     if constexpr (kStates) {
       if (i + 1 < at.chunks) {
-        const float* weight = kReverse ? d.grow : d.w;
-        uint32_t operand[4][4];  // the transpose of thin, weighted; 16 rows of P
+        [[maybe_unused]] uint32_t operand[4][4];  // the transpose of thin, weighted; 16 rows of P
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
+          if constexpr (!kTiles) break;
           load_a_trans(operand[k], Tile<kP>{const_cast<bf16*>(stage.thin)}, warp * 16, k * 16);
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
@@ -242,7 +269,12 @@ __device__ __forceinline__ void walk_states(const Mamba3Inputs& a, const bf16* d
         wgmma_settle(S);
         wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < 4; ++k) Wgmma<128>::run<true>(S, operand[k], mn_major(stage.wide) + k * kStep16<true>, 1);
+        for (int k = 0; k < 4; ++k) {
+          if constexpr (kTiles)
+            Wgmma<128>::run<true>(S, operand[k], mn_major(stage.wide) + k * kStep16<true>, 1);
+          else
+            Wgmma<128>::run<true, true>(S, mn_major(stage.thin) + k * kStep16<true>, mn_major(stage.wide) + k * kStep16<true>, 1);
+        }
         wgmma_commit();
         wgmma_wait<0>();
         wgmma_settle(S);
@@ -255,10 +287,13 @@ __device__ __forceinline__ void walk_states(const Mamba3Inputs& a, const bf16* d
 
 template <int R, bool kReverse>
 __device__ __forceinline__ void walk(const Mamba3Inputs& a, const void* d_o, const BwdWorkspace& w, const Piece& piece, const WalkPlace& at, WalkSmem<R>& sm) {
-  if (threadIdx.x < kGroup)
+  if (threadIdx.x < kGroup) {
+    if constexpr (R == 4) fewer_registers<96>();  // two blocks a processor
     WalkFeed<R, kReverse>{a, w, piece, at, sm}.run();
-  else
+  } else {
+    if constexpr (R == 4) more_registers<160>();
     walk_states<R, kReverse>(a, static_cast<const bf16*>(d_o), w, piece, at, sm);
+  }
 }
 
 template <int R>

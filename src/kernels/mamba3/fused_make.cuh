@@ -24,11 +24,11 @@ struct FusedMake : Fused {
     }
     load_rates(sm.dt, sm.a, sm.lambda, a, hd, it.first, it.left, kFusedSteps, t);
   }
-  // S, dS. Thread t has one unit of every eighth row: there the swizzle repeats.
+  // S, dS, of whose rows the walk has left unit u at u ^ row % 8. Thread t has one unit of every eighth row: there the swizzles repeat.
   __device__ __forceinline__ void load_states(const FusedItem& it, int s) const {
     auto& stage = sm.stage[s];
     const int from_unit = t & 15, p = t >> 4, unit = Columns::unit(from_unit & 7, from_unit >> 3), to = (unit >> 3) * (kP * 64) + p * 64 + (((unit & 7) ^ p) & 7) * 8;
-    const int64_t from = tile(it) * (kP * kN) + t * 8;
+    const int64_t from = tile(it) * (kP * kN) + p * kN + (from_unit ^ p) * 8;
 #pragma unroll
     for (int i = 0; i < kP * kN / 8 / kGroup; ++i) {
       cp_async16(stage.S + to + i * 512, w.S + from + i * kGroup * 8, true);
