@@ -30,7 +30,7 @@ inline int piece_groups(const Mamba3Inputs& a) {
 
 struct Piece {
   int head0, heads;  // a piece's heads; those of one group: group_heads
-  int group_heads;
+  int group_heads, group0;
 };
 
 struct BwdWorkspace {

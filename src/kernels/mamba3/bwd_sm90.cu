@@ -198,7 +198,7 @@ void mamba3_bwd_sm90(const Mamba3Bwd& a, const Launch& l) {
   mamba3::bwd_turns(a, w, l.stream);
   const int group_heads = a.in.heads / a.in.groups, step = mamba3::piece_groups(a.in);
   for (int g = 0; g < a.in.groups; g += step) {
-    const mamba3::Piece piece{g * group_heads, (g + step < a.in.groups ? step : a.in.groups - g) * group_heads, group_heads};
+    const mamba3::Piece piece{g * group_heads, (g + step < a.in.groups ? step : a.in.groups - g) * group_heads, group_heads, g};
     mamba3::bwd_walk(a, w, piece, l.stream);
     if (mamba3::fused(a.in)) {
       mamba3::bwd_fused(a, w, piece, l.stream);

@@ -40,7 +40,7 @@ struct ChunkMultiply : ChunkSide<R> {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int own = row + 8 * half, step = own >> kShift<R>;
-      bf16* to = static_cast<bf16*>(keys ? args.dB : args.dC) + ((static_cast<int64_t>(it.first) + step) * R * a.groups + static_cast<int64_t>(own & (R - 1)) * a.groups + it.piece.head0 / it.heads + it.group) * kN + r * 2;
+      bf16* to = static_cast<bf16*>(keys ? args.dB : args.dC) + ((static_cast<int64_t>(it.first) + step) * R * a.groups + static_cast<int64_t>(own & (R - 1)) * a.groups + it.piece.group0 + it.group) * kN + r * 2;
 #pragma unroll
       for (int n = 0; n < 16; ++n) {
         if (step < it.count) *reinterpret_cast<uint32_t*>(to + n * 8) = pack_bf16(sum[4 * n + 2 * half], sum[4 * n + 2 * half + 1]);

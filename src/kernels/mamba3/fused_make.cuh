@@ -56,7 +56,7 @@ struct FusedMake : Fused {
     const Mamba3Inputs& a = args.in;
     const int u = lane & 3, row = t >> 2, rank = Order::rank(row);
     const int64_t stride = queries ? a.C_stride : a.B_stride;
-    const bf16* from = static_cast<const bf16*>(queries ? a.C : a.B) + (rank * a.groups + piece.head0 / heads + group) * kN + 8 * u;
+    const bf16* from = static_cast<const bf16*>(queries ? a.C : a.B) + (rank * a.groups + piece.group0 + group) * kN + 8 * u;
     const float* bias = sm.bias[queries] + rank * FusedSmem::kBias;
     bf16* to = queries ? sm.stage[s].q : sm.stage[s].k;
     uint4 raw[4], ahead[4];

@@ -177,7 +177,7 @@ struct FusedWeights : Fused {
   }
   __device__ __forceinline__ void store(const FusedItem& it, bool keys, int col, float (&sum)[32]) const {
     const Mamba3Inputs& a = args.in;
-    bf16* to = static_cast<bf16*>(keys ? args.dB : args.dC) + (static_cast<int64_t>(it.first) * 4 * a.groups + piece.head0 / heads + group) * kN + col;
+    bf16* to = static_cast<bf16*>(keys ? args.dB : args.dC) + (static_cast<int64_t>(it.first) * 4 * a.groups + piece.group0 + group) * kN + col;
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
       const int step = 4 * b + r;
