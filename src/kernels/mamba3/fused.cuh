@@ -65,7 +65,9 @@ struct Fused {
   FusedSmem& sm;
   const int64_t part;
   const int group, heads, end;  // group of the piece, its heads; slots end there
-  const int thread = thread_number(), role = thread >> 7, t = thread & (kGroup - 1), warp = t >> 5, lane = t & 31, q = lane >> 2, r = lane & 3;
+  // The warp's number from its first lane: what follows from it alone is computed once a warp.
+  const int warps = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) >> 5, 0), role = warps >> 2, warp = warps & 3;
+  const int thread = thread_number(), t = thread & (kGroup - 1), lane = t & 31, q = lane >> 2, r = lane & 3;
 
   __device__ __forceinline__ int head(const FusedItem& it) const { return piece.head0 + group * heads + it.h; }
   __device__ __forceinline__ int64_t tile(const FusedItem& it) const { return static_cast<int64_t>(it.slot) * piece.heads + group * heads + it.h; }

@@ -60,12 +60,12 @@ struct FusedMake : Fused {
     const float* bias = sm.bias[queries] + rank * FusedSmem::kBias;
     bf16* to = queries ? sm.stage[s].q : sm.stage[s].k;
     uint4 raw[4], ahead[4];
-    const auto load = [&](uint4 (&v)[4], int step) {
+    const auto load = [&](uint4 (&v)[4], int step) {  // past the end comes the last step's row again: its weights are zero
+      const bf16* p = from + (it.first + (step < it.count ? step : it.count - 1)) * stride;
 #pragma unroll
-      for (int k = 0; k < 4; ++k)
-        v[k] = step < it.count ? __ldg(reinterpret_cast<const uint4*>(from + (it.first + step) * stride + (k & 1) * 64 + (k >> 1) * 32)) : uint4{0, 0, 0, 0};
+      for (int k = 0; k < 4; ++k) v[k] = __ldg(reinterpret_cast<const uint4*>(p + (k & 1) * 64 + (k >> 1) * 32));
     };
-    int step = Order::step(row);
+    const int step = Order::step(row);
     load(raw, step), load(ahead, step + 8);
     const __half2* turn = sm.turn[third] + step * turn_stride();
 #pragma unroll 1  // half of the code
