@@ -67,7 +67,8 @@ __device__ __forceinline__ void items(const Fused& f) {
   const int role = weighs ? static_cast<int>(kWeigh) : f.role;
   float sum[32] = {};  // a quarter of dC, dB over the heads
   int i = 0;
-  for (int third = 0; f.more(sm.item[i & 3]); ++i) {
+  // Whether there is more comes from the first lane, so that the loop, and with it every operand's address, is the same for a warp.
+  for (int third = 0; __shfl_sync(0xffffffffu, f.more(sm.item[i & 3]) ? 1 : 0, 0); ++i) {
     const int s = i & 1, next_third = third == 2 ? 0 : third + 1;
     const FusedItem &it = sm.item[i & 3], &next = sm.item[(i + 1) & 3];
     if constexpr (weighs) {
