@@ -30,7 +30,7 @@ __device__ __forceinline__ void begin(const Fused& f) {
   for (int i = f.thread; i < f.heads; i += kFusedThreads) f.w.D_parts[f.part * H + head0 + i] = 0;
   *reinterpret_cast<uint4*>(sm.M + f.thread * 8) = *reinterpret_cast<uint4*>(sm.W + f.thread * 8) = uint4{0, 0, 0, 0};
   if (f.thread == 0) {
-    barrier_init(&sm.weighed, kFusedThreads / 32), barrier_init(&sm.done, kFusedThreads / 32);
+    barrier_init(&sm.weighed, kFusedThreads), barrier_init(&sm.done, kFusedThreads);
     sm.item[0] = f.from_slot(static_cast<int>(f.part) * kChunksPerBlock);
     for (int i = 1; i < 3; ++i) sm.item[i] = f.after(sm.item[i - 1]);
   }

@@ -52,7 +52,7 @@ struct FusedSmem {
     float row[kFusedSteps], same[kFusedSteps], col[4][kFusedSteps], dot_q[4][kFusedSteps], dot_k[4][kFusedSteps], trace[4], states[4];
   } sums[2];
   alignas(16) FusedItem item[4];
-  uint64_t weighed, done;  // Y, X: a lane of each warp arrives
+  uint64_t weighed, done;  // Y, X
   float dt[kFusedSteps + 4], a[kFusedSteps + 4], lambda[kFusedSteps + 4];
 };
 static_assert(sizeof(FusedSmem) <= kSmemLimit);
@@ -76,8 +76,7 @@ struct Fused {
 
   // X or Y of item i: barriers in shared memory, since roles meet them in code of their own.
   __device__ __forceinline__ void meet(uint64_t& barrier, int i) const {
-    __syncwarp();
-    if (lane == 0) barrier_arrive(&barrier);
+    barrier_arrive(&barrier);
     barrier_wait(&barrier, i & 1);
   }
 
