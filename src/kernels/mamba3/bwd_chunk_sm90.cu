@@ -1,4 +1,4 @@
-// Mamba-3 backward, chunk by chunk: one block takes kChunksPerBlock chunks of one group and, in each, goes through the group's heads, so
+// Mamba-3 backward at ranks 1 and 2, chunk by chunk: one block takes kChunksPerBlock chunks of one group and, in each, goes through the group's heads, so
 // that dB and dC are summed over heads in registers. Rows i, j = (step, rank); S before the chunk, dS after it; L_ij = e^{cs_i - cs_j};
 // f_ij = L_ij scale_j for an earlier step j, gamma_i within a step, 0 later (nam56r.md 2.6):
 //   G_ij = dY_i . v_j    M = f (q k^T)    W = f G
@@ -6,8 +6,8 @@
 //   dq = W k + e^{cs} dY S                     dk = W^T q + w v dS                         w_j = scale_j e^{cs_end - cs_j}
 // The D terms and the gate's backward are the gates pass's; here follow the turn back of dq and dk with d theta, and sums in fp32 of
 // L G (q k^T) for scale, gamma and a.
-// Floor at b8 s4096 H128 R4: tiles and states 21.5 GB read, y and dv 4.3 GB written, 6.0 ms at 4.3 TB/s; 2048 x 128 items of 2,200 clocks of
-// wgmma (2.5 ms). Bound by the latency of the two multiplying warps of a scheduler: about 1,320 and 1,150 instructions an item.
+// Floor at b8 s4096 H128 R1: tiles and states 5.4 GB read, y and dv 1.1 GB written, 1.5 ms at 4.3 TB/s; 512 x 128 items of 2,200 clocks of
+// wgmma (0.6 ms). Bound by the latency of the two multiplying warps of a scheduler.
 #include "kernels/mamba3/chunk_feed.cuh"
 #include "kernels/mamba3/chunk_multiply.cuh"
 

@@ -1,7 +1,7 @@
-// Mamba-3 backward, the gates: y and dv, both short of their skip, to x, z and the mimo weights; with u = z mimo_z, sg = sigmoid(u):
+// Mamba-3 backward at ranks 1 and 2, the gates: y and dv, both short of their skip, to x, z and the mimo weights; with u = z mimo_z, sg = sigmoid(u):
 //   dx = sum_r (dv + D dY) mimo_x    du = d_o mimo_o (y + D v) sg (1 + u (1 - sg))    dz = sum_r du mimo_z
 //   d_mimo_x = sum_t (dv + D dY) x   d_mimo_z = sum_t du z   d_mimo_o = sum_t d_o (y + D v) u sg
-// dY is made again rather than read. Floor at b8 s4096 H128 R4: y and dv 4.3 GB, x, z, d_o, dx, dz 2.7 GB (1.6 ms at 4.3 TB/s).
+// dY is made again rather than read. Floor at b8 s4096 H128 R1: y and dv 1.1 GB, x, z, d_o, dx, dz 2.7 GB (0.9 ms at 4.3 TB/s).
 #include "kernels/mamba3/bwd.cuh"
 
 namespace weft::kernels::mamba3 {

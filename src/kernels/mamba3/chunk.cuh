@@ -1,4 +1,4 @@
-// The chunk pass of the Mamba-3 backward: what its four kinds of warps share. One warpgroup brings the operands of one head's chunk to shared
+// The chunk pass of the Mamba-3 backward at ranks 1 and 2: what its four kinds of warps share. One warpgroup brings the operands of one head's chunk to shared
 // memory, one takes its results away; two multiply: one makes the weights M, W and the gradient of the queries, the other, half an item behind,
 // y, dv and the gradient of the keys. An item is one head of one chunk; items alternate between two stages.
 #pragma once
@@ -15,7 +15,6 @@ enum ChunkBarrier { kFeed = 1, kFullQ = 2, kFullK = 4, kFreeQ = 6, kFreeK, kWeig
 template <int R>
 struct ChunkSmem {
   static constexpr int kSteps = kRows / R, kAngles = R == 1 ? 32 : 64, kThetaStride = kAngles + 4;
-  static constexpr int kThetaSides = R == 4 ? 2 : 1;        // of one, the keys add to what the queries left
   static constexpr int kSums = R == 1 ? kRows : kRows / 2;  // of columns: two of one step together
   struct Stage {
     bf16 q[kRows * kN], k[kRows * kN], S[kP * kN], dS[kP * kN], v[kRows * kP], dY[kRows * kP];
@@ -30,7 +29,7 @@ struct ChunkSmem {
     Decay decay;
     float part_end[4];  // of <dS, S>, by warp
   } rates[3];
-  alignas(16) float d_theta[kThetaSides][kSteps * kThetaStride];
+  alignas(16) float d_theta[kSteps * kThetaStride];  // the keys add to what the queries left
   float bias[2][2][R * kN];  // keys, queries; by pair of warps
   float row_w[kRows], gamma[kRows], dot_q[kRows], trace[kRows], dot_k[kRows];
   float col_t[4][kSums];  // by warp

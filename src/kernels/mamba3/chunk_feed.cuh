@@ -105,8 +105,7 @@ struct ChunkFeed {
 #pragma unroll
       for (int i = 0; i < kSteps / 8; ++i) {
         const int step = 8 * i + sub;
-        float v = sm.d_theta[0][step * Sm::kThetaStride + angle];
-        if constexpr (Sm::kThetaSides == 2) v += sm.d_theta[1][step * Sm::kThetaStride + angle];
+        const float v = sm.d_theta[step * Sm::kThetaStride + angle];
         if (step < it.count) w.d_theta[it.place(step) * a.angles + angle] = v;
         all += v;  // rows past the end hold zeros
       }

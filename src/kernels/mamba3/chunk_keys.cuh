@@ -59,7 +59,7 @@ struct ChunkKeys : ChunkSide<R> {
     wgmma_settle(acc);
     group_arrive(kTaken, 2 * kGroup), barrier_arrive(&sm.used[s]);
     put(sm.dv, acc);
-    if constexpr (Sm::kThetaSides == 1) group_barrier(kTurned, 2 * kGroup);
+    group_barrier(kTurned, 2 * kGroup);
   }
 
  private:

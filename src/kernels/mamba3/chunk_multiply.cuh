@@ -23,8 +23,7 @@ struct ChunkMultiply : ChunkSide<R> {
       else
         ChunkQueries<R>{*this}.item(i, sm.rates[third].decay, wide);
       turn_back(wide, keys, keys ? sm.stage[s].k : sm.stage[s].q, sm.small[s].turn);
-      if constexpr (Sm::kThetaSides == 1)
-        if (!keys) group_arrive(kTurned, 2 * kGroup);
+      if (!keys) group_arrive(kTurned, 2 * kGroup);
       if (keys) fence_async_proxy();  // y and dv leave by bulk copies
       add_up(wide, keys, sum);
       barrier_arrive(&sm.done[s]), group_arrive(kDone, 3 * kGroup);
@@ -51,9 +50,9 @@ struct ChunkMultiply : ChunkSide<R> {
   // d theta = u x du' for each turned pair u of the own rows, summed over ranks; then the pairs of acc turned back.
   __device__ __forceinline__ void turn_back(float (&acc)[64], bool keys, const bf16* own, const __half2* turn) const {
     const int angles = args.in.angles;
-    float* out = sm.d_theta[keys && Sm::kThetaSides == 2];
+    float* out = sm.d_theta;
     const auto place = this->places();
-    const auto put = [keys](float& to, float v) { to = Sm::kThetaSides == 1 && keys ? to + v : v; };
+    const auto put = [keys](float& to, float v) { to = keys ? to + v : v; };
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
       const int col = n * 8 + r * 2;
@@ -76,18 +75,13 @@ struct ChunkMultiply : ChunkSide<R> {
             if (used) du = x, dw = y;
           }
         }
-        // Lane bit 2 keeps one of the two rows, bit 3 (rank 4) one of the two columns.
-        const bool high = lane & 4, odd = lane & 8;
+        // Lane bit 2 keeps one of the two rows.
+        const bool high = lane & 4;
         float keep[2];
 #pragma unroll
         for (int b = 0; b < 2; ++b) keep[b] = (high ? d[1][b] : d[0][b]) + __shfl_xor_sync(0xffffffffu, high ? d[0][b] : d[1][b], 4);
         const int step = (row + (high ? 8 : 0)) >> kShift<R>;
-        if constexpr (R == 4) {
-          const float one = (odd ? keep[1] : keep[0]) + __shfl_xor_sync(0xffffffffu, odd ? keep[0] : keep[1], 8);
-          if (used) put(out[step * Sm::kThetaStride + col + (odd ? 1 : 0)], one);
-        } else {
-          if (used) put(out[step * Sm::kThetaStride + col], keep[0]), put(out[step * Sm::kThetaStride + col + 1], keep[1]);
-        }
+        if (used) put(out[step * Sm::kThetaStride + col], keep[0]), put(out[step * Sm::kThetaStride + col + 1], keep[1]);
       } else {
         const int angle = col / 2;
         if (4 * n >= angles) break;
