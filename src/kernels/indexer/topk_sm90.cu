@@ -1,6 +1,6 @@
 // DSA indexer with a streaming top-k. A block of one warpgroup owns eight tokens. Their queries lie in shared memory as the B operand of
 // wgmma, row (head, token), so that a thread's sums of one row of keys are all heads of two tokens: the weighted sum over heads needs no other
-// lane. Keys come by in tiles of 64, the A operand; two halves of the heads take turns, one in the tensor cores while the other is added up.
+// lane. Keys come by in rounds of two tiles of 64, the A operand; halves of the heads take turns, one in the tensor cores while another is added up.
 // The scores cross shared memory to the warp that owns the token: those above its threshold join a list of kCap, in index order; when it is
 // full the exact top_k stay and the threshold rises. No global memory beyond the result.
 // Floor at b8 s4096 J32 Di64: 2.7e11 FLOP (0.35 ms at 800 TFLOP/s); 2.1e9 products of a score by two instructions (0.15 ms of the issue slots).
@@ -11,18 +11,19 @@ namespace weft::kernels {
 namespace indexer {
 namespace {
 
-constexpr int kTokens = 8, kKeys = 64, kD = 64, kThreads = 128, kStages = 4;
-constexpr int kSlack = 32;
+constexpr int kTokens = 8, kKeys = 64, kD = 64, kThreads = 128;
+constexpr int kRound = 2 * kKeys, kStages = 2;  // keys between two barriers, rounds of keys in shared memory
+constexpr int kSlack = 32, kRoom = 48;          // more entries than top_k that may stay; free places below which lists are thinned
 constexpr int kHeads = 16, kPart = kHeads * kTokens * kD;  // of one product: heads, elements of its queries
-constexpr int kPitch = kKeys + 4;                          // scores of a token: a warp's stores meet no bank twice
+constexpr int kPitch = kRound + 4;                         // scores of a token: a warp's stores meet no bank twice
 
 template <int kParts, int kCap>
 struct Smem {
   bf16 q[kParts * kPart];
-  bf16 k[kStages][kKeys * kD];
+  bf16 k[kStages][kRound * kD];
   uint2 list[kTokens][kCap];  // (ordered score, index)
   float score[2][kTokens * kPitch];
-  float gate[kParts * kHeads * kTokens];
+  float gate[kParts == 2 ? 1 : kParts * kHeads * kTokens];
   int first_key;
 };
 
@@ -43,6 +44,21 @@ __device__ __forceinline__ float relu(float v) {  // NaN stays NaN
 #endif
 }
 
+// n += key >= least; least is not 0.
+__device__ __forceinline__ void add_if_reaches(unsigned& n, uint32_t key, uint32_t least) {
+#if defined(WEFT_EMULATE)
+  n += key >= least;
+#else
+  asm("{\n.reg .u32 sum;\nadd.cc.u32 sum, %1, %2;\naddc.u32 %0, %0, 0;\n}\n" : "+r"(n) : "r"(key), "r"(0u - least));  // carries where it does
+#endif
+}
+// The compiler is to have v here, not only where it is used.
+__device__ __forceinline__ void settle(uint32_t& v) {
+#if !defined(WEFT_EMULATE)
+  asm volatile("" : "+r"(v));
+#endif
+}
+
 // A warp's two lists: of each that holds more than top_k entries the top_k stay, in order; ties go to the earlier entry. threshold: a value that
 // no later entry may be at or below. Both are worked on at once, for the counts wait on one another. Up to kSlack more may stay, which
 // ends the search earlier.
@@ -59,36 +75,35 @@ __device__ __forceinline__ void keep_best(uint2 (*lists)[kCap], int (&count)[2],
       const uint32_t k = real ? lists[u][i * 32 + lane].x : 0;
       key[u][i] = k, low[u] = real && k < low[u] ? k : low[u], high[u] = k > high[u] ? k : high[u];
     }
-  const auto reach = [&](int u, uint32_t least) {  // keys at or above
-    int n = 0;
+  const auto reach = [&](int u, uint32_t least) {  // keys at or above, which is not 0
+    unsigned n = 0;
 #pragma unroll
-    for (int i = 0; i < kPer; ++i) n += key[u][i] >= least;
-    return static_cast<int>(__reduce_add_sync(0xffffffffu, static_cast<unsigned>(n)));
+    for (int i = 0; i < kPer; ++i) add_if_reaches(n, key[u][i], least);
+    return static_cast<int>(__reduce_add_sync(0xffffffffu, n));
   };
   int n[2], over[2] = {0, 0};  // keys that reach low, at least top_k; keys above high, fewer
 #pragma unroll
   for (int u = 0; u < 2; ++u) low[u] = __reduce_min_sync(0xffffffffu, low[u]), high[u] = __reduce_max_sync(0xffffffffu, high[u]), n[u] = count[u];
-  for (bool line = true;; line = !line) {  // by turns where a straight line meets top_k, and in the middle
+  bool line[2] = {true, true};  // where a straight line over the values meets top_k; in the middle of the keys when that did not halve them
+  while (true) {
     const bool going[2] = {n[0] > top_k + kSlack && low[0] < high[0], n[1] > top_k + kSlack && low[1] < high[1]};
     if (!going[0] && !going[1]) break;
     uint32_t middle[2];
     int m[2];
 #pragma unroll
     for (int u = 0; u < 2; ++u) {
-      const uint32_t span = high[u] - low[u];
-      middle[u] = high[u] - span / 2;
-      if (line && going[u]) {
-        const float part = static_cast<float>(n[u] - top_k) / static_cast<float>(n[u] - over[u]) * static_cast<float>(span);
-        const uint32_t on = part < 4e9f ? static_cast<uint32_t>(part) : span;
-        middle[u] = low[u] + (on < 1 ? 1 : on > span ? span : on);
-      }
+      const float from = of_ordered(low[u]), to = of_ordered(high[u]);
+      const float part = static_cast<float>(2 * (n[u] - top_k) - kSlack) * reciprocal_fast(static_cast<float>(2 * (n[u] - over[u])));
+      const uint32_t on = ordered(from + part * (to - from)), center = high[u] - (high[u] - low[u]) / 2;
+      middle[u] = line[u] ? (on <= low[u] ? low[u] + 1 : on > high[u] ? high[u] : on) : center;
+      m[u] = reach(u, middle[u]);
     }
-#pragma unroll
-    for (int u = 0; u < 2; ++u) m[u] = reach(u, middle[u]);
 #pragma unroll
     for (int u = 0; u < 2; ++u) {
       if (!going[u]) continue;
+      const uint32_t span = high[u] - low[u];
       if (m[u] >= top_k) low[u] = middle[u], n[u] = m[u]; else high[u] = middle[u] - 1, over[u] = m[u];
+      line[u] = !line[u] || high[u] - low[u] <= span / 2;
     }
   }
   const unsigned before = (1u << lane) - 1;
@@ -163,82 +178,105 @@ __global__ void __launch_bounds__(kThreads, sizeof(Smem<kParts, kCap>) < 113 * 1
   }
   __syncthreads();
   const int64_t first = sm.first_key, end = block0 + kTokens < a.tokens ? block0 + kTokens : a.tokens;
-  const int tiles = static_cast<int>((end - first + kKeys - 1) / kKeys);
+  const int rounds = static_cast<int>((end - first + kRound - 1) / kRound);
+  // A thread's part of a round's keys is every 16th row from its own on. Rows behind the last token become zeros.
+  const int key_row = thread / 8;
   const auto load = [&](int i) {
-    if (i < tiles) {
-      const int64_t s0 = first + static_cast<int64_t>(i) * kKeys;
-      load_tile_async<kKeys, kD, kThreads>(Tile<kD>{sm.k[i % kStages]}, static_cast<const bf16*>(a.k) + s0 * kD, kD, static_cast<int>(a.tokens - s0 < kKeys ? a.tokens - s0 : kKeys));
+    if (i < rounds) {
+      const int64_t row = first + static_cast<int64_t>(i) * kRound + key_row;
+      const bf16* from = static_cast<const bf16*>(a.k) + row * kD + thread % 8 * 8;
+      bf16* to = Tile<kD>{sm.k[i % kStages]}.unit(key_row, thread % 8 * 8);
+#pragma unroll
+      for (int j = 0; j < kRound; j += kThreads / 8) cp_async16(to + j * kD, row + j < a.tokens ? from + j * kD : static_cast<const bf16*>(a.k), row + j < a.tokens);
     }
     cp_async_commit();
   };
   float z[2][kHeads * kTokens / 2];
-  const auto multiply = [&](int i, int part, float(&to)[kHeads * kTokens / 2]) {
-    const uint64_t keys = k_major(sm.k[i % kStages]), queries = k_major(sm.q + part * kPart);
+  const auto multiply = [&](int i, int tile, int part, float(&to)[kHeads * kTokens / 2]) {
+    const uint64_t keys = k_major(sm.k[i % kStages] + tile * kKeys * kD), queries = k_major(sm.q + part * kPart);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kD / 16; ++k) Wgmma<kHeads * kTokens>::template run<false, false>(to, keys + k * kStep16<false>, queries + k * kStep16<false>, k > 0);
     wgmma_commit();
   };
-  // All warps thin their lists at the same time, or one or another would be at it in every round and the others wait.
-  const auto meet = [&] { return __syncthreads_or(count[0] > kCap - kKeys || count[1] > kCap - kKeys) != 0; };
+  // All warps thin their lists at the same time, or one or another would be at it in every round and the others wait. Few keys of a round join
+  // once a threshold is known; a list that they would overflow all the same is thinned alone.
+  const auto meet = [&] { return __syncthreads_or(count[0] > kCap - kRoom || count[1] > kCap - kRoom) != 0; };
   const auto select = [&](int i, bool thin) {
-    if (thin) keep_best<kCap, kSlack>(sm.list + warp * 2, count, a.top_k, threshold);
-    const float* scores = sm.score[i & 1];
-    float v[4];
-    unsigned joins[4];
+    constexpr int kEach = kRound / 32;
+    const float* scores = sm.score[i & 1] + warp * 2 * kPitch + lane;
+    float v[2][kEach];
+    unsigned joins[2][kEach];
 #pragma unroll
-    for (int e = 0; e < 4; ++e) v[e] = scores[(warp * 2 + e / 2) * kPitch + e % 2 * 32 + lane];
-    const int s0 = static_cast<int>(first) + i * kKeys + lane;
+    for (int u = 0; u < 2; ++u)
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int s = s0 + e % 2 * 32;
-      joins[e] = __ballot_sync(0xffffffffu, s >= start[e / 2] && s <= last[e / 2] && !(v[e] <= threshold[e / 2]));
+      for (int e = 0; e < kEach; ++e) v[u][e] = scores[u * kPitch + e * 32];
+    const int s0 = static_cast<int>(first) + i * kRound + lane;
+    while (true) {
+      if (thin) keep_best<kCap, kSlack>(sm.list + warp * 2, count, a.top_k, threshold);
+      int more[2] = {0, 0};
+#pragma unroll
+      for (int u = 0; u < 2; ++u)
+#pragma unroll
+        for (int e = 0; e < kEach; ++e) {
+          const int s = s0 + e * 32;
+          joins[u][e] = __ballot_sync(0xffffffffu, s >= start[u] && s <= last[u] && !(v[u][e] <= threshold[u]));
+          more[u] += __popc(joins[u][e]);
+        }
+      if (thin || (count[0] + more[0] <= kCap && count[1] + more[1] <= kCap)) break;
+      thin = true;
     }
+    const unsigned before = (1u << lane) - 1;
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int u = e / 2;
-      if (joins[e] >> lane & 1) sm.list[warp * 2 + u][count[u] + __popc(joins[e] & ((1u << lane) - 1))] = {ordered(v[e]), static_cast<uint32_t>(s0 + e % 2 * 32)};
-      count[u] += __popc(joins[e]);
-    }
+    for (int u = 0; u < 2; ++u)
+#pragma unroll
+      for (int e = 0; e < kEach; ++e) {  // without branches: all is at hand before the stores
+        uint32_t key = ordered(v[u][e]), at = static_cast<uint32_t>(count[u] + __popc(joins[u][e] & before));
+        settle(key), settle(at);
+        if (joins[u][e] >> lane & 1) sm.list[warp * 2 + u][at] = {key, static_cast<uint32_t>(s0 + e * 32)};
+        count[u] += __popc(joins[u][e]);
+      }
   };
-#pragma unroll
-  for (int i = 0; i < kStages - 1; ++i) load(i);
-  for (int i = 0; i < tiles; ++i) {
-    cp_async_wait<kStages - 2>();
+  load(0);
+  for (int i = 0; i < rounds; ++i) {
+    cp_async_wait<0>();
     fence_async_proxy();
-    const bool thin = meet();  // tile i has come, all have done with tile i - 1 and written its scores
-    load(i + kStages - 1);
-    // Both halves of the products start and end within a round: ptxas lets none run over the end of a loop.
-    multiply(i, 0, z[0]), multiply(i, 1, z[1]);
+    const bool thin = meet();  // round i's keys have come, all have done with round i - 1 and written its scores
+    load(i + 1);
+    // All products start and end within a round: ptxas lets none run over the end of a loop.
+    constexpr int kProducts = kRound / kKeys * kParts;
+    multiply(i, 0, 0, z[0]), multiply(i, 1 / kParts, 1 % kParts, z[1]);
     float sum[2][2] = {};  // token, row of keys
 #pragma unroll
-    for (int p = 0; p < kParts; ++p) {
-      if (p + 1 < kParts) {
+    for (int g = 0; g < kProducts; ++g) {
+      const int tile = g / kParts, p = g % kParts;
+      if (g + 1 < kProducts) {
         wgmma_wait<1>();
       } else {
         if (i > 0) select(i - 1, thin);
         wgmma_wait<0>();
       }
-      auto& sums = z[p & 1];
+      auto& sums = z[g & 1];
       wgmma_settle(sums);
 #pragma unroll
       for (int j = 0; j < kHeads; ++j) {
-        float2 g;
-        if constexpr (kGatesHere) g = {gate[0][p * kHeads + j], gate[1][p * kHeads + j]}; else g = *reinterpret_cast<const float2*>(sm.gate + (p * kHeads + j) * kTokens + r * 2);
+        float2 weight;
+        if constexpr (kGatesHere) weight = {gate[0][p * kHeads + j], gate[1][p * kHeads + j]}; else weight = *reinterpret_cast<const float2*>(sm.gate + (p * kHeads + j) * kTokens + r * 2);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          sum[0][h] += g.x * relu(sums[j * 4 + h * 2]);
-          sum[1][h] += g.y * relu(sums[j * 4 + h * 2 + 1]);
+          sum[0][h] += weight.x * relu(sums[j * 4 + h * 2]);
+          sum[1][h] += weight.y * relu(sums[j * 4 + h * 2 + 1]);
         }
       }
-      if (p + 2 < kParts) multiply(i, p + 2, sums);
+      if (g + 2 < kProducts) multiply(i, (g + 2) / kParts, (g + 2) % kParts, sums);
+      if (p + 1 < kParts) continue;
+#pragma unroll
+      for (int b = 0; b < 2; ++b)
+#pragma unroll
+        for (int h = 0; h < 2; ++h) sm.score[i & 1][(r * 2 + b) * kPitch + tile * kKeys + warp * 16 + q + h * 8] = sum[b][h], sum[b][h] = 0;
     }
-#pragma unroll
-    for (int b = 0; b < 2; ++b)
-#pragma unroll
-      for (int h = 0; h < 2; ++h) sm.score[i & 1][(r * 2 + b) * kPitch + warp * 16 + q + h * 8] = sum[b][h];
   }
-  select(tiles - 1, meet());
+  select(rounds - 1, meet());
   __syncwarp();
   keep_best<kCap, 0>(sm.list + warp * 2, count, a.top_k, threshold);
 #pragma unroll

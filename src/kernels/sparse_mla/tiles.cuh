@@ -1,5 +1,4 @@
-// What sparse MLA forward and backward share. A block takes one token and 32 heads; each of four warps takes every fourth block of 64 keys
-// and meets the others only at the end.
+// What sparse MLA forward and backward share: a block takes one token and 32 heads, each of its warps a part of the keys.
 #pragma once
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
@@ -9,19 +8,22 @@
 
 namespace weft::kernels::sparse_mla {
 
-constexpr int kHeads = 32, kKeys = 64, kD = 128, kV = 64, kThreads = 128;
+constexpr int kHeads = 32, kD = 128, kV = 64;
 
 // First token of t's document, by the whole warp: a search with 32 places at a time.
 __device__ __forceinline__ int document_start(const int32_t* cu, int64_t documents, int64_t t) {
-  int64_t low = 0, span = documents;  // the document is in [low, low + span)
-  while (span > 1) {
-    const int64_t step = (span + 31) / 32, at = low + lane_id() * step;
-    const unsigned below = __ballot_sync(0xffffffffu, lane_id() * step < span && cu[at < documents ? at : documents] <= t);
-    const int64_t next = low + (31 - __clz(static_cast<int>(below | 1))) * step;
-    span = step < low + span - next ? step : low + span - next, low = next;
+  int low = 0, span = static_cast<int>(documents);  // the document is in [low, low + span)
+  while (true) {
+    const int step = (span + 31) / 32, offset = lane_id() * step;
+    const bool inside = offset < span;
+    const int first = cu[low + (inside ? offset : 0)];
+    // Documents of no tokens share their start with the next: the last of them was taken, which is the one that holds t.
+    const unsigned below = __ballot_sync(0xffffffffu, inside && first <= t);
+    const int taken = 31 - __clz(static_cast<int>(below | 1)), start = __shfl_sync(0xffffffffu, first, taken);
+    if (step == 1) return start;
+    const int next = taken * step;
+    span = step < span - next ? step : span - next, low += next;
   }
-  // Documents of no tokens share their start with the next: the last of them was taken, which is the one that holds t.
-  return cu[low];
 }
 
 // Sixteen E4M3 codes from column `col` of a row on, times their scale, into the tile.
@@ -39,7 +41,7 @@ __device__ __forceinline__ void store_codes(const Tile<kD>& tile, int row, int c
 }
 
 // The token's queries of `heads` heads from head0 on; zeros for the rest. Complete behind cp_async_wait and __syncthreads.
-template <bool kCodes, class Args>
+template <bool kCodes, int kThreads, class Args>
 __device__ __forceinline__ void load_queries(const Tile<kD>& tile, const Args& a, int64_t t, int head0, int heads) {
   const int64_t first = (t * a.heads + head0) * kD;
   if constexpr (kCodes) {
@@ -51,63 +53,87 @@ __device__ __forceinline__ void load_queries(const Tile<kD>& tile, const Args& a
       store_codes(tile, row, col, codes, scale);
     }
   } else {
-    load_tile_async<kHeads, kD, kThreads>(tile, static_cast<const bf16*>(a.q) + first, kD, heads);
+    const int row = static_cast<int>(threadIdx.x >> 4), col = static_cast<int>(threadIdx.x & 15) * 8;
+    constexpr int kRows = kThreads / 16;  // a multiple of 8: the swizzle is that of the first
+    bf16* to = tile.unit(row, col);
+    const bf16* from = static_cast<const bf16*>(a.q) + first + row * kD + col;
+#pragma unroll
+    for (int i = 0; i < kHeads / kRows; ++i) cp_async16(to + i * kRows * kD, row + i * kRows < heads ? from + i * kRows * kD : from, row + i * kRows < heads);
   }
 }
 
-// Where the codes of a warp's keys wait: the second half of its tile.
-__device__ __forceinline__ uint8_t* codes_of(const Tile<kD>& tile) { return reinterpret_cast<uint8_t*>(tile.data) + kKeys * kD; }
+// A warp's keys: 32 for each of kEach; a lane's are `lane` and, of 64, `lane + 32`.
+// Where their codes wait: the second half of the warp's tile.
+template <int kEach>
+__device__ __forceinline__ uint8_t* codes_of(const Tile<kD>& tile) { return reinterpret_cast<uint8_t*>(tile.data) + kEach * 32 * kD; }
 
-// Codes of 64 keys to values, in place. A row takes twice its codes' bytes: the codes whose place rows 32 to 63 take are read before.
-__device__ __forceinline__ void widen(const Tile<kD>& tile, const float (&scale)[2]) {
+// Codes to values, in place. A row takes twice its codes' bytes: the codes whose place the second half of the rows takes are read before.
+template <int kEach>
+__device__ __forceinline__ void widen(const Tile<kD>& tile, const float (&scale)[kEach]) {
+  constexpr int kHalf = kEach * 16;
   const int part = lane_id() >> 3, unit = lane_id() & 7;
-  const uint8_t* codes = codes_of(tile) + part * kD + unit * 16;
-  uint4 second[8];
+  const uint8_t* codes = codes_of<kEach>(tile) + part * kD + unit * 16;
+  uint4 second[kHalf / 4];
 #pragma unroll
-  for (int i = 0; i < 8; ++i) second[i] = *reinterpret_cast<const uint4*>(codes + (32 + i * 4) * kD);
+  for (int i = 0; i < kHalf / 4; ++i) second[i] = *reinterpret_cast<const uint4*>(codes + (kHalf + i * 4) * kD);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) store_codes(tile, i * 4 + part, unit * 16, *reinterpret_cast<const uint4*>(codes + i * 4 * kD), __shfl_sync(0xffffffffu, scale[0], i * 4 + part));
+  for (int i = 0; i < kHalf / 4; ++i) store_codes(tile, i * 4 + part, unit * 16, *reinterpret_cast<const uint4*>(codes + i * 4 * kD), __shfl_sync(0xffffffffu, scale[0], i * 4 + part));
   __syncwarp();
 #pragma unroll
-  for (int i = 0; i < 8; ++i) store_codes(tile, 32 + i * 4 + part, unit * 16, second[i], __shfl_sync(0xffffffffu, scale[1], i * 4 + part));
+  for (int i = 0; i < kHalf / 4; ++i) store_codes(tile, kHalf + i * 4 + part, unit * 16, second[i], __shfl_sync(0xffffffffu, scale[kEach - 1], (kHalf + i * 4) % 32 + part));
 }
 
-// A warp gathers 64 key rows; bit j of the pair of masks says that key j counts. Codes are there, with their scales, when the copies are;
-// `widen` is still to come.
-template <bool kCodes, class Args>
-__device__ __forceinline__ void gather(const Tile<kD>& tile, const Args& a, const int32_t* indices, int count, int64_t t, int start, uint32_t (&valid)[2], float (&scale)[2]) {
-  const int lane = lane_id();
-  int index[2];
+// A lane's indices among the warp's keys, which start at k0 of the token's list; -1 behind its end.
+template <int kEach, class Args>
+__device__ __forceinline__ void load_indices(int (&index)[kEach], const Args& a, int64_t t, int k0) {
+  const int32_t* list = a.indices + t * a.top_k;
 #pragma unroll
-  for (int e = 0; e < 2; ++e) {
-    index[e] = lane + 32 * e < count ? indices[lane + 32 * e] : -1;
+  for (int e = 0; e < kEach; ++e) {
+    const int at = k0 + e * 32 + lane_id();
+    index[e] = list[at < a.top_k ? at : a.top_k - 1];
+    if (at >= a.top_k) index[e] = -1;
+  }
+}
+
+// A warp gathers its key rows; bit j of the masks says that key j counts, rows of the others become zeros. Codes are there, with their
+// scales, when the copies are; `widen` is still to come.
+template <bool kCodes, int kEach, class Args>
+__device__ __forceinline__ void gather(const Tile<kD>& tile, const Args& a, int (&index)[kEach], int64_t t, int start, uint32_t (&valid)[kEach], float (&scale)[kEach]) {
+  const int lane = lane_id();
+#pragma unroll
+  for (int e = 0; e < kEach; ++e) {
     const bool ok = index[e] >= start && index[e] <= t && index[e] >= 0;
-    if (!ok) index[e] = -1;
+    if (!ok) index[e] = 0;
     valid[e] = __ballot_sync(0xffffffffu, ok);
   }
   if constexpr (kCodes) {
     const int part = lane >> 3, unit = lane & 7;
+    uint8_t* to = codes_of<kEach>(tile) + part * kD + unit * 16;
+    const uint8_t* kv = static_cast<const uint8_t*>(a.kv) + unit * 16;
 #pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      scale[e] = a.scales.kv[a.scales.rows && index[e] >= 0 ? index[e] : 0];
-#pragma unroll 4
-      for (int j = 0; j < 32; j += 4) {
-        const int row = __shfl_sync(0xffffffffu, index[e], j + part);
-        cp_async16(codes_of(tile) + (e * 32 + j + part) * kD + unit * 16, static_cast<const uint8_t*>(a.kv) + (row >= 0 ? static_cast<int64_t>(row) * kD + unit * 16 : 0), row >= 0);
-      }
+    for (int e = 0; e < kEach; ++e) {
+      scale[e] = a.scales.kv[a.scales.rows ? index[e] : 0];
+      const uint32_t mine = valid[e] >> part;
+#pragma unroll
+      for (int j = 0; j < 32; j += 4) cp_async16(to + (e * 32 + j) * kD, kv + static_cast<int64_t>(__shfl_sync(0xffffffffu, index[e], j + part)) * kD, mine >> j & 1);
     }
   } else {
-    const bf16* kv = static_cast<const bf16*>(a.kv);
+    const int half = lane >> 4, unit = lane & 15;
+    const bf16* kv = static_cast<const bf16*>(a.kv) + unit * 8;
+    bf16* to[4];  // the swizzle's turn comes back every eight rows
 #pragma unroll
-    for (int e = 0; e < 2; ++e)
-#pragma unroll 4
-      for (int j = 0; j < 32; j += 2) {
-        const int half = lane >> 4, row = __shfl_sync(0xffffffffu, index[e], j + half);
-        cp_async16(tile.unit(e * 32 + j + half, (lane & 15) * 8), kv + (row >= 0 ? static_cast<int64_t>(row) * kD + (lane & 15) * 8 : 0), row >= 0);
-      }
+    for (int i = 0; i < 4; ++i) to[i] = tile.unit(i * 2 + half, unit * 8);
+#pragma unroll
+    for (int e = 0; e < kEach; ++e) {
+      const uint32_t mine = valid[e] >> half;
+#pragma unroll
+      for (int j = 0; j < 32; j += 2)
+        cp_async16(to[j / 2 % 4] + (e * 32 + j / 8 * 8) * kD, kv + static_cast<int64_t>(__shfl_sync(0xffffffffu, index[e], j + half)) * kD, mine >> j & 1);
+    }
   }
 }
-__device__ __forceinline__ bool counts(const uint32_t (&valid)[2], int j) { return (valid[j >> 5] >> (j & 31)) & 1; }
+template <int kEach>
+__device__ __forceinline__ bool counts(const uint32_t (&valid)[kEach], int j) { return (valid[j >> 5] >> (j & 31)) & 1; }
 
 template <class Args>
 const char* refusal(const Args& a, const Device& device) {
