@@ -31,13 +31,12 @@ Codes encode(std::vector<bf16>& x, size_t width, bool rows) {
   return out;
 }
 
-void check(const char* label, const std::vector<int>& lengths, int H, int K, Stored stored = kPlain) {
+void check(const char* label, const std::vector<int>& lengths, int H, int K, Stored stored = kPlain, float scale = 1 / std::sqrt(128.f)) {
   const int D = 128, V = 64;
   const std::string name = std::string("sparse_mla ") + label + (stored == kPlain ? " " : stored == kTensorScale ? " f8 " : " f8 rows ");
   Random random(H + K);
   const auto cu = packed(lengths);
   const size_t T = cu.back();
-  const float scale = 1 / std::sqrt(128.f);
   auto q = random.normal<bf16>(T * H * D), kv = random.normal<bf16>(T * D), d_o = random.normal<bf16>(T * H * V);
   Codes q8, kv8;
   if (stored != kPlain) q8 = encode(q, static_cast<size_t>(H) * D, stored == kRowScales), kv8 = encode(kv, D, stored == kRowScales);
@@ -124,6 +123,7 @@ void check_sparse_mla(bool small) {
   check("three documents, K 256, few", {7, 0, 3, 2}, 32, 256);
   check("heads 20, K 320, few", {4, 3}, 20, 320);
   check("heads 40, K 50, few", {5}, 40, 50);
+  check("scale below 0", {4}, 32, 64, kPlain, -0.1f), check("scale 0", {3}, 32, 20, kPlain, 0);
   if (!small) check("three documents, K 256", {20, 0, 40, 9}, 32, 256), check("heads 20, K 320", {30, 11}, 20, 320), check("heads 40, K 50", {21}, 40, 50);
   for (const Stored stored : {kTensorScale, kRowScales}) {
     check("two documents, K 70", {3, 0, 4}, 32, 70, stored);

@@ -161,11 +161,17 @@ __global__ void __launch_bounds__(kThreads, sizeof(Smem<kParts, kCap>) < 113 * 1
     start[u] = a.cu_seqlens[low], last[u] = static_cast<int>(t < a.tokens ? t : -1);
   }
   if (thread == 0) sm.first_key = start[0];
+  {
+    const int head = thread / 8, d = thread % 8;  // a part's 16 heads of one token at a time
+    const bf16* from = static_cast<const bf16*>(a.q) + (block0 * a.heads + head) * kD + d * 8;
+    bf16* to = sm.q + head * kTokens * kD;
 #pragma unroll
-  for (int i = 0; i < kParts * kPart / 8 / kThreads; ++i) {
-    const int unit = i * kThreads + thread, token = unit / (kParts * kHeads * 8), head = unit / 8 % (kParts * kHeads), d = unit % 8;
-    const bool ok = block0 + token < a.tokens && head < a.heads;
-    cp_async16(sm.q + (head * kTokens + token) * kD + ((d ^ token) << 3), static_cast<const bf16*>(a.q) + (ok ? ((block0 + token) * a.heads + head) * kD + d * 8 : 0), ok);
+    for (int token = 0; token < kTokens; ++token)
+#pragma unroll
+      for (int p = 0; p < kParts; ++p) {
+        const bool ok = block0 + token < a.tokens && head + p * kHeads < a.heads;
+        cp_async16(to + p * kPart + token * kD + ((d ^ token) << 3), ok ? from + (token * a.heads + p * kHeads) * kD : static_cast<const bf16*>(a.q), ok);
+      }
   }
   cp_async_commit();
   const auto gate_of = [&](int head, int token) { return head < a.heads && block0 + token < a.tokens ? a.gate[(block0 + token) * a.heads + head] : 0.f; };
@@ -180,14 +186,20 @@ __global__ void __launch_bounds__(kThreads, sizeof(Smem<kParts, kCap>) < 113 * 1
   const int64_t first = sm.first_key, end = block0 + kTokens < a.tokens ? block0 + kTokens : a.tokens;
   const int rounds = static_cast<int>((end - first + kRound - 1) / kRound);
   // A thread's part of a round's keys is every 16th row from its own on. Rows behind the last token become zeros.
-  const int key_row = thread / 8;
+  const int key_row = thread / 8, key_to = key_row * kD + ((thread ^ key_row) % 8 << 3);
   const auto load = [&](int i) {
     if (i < rounds) {
-      const int64_t row = first + static_cast<int64_t>(i) * kRound + key_row;
-      const bf16* from = static_cast<const bf16*>(a.k) + row * kD + thread % 8 * 8;
-      bf16* to = Tile<kD>{sm.k[i % kStages]}.unit(key_row, thread % 8 * 8);
+      const int64_t row0 = first + static_cast<int64_t>(i) * kRound;
+      const int left = static_cast<int>(a.tokens - row0 < kRound ? a.tokens - row0 : kRound) - key_row;
+      const bf16* from = static_cast<const bf16*>(a.k) + row0 * kD + thread * 8;
+      bf16* to = sm.k[i % kStages] + key_to;
+      if (row0 + kRound <= a.tokens) {  // no row to ask about
 #pragma unroll
-      for (int j = 0; j < kRound; j += kThreads / 8) cp_async16(to + j * kD, row + j < a.tokens ? from + j * kD : static_cast<const bf16*>(a.k), row + j < a.tokens);
+        for (int j = 0; j < kRound; j += kThreads / 8) cp_async16(to + j * kD, from + j * kD, true);
+      } else {
+#pragma unroll
+        for (int j = 0; j < kRound; j += kThreads / 8) cp_async16(to + j * kD, j < left ? from + j * kD : static_cast<const bf16*>(a.k), j < left);
+      }
     }
     cp_async_commit();
   };

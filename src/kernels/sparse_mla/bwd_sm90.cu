@@ -148,35 +148,50 @@ __global__ void __launch_bounds__(kThreads, 2) bwd_kernel(const SparseMlaBwd a, 
     }
     if (valid[0] == 0) continue;
     uint32_t fs[2][2][4], fp[2][2][4];
-    float* to[4];  // rows of the key gradient
-    bool real[4];
+    const bool odd = q & 1;
+    float* to[4][2];  // rows of the key gradient, in pairs: the lane's own and its neighbour's
+    bool real[4][2];
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
 #pragma unroll
       for (int k = 0; k < 2; ++k) load_a_trans(fs[m][k], DS, side + m * 16, k * 16), load_a_trans(fp[m][k], P, side + m * 16, k * 16);
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int key = m * 16 + h * 8 + q;
-        to[m * 2 + h] = dkv + static_cast<int64_t>(__shfl_sync(0xffffffffu, index[0], key)) * kD + r * 4, real[m * 2 + h] = counts(valid, key);
-      }
+      for (int h = 0; h < 2; ++h)
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          const int key = m * 16 + h * 8 + (q & ~1) + j;
+          to[m * 2 + h][j] = dkv + static_cast<int64_t>(__shfl_sync(0xffffffffu, index[0], key)) * kD + r * 4 + (odd ? 16 : 0), real[m * 2 + h][j] = counts(valid, key);
+        }
     }
 #pragma unroll
-    for (int n = 0; n < kD / 16; ++n) {
-      float c[2][2][4] = {};
+    for (int n = 0; n < kD / 16; n += 2) {
+      float c[2][2][2][4] = {};
 #pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        uint32_t fb[4];
-        load_b_trans(fb, Q, k * 16, n * 16);
+      for (int j = 0; j < 2; ++j)
 #pragma unroll
-        for (int m = 0; m < 2; ++m) mma_bf16(c[m][0], fs[m][k], fb[0], fb[1]), mma_bf16(c[m][1], fs[m][k], fb[2], fb[3]);
-        if (n < kV / 16) {
-          load_b_trans(fb, DO, k * 16, n * 16);
+        for (int k = 0; k < 2; ++k) {
+          uint32_t fb[4];
+          load_b_trans(fb, Q, k * 16, (n + j) * 16);
 #pragma unroll
-          for (int m = 0; m < 2; ++m) mma_bf16(c[m][0], fp[m][k], fb[0], fb[1]), mma_bf16(c[m][1], fp[m][k], fb[2], fb[3]);
+          for (int m = 0; m < 2; ++m) mma_bf16(c[j][m][0], fs[m][k], fb[0], fb[1]), mma_bf16(c[j][m][1], fs[m][k], fb[2], fb[3]);
+          if (n < kV / 16) {
+            load_b_trans(fb, DO, k * 16, (n + j) * 16);
+#pragma unroll
+            for (int m = 0; m < 2; ++m) mma_bf16(c[j][m][0], fp[m][k], fb[0], fb[1]), mma_bf16(c[j][m][1], fp[m][k], fb[2], fb[3]);
+          }
         }
-      }
+      // Eight lanes hold two rows: each takes half of either, so that an add is of whole 128-byte lines.
 #pragma unroll
-      for (int i = 0; i < 4; ++i) add_four(to[i] + n * 16, c[i / 2][0][i % 2 * 2], c[i / 2][0][i % 2 * 2 + 1], c[i / 2][1][i % 2 * 2], c[i / 2][1][i % 2 * 2 + 1], real[i]);
+      for (int i = 0; i < 4; ++i) {
+        float mine[4], got[4];
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const float low = c[0][i / 2][e / 2][i % 2 * 2 + e % 2], high = c[1][i / 2][e / 2][i % 2 * 2 + e % 2];
+          mine[e] = odd ? high : low, got[e] = __shfl_xor_sync(0xffffffffu, odd ? low : high, 4);
+        }
+        add_four(to[i][0] + n * 16, odd ? got[0] : mine[0], odd ? got[1] : mine[1], odd ? got[2] : mine[2], odd ? got[3] : mine[3], real[i][0]);
+        add_four(to[i][1] + n * 16, odd ? mine[0] : got[0], odd ? mine[1] : got[1], odd ? mine[2] : got[2], odd ? mine[3] : got[3], real[i][1]);
+      }
     }
   }
 #pragma unroll

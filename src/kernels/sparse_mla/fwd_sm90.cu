@@ -86,27 +86,38 @@ __global__ void __launch_bounds__(kThreads, 3) fwd_kernel(const SparseMlaFwd a) 
       if (r == 0) sm.top[m * 16 + h * 8 + q][warp] = mx;
     }
     __syncthreads();
+    bf16* p = K.unit(lane & 15, kV + (lane >> 4) * 8);  // of the lane's row of four 8 x 8 blocks
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int m = i / 2, h = i % 2, row = m * 16 + h * 8 + q;
-      const float4 tops = four(sm.top[row]);
-      const float mx = fmaxf(top[m][h], fmaxf(fmaxf(tops.x, tops.y), fmaxf(tops.z, tops.w)));
-      if (k0 > 0) {
-        const float keep = exp2_fast(top[m][h] - mx);
-        sum[m][h] *= keep;
+    for (int m = 0; m < 2; ++m) {
+      uint32_t packed[2][kKeys / 8];
 #pragma unroll
-        for (int n = 0; n < 2; ++n) o[m][n][h * 2] *= keep, o[m][n][h * 2 + 1] *= keep;
+      for (int h = 0; h < 2; ++h) {
+        const int row = m * 16 + h * 8 + q;
+        const float4 tops = four(sm.top[row]);
+        const float mx = fmaxf(top[m][h], fmaxf(fmaxf(tops.x, tops.y), fmaxf(tops.z, tops.w)));
+        if (k0 > 0) {
+          const float keep = exp2_fast(top[m][h] - mx);
+          sum[m][h] *= keep;
+#pragma unroll
+          for (int n = 0; n < 2; ++n) o[m][n][h * 2] *= keep, o[m][n][h * 2 + 1] *= keep;
+        }
+        top[m][h] = mx;
+        float more = 0;
+#pragma unroll
+        for (int n = 0; n < kKeys / 8; ++n) {
+          const float p0 = exp2_fast(s[m][n][h * 2] * scale - mx), p1 = exp2_fast(s[m][n][h * 2 + 1] * scale - mx);
+          more += p0 + p1, packed[h][n] = pack_bf16(p0, p1);
+        }
+        sum[m][h] += more;
       }
-      top[m][h] = mx;
 #pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n) {
-        const float p0 = exp2_fast(s[m][n][h * 2] * scale - mx), p1 = exp2_fast(s[m][n][h * 2 + 1] * scale - mx);
-        sum[m][h] += p0 + p1;
-        *reinterpret_cast<uint32_t*>(K.at(row, kV + n * 8 + r * 2)) = pack_bf16(p0, p1);
-      }
-      if (k0 + kChunk >= a.top_k) {
-        const float whole = warp_sum<4>(sum[m][h]);
-        if (r == 0) sm.sum[row][warp] = whole;
+      for (int n = 0; n < kKeys / 8; n += 2) stmatrix_x4(reinterpret_cast<bf16*>(reinterpret_cast<uintptr_t>(p + m * 16 * kD) ^ (n << 4)), packed[0][n], packed[1][n], packed[0][n + 1], packed[1][n + 1]);
+    }
+    if (k0 + kChunk >= a.top_k) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float whole = warp_sum<4>(sum[i / 2][i % 2]);
+        if (r == 0) sm.sum[i * 8 + q][warp] = whole;
       }
     }
     __syncthreads();

@@ -95,6 +95,28 @@ __device__ __forceinline__ void load_indices(int (&index)[kEach], const Args& a,
   }
 }
 
+// Lane j's value of the lane's own group of kLanes.
+template <int kLanes>
+__device__ __forceinline__ int of_group(int v, int j) {
+#if defined(WEFT_EMULATE)
+  return __shfl_sync(0xffffffffu, v, (lane_id() & ~(kLanes - 1)) + j);
+#else
+  return __shfl_sync(0xffffffffu, v, j, kLanes);  // j a constant: no lane number to compute
+#endif
+}
+// 16 bytes of row `row` of kBytes each, from `base` on; zeros where `real` is 0. In this form a copy is three instructions beside its own.
+template <int kBytes>
+__device__ __forceinline__ void copy_row_part(SmemAddress to, const void* base, int row, uint32_t real) {
+#if defined(WEFT_EMULATE)
+  cp_async16(reinterpret_cast<void*>(to), static_cast<const uint8_t*>(base) + static_cast<int64_t>(row) * kBytes, real != 0);
+#else
+  asm volatile(
+      "{\n.reg .pred none;\n.reg .u64 from;\nsetp.eq.u32 none, %3, 0;\nmad.wide.u32 from, %2, %4, %1;\ncp.async.cg.shared.global [%0], [from], 16, none;\n}\n" ::"r"(to),
+      "l"(base), "r"(row), "r"(real), "n"(kBytes)
+      : "memory");
+#endif
+}
+
 // A warp gathers its key rows; bit j of the masks says that key j counts, rows of the others become zeros. Codes are there, with their
 // scales, when the copies are; `widen` is still to come.
 template <bool kCodes, int kEach, class Args>
@@ -107,28 +129,25 @@ __device__ __forceinline__ void gather(const Tile<kD>& tile, const Args& a, int 
     valid[e] = __ballot_sync(0xffffffffu, ok);
   }
   if constexpr (kCodes) {
-    const int part = lane >> 3, unit = lane & 7;
-    uint8_t* to = codes_of<kEach>(tile) + part * kD + unit * 16;
+    const int part = lane >> 3, unit = lane & 7;  // a quarter of the warp's lanes takes eight rows of 32
+    const SmemAddress to = smem_address(codes_of<kEach>(tile) + part * 8 * kD + unit * 16);
     const uint8_t* kv = static_cast<const uint8_t*>(a.kv) + unit * 16;
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
       scale[e] = a.scales.kv[a.scales.rows ? index[e] : 0];
-      const uint32_t mine = valid[e] >> part;
+      const uint32_t mine = valid[e] >> (part * 8);
 #pragma unroll
-      for (int j = 0; j < 32; j += 4) cp_async16(to + (e * 32 + j) * kD, kv + static_cast<int64_t>(__shfl_sync(0xffffffffu, index[e], j + part)) * kD, mine >> j & 1);
+      for (int j = 0; j < 8; ++j) copy_row_part<kD>(to + (e * 32 + j) * kD, kv, of_group<8>(index[e], j), mine & (1u << j));
     }
   } else {
-    const int half = lane >> 4, unit = lane & 15;
+    const int half = lane >> 4, unit = lane & 15;  // 16 rows of 32
+    const SmemAddress to = smem_address(tile.unit(half * 16, unit * 8));
     const bf16* kv = static_cast<const bf16*>(a.kv) + unit * 8;
-    bf16* to[4];  // the swizzle's turn comes back every eight rows
-#pragma unroll
-    for (int i = 0; i < 4; ++i) to[i] = tile.unit(i * 2 + half, unit * 8);
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
-      const uint32_t mine = valid[e] >> half;
+      const uint32_t mine = valid[e] >> (half * 16);
 #pragma unroll
-      for (int j = 0; j < 32; j += 2)
-        cp_async16(to[j / 2 % 4] + (e * 32 + j / 8 * 8) * kD, kv + static_cast<int64_t>(__shfl_sync(0xffffffffu, index[e], j + half)) * kD, mine >> j & 1);
+      for (int j = 0; j < 16; ++j) copy_row_part<kD * 2>((to ^ ((j & 7) << 4)) + (e * 32 + j) * kD * 2, kv, of_group<16>(index[e], j), mine & (1u << j));
     }
   }
 }
