@@ -3,6 +3,8 @@
 #include "ops/cases/modes.h"
 
 #include <ATen/detail/CUDAHooksInterface.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <chrono>
 #include <functional>
@@ -38,40 +40,79 @@ double median(std::vector<double> v) {
   return v[v.size() / 2];
 }
 
-// Seconds a call, each sample of `calls` calls. `sample(calls)` gives the seconds of all of them.
-using Sampler = std::function<double(int calls)>;
+// Seconds of some calls: the device's, and the host's until it had asked for all of them.
+struct Sample {
+  double device, host;
+};
+// On a GPU its own clock, begun behind other work that keeps it busy while the host starts: in a step calls follow others, and the time
+// that the engine's threads take to wake (0.2 to 0.8 ms a run) is no part of an op. `small` work is timed with the host's.
+class Clock {
+ public:
+  Clock(at::Device device, bool small) : device_(device), by_events_(device.is_cuda() && !small) {
+    if (by_events_) before_ = at::empty({int64_t{1} << 30}, at::TensorOptions(device).dtype(at::kByte));
+  }
+  template <class F>
+  Sample time(F&& f) const {
+    finish(device_);
+    if (!by_events_) {
+      const double begin = now();
+      f();
+      const double asked = now();
+      finish(device_);
+      return {now() - begin, asked - begin};
+    }
+    const c10::impl::VirtualGuardImpl guard(device_.type());
+    const c10::Stream stream = guard.getStream(guard.getDevice());
+    c10::Event first(device_.type(), c10::EventFlag::BACKEND_DEFAULT), last(device_.type(), c10::EventFlag::BACKEND_DEFAULT);
+    for (int i = 0; i < 4; ++i) before_.zero_();
+    first.record(stream);
+    const double begin = now();
+    f();
+    const double host = now() - begin;
+    last.record(stream);
+    finish(device_);
+    return {first.elapsedTime(last) * 1e-3, host};
+  }
+
+ private:
+  at::Device device_;
+  bool by_events_;
+  at::Tensor before_;
+};
+
+// `sample(calls)` times that many calls.
+using Sampler = std::function<Sample(int calls)>;
 struct Times {
-  double ours = 0, peer = 0, ratio = 0;  // medians; ratio: peer over ours, of the same turn
+  double ours = 0, host = 0, peer = 0, ratio = 0;  // medians, seconds a call; ratio: peer over ours, of the same turn
 };
 Times in_turns(at::Device device, int max_calls, const Sampler& ours, const Sampler& peer) {  // so that clocks and neighbours weigh on both alike
   const Budget& b = budget_of(device);
   ours(1);
   if (peer) peer(1);
-  const double once = ours(1);
+  const double once = ours(1).device;
   const int calls = std::clamp(static_cast<int>(b.batch / std::max(once, 1e-9)), 1, max_calls);
-  std::vector<double> mine, others, ratios;
+  std::vector<double> mine, host, others, ratios;
   const double begin = now();
   while (static_cast<int>(mine.size()) < b.min_samples || (now() - begin < b.seconds && static_cast<int>(mine.size()) < b.max_samples)) {
-    mine.push_back(ours(calls) / calls);
-    if (peer) others.push_back(peer(calls) / calls), ratios.push_back(others.back() / mine.back());
+    const Sample s = ours(calls);
+    mine.push_back(s.device / calls), host.push_back(s.host / calls);
+    if (peer) others.push_back(peer(calls).device / calls), ratios.push_back(others.back() / mine.back());
   }
-  return {median(mine), peer ? median(others) : 0, peer ? median(ratios) : 0};
+  return {median(mine), median(host), peer ? median(others) : 0, peer ? median(ratios) : 0};
 }
 
 template <class F>
-Sampler repeated(at::Device device, F&& f) {
-  return [device, f](int calls) {
-    finish(device);
-    const double begin = now();
-    for (int i = 0; i < calls; ++i) f();
-    finish(device);
-    return now() - begin;
+Sampler repeated(const Clock& clock, F&& f) {
+  return [clock, f](int calls) {
+    return clock.time([&] {
+      for (int i = 0; i < calls; ++i) f();
+    });
   };
 }
 
 // The backward of `calls` graphs, built before the clock starts, in one run of the engine.
 using Forward = std::function<std::vector<at::Tensor>(const std::vector<at::Tensor>& inputs)>;
-Sampler backward_of(at::Device device, const std::vector<at::Tensor>& inputs, const Forward& forward) {
+Sampler backward_of(const Clock& clock, const std::vector<at::Tensor>& inputs, const Forward& forward) {
   return [=](int calls) {
     variable_list roots, seeds;
     for (int i = 0; i < calls; ++i) {
@@ -82,31 +123,27 @@ Sampler backward_of(at::Device device, const std::vector<at::Tensor>& inputs, co
     }
     const size_t each = roots.size() / static_cast<size_t>(calls);
     for (size_t k = each; k < roots.size(); ++k) seeds[k] = seeds[k % each];
-    finish(device);
-    const double begin = now();
-    if (!roots.empty()) run_backward(roots, seeds);
-    finish(device);
-    return now() - begin;
+    return clock.time([&] {
+      if (!roots.empty()) run_backward(roots, seeds);
+    });
   };
 }
 
 // Forward and backward of `calls` micro-batches, one after another.
-Sampler step_of(at::Device device, const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& given, const Forward& forward) {
+Sampler step_of(const Clock& clock, const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& given, const Forward& forward) {
   return [=](int calls) {
-    finish(device);
-    const double begin = now();
-    for (int k = 0; k < calls; ++k) {
-      std::vector<at::Tensor> own;
-      for (const at::Tensor& t : inputs) own.push_back(in_the_middle(t));
-      const std::vector<at::Tensor> outputs = forward(own);
-      variable_list roots, seeds;
-      for (size_t o = 0; o < outputs.size(); ++o)
-        if (outputs[o].defined() && outputs[o].requires_grad())
-          roots.push_back(outputs[o]), seeds.push_back(o < given.size() && given[o].defined() ? given[o].to(outputs[o].scalar_type()) : at::ones_like(outputs[o]));
-      run_backward(roots, seeds);
-    }
-    finish(device);
-    return now() - begin;
+    return clock.time([&] {
+      for (int k = 0; k < calls; ++k) {
+        std::vector<at::Tensor> own;
+        for (const at::Tensor& t : inputs) own.push_back(in_the_middle(t));
+        const std::vector<at::Tensor> outputs = forward(own);
+        variable_list roots, seeds;
+        for (size_t o = 0; o < outputs.size(); ++o)
+          if (outputs[o].defined() && outputs[o].requires_grad())
+            roots.push_back(outputs[o]), seeds.push_back(o < given.size() && given[o].defined() ? given[o].to(outputs[o].scalar_type()) : at::ones_like(outputs[o]));
+        run_backward(roots, seeds);
+      }
+    });
   };
 }
 
@@ -121,7 +158,7 @@ struct Roof {  // measured here and now, by the tensor library's own GEMM and co
     bytes_per_s = 8.0 * static_cast<double>(count) / time([&] { to.copy_(from); });
   }
   template <class F>
-  double time(F&& f) const { return in_turns(device, budget_of(device).max_batch, repeated(device, f), {}).ours; }
+  double time(F&& f) const { return in_turns(device, budget_of(device).max_batch, repeated(Clock(device, false), f), {}).ours; }
   double flops(at::ScalarType dtype) {
     if (dtype == at::kFloat8_e4m3fn && !device.is_cuda()) dtype = at::kBFloat16;  // no such products there
     double& rate = flops_per_s[dtype];
@@ -141,8 +178,9 @@ struct Part {
   std::string name;
   double flops, bytes;
 };
-void add_part(Result& r, const Part& part, const Times& t, double floor_s) {
+void add_part(Result& r, const Part& part, const Times& t, double floor_s, bool on_gpu) {
   r.figures.push_back({part.name + "_ms", t.ours * 1e3});
+  if (on_gpu) r.figures.push_back({part.name + "_host_ms", t.host * 1e3});
   if (part.bytes > 0) r.figures.push_back({part.name + "_gb_per_s", part.bytes / t.ours * 1e-9});
   if (part.flops > 0) r.figures.push_back({part.name + "_tflop_per_s", part.flops / t.ours * 1e-12});
   if (floor_s > 0) r.figures.push_back({part.name + "_roofline_percent", 100 * floor_s / t.ours});
@@ -191,6 +229,8 @@ Result perf_row(const Case& c, const Build& build, Roof& roof) {
   for (const Choice& choice : choices)
     if (choice.refusal.empty() && r.detail.find(' ') == std::string::npos) r.detail += " " + choice.candidate;
 
+  const bool on_gpu = build.device.is_cuda();
+  const Clock clock(build.device, fwd_floor < kSmall);
   std::vector<at::Tensor> values;
   for (const Weight& w : i.weights) values.push_back(w.value);
   std::string refusal;
@@ -208,22 +248,22 @@ Result perf_row(const Case& c, const Build& build, Roof& roof) {
   };
   if (i.step) {
     make_sums();
-    const Sampler peer = i.peer_op ? checked(step_of(build.device, both, i.given, split), refusal) : Sampler{};
-    add_part(r, {"step", fwd.flops + bwd.flops, fwd.bytes + bwd.bytes}, in_turns(build.device, graphs, step_of(build.device, i.inputs, i.given, ours), peer), fwd_floor + bwd_floor);
+    const Sampler peer = i.peer_op ? checked(step_of(clock, both, i.given, split), refusal) : Sampler{};
+    add_part(r, {"step", fwd.flops + bwd.flops, fwd.bytes + bwd.bytes}, in_turns(build.device, graphs, step_of(clock, i.inputs, i.given, ours), peer), fwd_floor + bwd_floor, on_gpu);
   } else {
     {
       const at::NoGradGuard no_grad;
-      const Sampler peer = i.peer_op ? checked(repeated(build.device, [&] { i.peer_op(i.inputs, values); }), refusal) : Sampler{};
-      add_part(r, fwd, in_turns(build.device, batch, repeated(build.device, [&] { i.op(i.inputs, weights, policy); }), peer), fwd_floor);
+      const Sampler peer = i.peer_op ? checked(repeated(clock, [&] { i.peer_op(i.inputs, values); }), refusal) : Sampler{};
+      add_part(r, fwd, in_turns(build.device, batch, repeated(clock, [&] { i.op(i.inputs, weights, policy); }), peer), fwd_floor, on_gpu);
     }
     if (bwd.flops > 0 || bwd.bytes > 0) {
       make_sums();
-      const Sampler peer = i.peer_op && refusal.empty() ? checked(backward_of(build.device, both, split), refusal) : Sampler{};
-      add_part(r, bwd, in_turns(build.device, graphs, backward_of(build.device, i.inputs, ours), peer), bwd_floor);
+      const Sampler peer = i.peer_op && refusal.empty() ? checked(backward_of(clock, both, split), refusal) : Sampler{};
+      add_part(r, bwd, in_turns(build.device, graphs, backward_of(clock, i.inputs, ours), peer), bwd_floor, on_gpu);
     }
   }
   if (i.peer_op) r.detail += ", peer " + i.peer + (refusal.empty() ? "" : " refuses: " + refusal);
-  if (build.device.is_cuda() && fwd_floor < kSmall) r.detail += ", small: launches count";
+  if (on_gpu && fwd_floor < kSmall) r.detail += ", small: launches count";
   return r;
 }
 
