@@ -313,6 +313,13 @@ void perfs(Checker& checker) {
     a.num_in = 3;
     perf(checker, "add", "32768x4096/num3", t, 8.0 * n, 0, [&](const Launch& l) { add_sm90(a, l); });
   }
+  if (checker.wants("bias")) {
+    const int64_t rows = 32768, cols = 4096;
+    const DeviceRandom dy(rows * cols, t);
+    Array db = Array::poison(cols, DType::kF32);
+    const BiasBwd b{dy.data(), db.as<float>(), rows, static_cast<int32_t>(cols), t};
+    perf(checker, "bias_bwd", "32768x4096", t, 2.0 * rows * cols, workspace_bias_bwd_sm90(b), [&](const Launch& l) { bias_bwd_sm90(b, l); });
+  }
   if (checker.wants("rope")) {
     const int64_t tokens = 32768;
     DeviceRandom x(tokens * 32 * 192, t), y(tokens * 32 * 192, t), cos(tokens * 64, DType::kF32), sin(tokens * 64, DType::kF32);
