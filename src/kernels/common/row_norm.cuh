@@ -18,10 +18,24 @@ struct RowNorm {
   float eps;
 };
 
+// lanes_reduce, unrolled for what rows mostly have.
+__device__ __forceinline__ float group_sum(float v, int lanes) {
+  return lanes == 32 ? warp_sum<32>(v) : lanes == 16 ? warp_sum<16>(v) : lanes_reduce(v, lanes);
+}
 template <class T>
 __device__ __forceinline__ float row_sum(float v, int lanes, float* scratch) {
-  return lanes <= 32 ? lanes_reduce(v, lanes) : block_reduce(v, scratch);
+  return lanes <= 32 ? group_sum(v, lanes) : block_reduce(v, scratch);
 }
+
+// A thread's place where `lanes` work on a row: a power of two up to 32, or the whole block.
+struct RowPlace {
+  int lane, sub, rows;  // sub: which of the block's `rows` rows
+  __device__ __forceinline__ explicit RowPlace(int lanes) {
+    const int shift = 31 - __clz(lanes);
+    const bool whole = lanes > 32;
+    lane = whole ? threadIdx.x : threadIdx.x & (lanes - 1), sub = whole ? 0 : threadIdx.x >> shift, rows = whole ? 1 : blockDim.x >> shift;
+  }
+};
 
 template <class T, int NV, bool kLayer>
 __global__ void __launch_bounds__(512) row_norm_fwd(RowNorm a) {

@@ -36,25 +36,37 @@ struct RowRing {
   }
 };
 
-// Sums of a row's two values, in one order; each area of scratch is used again only after another barrier.
-template <bool kTwo>
-__device__ __forceinline__ void row_sums(float& a, float& b, int lanes, float* scratch) {
-  a = lanes_reduce(a, lanes < 32 ? lanes : 32);
-  if constexpr (kTwo) b = lanes_reduce(b, lanes < 32 ? lanes : 32);
+// Sums of a row's two values, in one order; each area of scratch is used again only after another barrier, and the words of warps that the
+// block lacks are zero (clear_sums, before the first sum).
+struct alignas(16) SumScratch {
+  float of_warp[2][16];
+};
+__device__ __forceinline__ void clear_sums(SumScratch (&areas)[2], int lanes) {
   if (lanes <= 32) return;
-  const int warps = blockDim.x >> 5;
+  if (threadIdx.x < 64) areas[threadIdx.x / 32].of_warp[threadIdx.x / 16 % 2][threadIdx.x % 16] = 0;
+  __syncthreads();
+}
+__device__ __forceinline__ float sum_warps(const float (&of_warp)[16]) {  // four warps a load
+  const float4* v = reinterpret_cast<const float4*>(of_warp);
+  float s = ((v[0].x + v[0].y) + v[0].z) + v[0].w;
+  if (blockDim.x > 128) s += v[1].x, s += v[1].y, s += v[1].z, s += v[1].w;
+  if (blockDim.x > 256)
+#pragma unroll
+    for (int i = 2; i < 4; ++i) s += v[i].x, s += v[i].y, s += v[i].z, s += v[i].w;
+  return s;
+}
+template <bool kTwo>
+__device__ __forceinline__ void row_sums(float& a, float& b, int lanes, SumScratch& scratch) {
+  a = group_sum(a, lanes < 32 ? lanes : 32);
+  if constexpr (kTwo) b = group_sum(b, lanes < 32 ? lanes : 32);
+  if (lanes <= 32) return;
   if ((threadIdx.x & 31) == 0) {
-    scratch[threadIdx.x >> 5] = a;
-    if constexpr (kTwo) scratch[16 + (threadIdx.x >> 5)] = b;
+    scratch.of_warp[0][threadIdx.x >> 5] = a;
+    if constexpr (kTwo) scratch.of_warp[1][threadIdx.x >> 5] = b;
   }
   __syncthreads();
-  a = scratch[0];
-  if constexpr (kTwo) b = scratch[16];
-#pragma unroll
-  for (int w = 1; w < 16; ++w) {  // all read at once
-    a += w < warps ? scratch[w] : 0.0f;
-    if constexpr (kTwo) b += w < warps ? scratch[16 + w] : 0.0f;
-  }
+  a = sum_warps(scratch.of_warp[0]);
+  if constexpr (kTwo) b = sum_warps(scratch.of_warp[1]);
 }
 
 template <int NV>
@@ -90,9 +102,11 @@ struct RowWeights {  // of a thread's columns: as fp32 where registers allow
 // kRows rows a group, all asked for at once.
 template <int NV, int kRows, bool kLayer, bool kResidual>
 __global__ void __launch_bounds__(512, 2) row_norm_fwd_bf16(RowNorm a) {
-  __shared__ float scratch[2][32];
-  const int lane = threadIdx.x % a.lanes, vecs = a.cols / 8, groups = blockDim.x / a.lanes;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * (groups * kRows) + threadIdx.x / a.lanes;
+  __shared__ SumScratch scratch[2];
+  clear_sums(scratch, a.lanes);
+  const RowPlace place(a.lanes);
+  const int lane = place.lane, vecs = a.cols / 8, groups = place.rows;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * (groups * kRows) + place.sub;
   Vec8<bf16> raw[kRows][NV], other[kRows][kResidual ? NV : 1];
 #pragma unroll
   for (int k = 0; k < kRows; ++k)
@@ -179,8 +193,10 @@ __global__ void __launch_bounds__(ring_threads(NV), ring_blocks(NV)) row_norm_bw
   constexpr int kStreams = kSum ? 3 : 2, kDepth = ring_depth(NV, kStreams);
   constexpr bool kKeep = NV <= 2;
   WEFT_DYNAMIC_SMEM(row_norm_ring);
-  __shared__ float scratch[2][32];
-  const int lane = threadIdx.x % a.lanes, sub = threadIdx.x / a.lanes, vecs = a.cols / 8, rows_per_block = blockDim.x / a.lanes;
+  __shared__ SumScratch scratch[2];
+  clear_sums(scratch, a.lanes);
+  const RowPlace place(a.lanes);
+  const int lane = place.lane, sub = place.sub, vecs = a.cols / 8, rows_per_block = place.rows;
   const RowRing<NV, kStreams, kDepth> ring{reinterpret_cast<bf16*>(row_norm_ring), lane, a.lanes, vecs};
   const void* from[kStreams];
   from[0] = a.x, from[1] = a.dy;
