@@ -164,93 +164,138 @@ __global__ void __launch_bounds__(512) quantize_rows(Quantize a, int lanes) {
 }
 
 // A thread's 8 x 8 of a tile of 128 x 128, sixteen threads a row; zeros outside the tensor.
-template <class T>
+// kWhole: the tensor is whole aligned tiles.
+template <bool kWhole, class T>
 __device__ __forceinline__ void load_square(const Quantize& a, int64_t row0, int col, int first, bool aligned, Vec8<T> (&raw)[8]) {
   const int count = a.cols - col;
 #pragma unroll
   for (int k = 0; k < 8; ++k) {
     const T* x = static_cast<const T*>(a.x) + (row0 + first + k) * a.cols + col;
-    raw[k] = row0 + first + k < a.rows && count > 0 ? load_raw(x, count < 8 ? count : 8, aligned && count >= 8) : Vec8<T>{};
+    if constexpr (kWhole) raw[k] = load8(x);
+    else raw[k] = row0 + first + k < a.rows && count > 0 ? load_raw(x, count < 8 ? count : 8, aligned && count >= 8) : Vec8<T>{};
   }
 }
 
-// First pass of kRow: maxima of rows and columns.
+// Maxima of a thread's eight rows over its sixteen lanes, at rows[0 .. 7]. bf16: two rows a word, and lanes share the words out on the way.
 template <class T>
+__device__ __forceinline__ void row_maxima(const Vec8<T> (&raw)[8], float* rows) {
+  const int lane = threadIdx.x % 16;
+  if constexpr (sizeof(T) == 2) {
+    uint32_t two[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      uint32_t of[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const Magnitudes<T> m(raw[2 * k + h]);
+        of[h] = m.larger(m.larger(m.word[0], m.word[1]), m.larger(m.word[2], m.word[3]));
+      }
+      two[k] = Magnitudes<T>::larger((of[0] & 0xffffu) | of[1] << 16, of[0] >> 16 | (of[1] & 0xffff0000u));
+    }
+    const auto meet = [](uint32_t keep, uint32_t give, int o) { return Magnitudes<T>::larger(keep, __shfl_xor_sync(~0u, give, o)); };
+    const bool upper = lane & 8, odd = lane & 4;
+    const uint32_t first = meet(upper ? two[2] : two[0], upper ? two[0] : two[2], 8), second = meet(upper ? two[3] : two[1], upper ? two[1] : two[3], 8);
+    uint32_t mine = meet(odd ? second : first, odd ? first : second, 4);
+    mine = meet(mine, mine, 2), mine = meet(mine, mine, 1);
+    if (lane % 4 == 0) rows[lane / 4 * 2] = __uint_as_float(mine << 16), rows[lane / 4 * 2 + 1] = __uint_as_float(mine & 0xffff0000u);
+  } else {
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      const uint32_t most = lanes_largest(Magnitudes<T>(raw[k]).largest(), 16);
+      if (lane == 0) rows[k] = __uint_as_float(most);
+    }
+  }
+}
+
+// Maxima of the columns of a tile of 128: each warp's in shared memory, and, after a barrier, those of column i of all warps.
+template <class T>
+struct ColumnMaxima {
+  uint32_t word[8][kEdge * sizeof(T) / 4];  // of a warp's sixteen rows
+  __device__ __forceinline__ void put(const Vec8<T> (&raw)[8]) {
+    Magnitudes<T> down(raw[0]);
+#pragma unroll
+    for (int k = 1; k < 8; ++k) down.join(Magnitudes<T>(raw[k]));
+#pragma unroll
+    for (int i = 0; i < Magnitudes<T>::kWords; ++i) down.word[i] = down.larger(down.word[i], __shfl_xor_sync(~0u, down.word[i], 16));
+    if ((threadIdx.x & 16) == 0) memcpy(&word[threadIdx.x / 32][threadIdx.x % 16 * Magnitudes<T>::kWords], down.word, sizeof(down.word));
+  }
+  __device__ __forceinline__ float get(int i) const {
+    uint32_t most = 0;
+#pragma unroll
+    for (int w = 0; w < 8; ++w) most = Magnitudes<T>::larger(most, word[w][i * static_cast<int>(sizeof(T)) / 4]);
+    if (sizeof(T) == 2) most = i % 2 == 0 ? most << 16 : most & 0xffff0000u;
+    return __uint_as_float(most);
+  }
+};
+
+// First pass of kRow: maxima of rows and columns.
+template <bool kWhole, class T>
 __global__ void __launch_bounds__(256) maxima(Quantize a, float* rows, float* cols, bool aligned) {
-  __shared__ float column[kEdge];
+  __shared__ __align__(16) ColumnMaxima<T> columns;
+  __shared__ float row[kEdge];
   const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kEdge;
-  const int part = threadIdx.x % 16 * 8, first = threadIdx.x / 16 * 8;
-  if (threadIdx.x < kEdge) column[threadIdx.x] = 0;
+  const int part = threadIdx.x % 16 * 8, first = threadIdx.x / 16 * 8, i = threadIdx.x % kEdge;
   Vec8<T> raw[8];
-  load_square(a, row0, static_cast<int>(blockIdx.y) * kEdge + part, first, aligned, raw);
+  load_square<kWhole>(a, row0, static_cast<int>(blockIdx.y) * kEdge + part, first, aligned, raw);
+  row_maxima(raw, row + first), columns.put(raw);
   __syncthreads();
-  Magnitudes<T> down(Vec8<T>{});
-#pragma unroll
-  for (int k = 0; k < 8; ++k) {
-    const Magnitudes<T> m(raw[k]);
-    down.join(m);
-    const uint32_t in_row = lanes_largest(m.largest(), 16);
-    if (threadIdx.x % 16 == 0 && row0 + first + k < a.rows) atomic_largest(rows + row0 + first + k, in_row);
+  if (threadIdx.x < kEdge) {
+    if (row0 + i < a.rows) atomic_largest(rows + row0 + i, __float_as_uint(row[i]));
+  } else if (static_cast<int>(blockIdx.y) * kEdge + i < a.cols) {
+    atomic_largest(cols + blockIdx.y * kEdge + i, __float_as_uint(columns.get(i)));
   }
-#pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    const uint32_t v = down.at(j), other = __shfl_xor_sync(~0u, v, 16);
-    if ((threadIdx.x & 16) == 0) atomic_largest(&column[part + j], other > v ? other : v);
-  }
-  __syncthreads();
-  if (threadIdx.x < kEdge && blockIdx.y * kEdge + static_cast<int>(threadIdx.x) < a.cols)
-    atomic_largest(cols + blockIdx.y * kEdge + threadIdx.x, __float_as_uint(column[threadIdx.x]));
 }
 
 struct QuantTile {
   uint4 q_t[kEdge][kEdge / 16];  // the transposed copy; sixteens of a column are permuted by its eight: no bank twice
   float row_mult[kEdge], col_mult[kEdge];
-  float row_amax[kEdge], col_amax[kEdge];
+  float row_amax[kEdge];
 };
 
+template <class T>
+__device__ __forceinline__ float element(const Vec8<T>& v, int j) {
+  uint32_t word[2 * sizeof(T)];
+  memcpy(word, &v, sizeof(word));
+  if (sizeof(T) == 4) return __uint_as_float(word[j]);
+  return __uint_as_float(j % 2 == 0 ? word[j / 2] << 16 : word[j / 2] & 0xffff0000u);
+}
+
 // A thread owns 8 x 8 neighbours in registers, sixteen threads a row.
-template <class T, class To>
-__global__ void __launch_bounds__(256)
+template <bool kWhole, class T, class To>
+__global__ void __launch_bounds__(256, sizeof(T) == 2 ? 4 : 2)
     quantize_tile(Quantize a, const float* rows, const float* cols, bool aligned, bool aligned_t) {
   __shared__ QuantTile tile;
   __shared__ uint32_t scratch[16];
   const int64_t row0 = static_cast<int64_t>(blockIdx.x) * kEdge;
-  const int part = threadIdx.x % 16 * 8, first = threadIdx.x / 16 * 8, col0 = blockIdx.y * kEdge, count = a.cols - col0 - part;
-  const int rows_here = a.rows - row0 < kEdge ? static_cast<int>(a.rows - row0) : kEdge,
-            cols_here = a.cols - col0 < kEdge ? a.cols - col0 : kEdge;
-  if (threadIdx.x < kEdge) tile.col_amax[threadIdx.x] = 0;
+  const int part = threadIdx.x % 16 * 8, first = threadIdx.x / 16 * 8, col0 = blockIdx.y * kEdge, count = kWhole ? 8 : a.cols - col0 - part;
+  const int rows_here = !kWhole && a.rows - row0 < kEdge ? static_cast<int>(a.rows - row0) : kEdge,
+            cols_here = !kWhole && a.cols - col0 < kEdge ? a.cols - col0 : kEdge;
   Vec8<T> raw[8];
-  load_square(a, row0, col0 + part, first, aligned, raw);
-  float all = 0;
-  if (a.block == QuantBlock::k1x128 || a.block == QuantBlock::k128x128) {
-    Magnitudes<T> down(Vec8<T>{});
+  load_square<kWhole>(a, row0, col0 + part, first, aligned, raw);
+  float all = 0, given_r = 0, given_c = 0;  // maxima that are known: asked for beside the tile
+  if (const int i = threadIdx.x; i < kEdge) {
+    if (a.block == QuantBlock::kTensor) given_r = given_c = *a.amax;
+    if (a.block == QuantBlock::kRow) given_r = i < rows_here ? rows[row0 + i] : 0.0f, given_c = i < cols_here ? cols[col0 + i] : 0.0f;
+  }
+  ColumnMaxima<T>& columns = *reinterpret_cast<ColumnMaxima<T>*>(tile.q_t);  // done with before q_t is written
+  static_assert(sizeof(columns) <= sizeof(tile.q_t));
+  if (a.block == QuantBlock::k1x128) {
+    row_maxima(raw, tile.row_amax + first);
+    if (a.q_t != nullptr) columns.put(raw);
+  } else if (a.block == QuantBlock::k128x128) {
+    Magnitudes<T> most(raw[0]);
 #pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      const Magnitudes<T> m(raw[k]);
-      down.join(m);
-      if (a.block != QuantBlock::k1x128) continue;
-      const uint32_t in_row = lanes_largest(m.largest(), 16);
-      if (threadIdx.x % 16 == 0) tile.row_amax[first + k] = __uint_as_float(in_row);
-    }
-    if (a.block == QuantBlock::k128x128) {
-      all = __uint_as_float(block_largest(down.largest(), scratch));
-    } else if (a.q_t != nullptr) {
-      __syncthreads();
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        const uint32_t v = down.at(j), other = __shfl_xor_sync(~0u, v, 16);
-        if ((threadIdx.x & 16) == 0) atomic_largest(&tile.col_amax[part + j], other > v ? other : v);
-      }
-    }
+    for (int k = 1; k < 8; ++k) most.join(Magnitudes<T>(raw[k]));
+    all = __uint_as_float(block_largest(most.largest(), scratch));
   }
   __syncthreads();
   if (threadIdx.x < kEdge) {
     const int i = threadIdx.x;
     float r, c;
     switch (a.block) {
-      case QuantBlock::kTensor: r = c = *a.amax; break;
-      case QuantBlock::kRow: r = i < rows_here ? rows[row0 + i] : 0.0f, c = i < cols_here ? cols[col0 + i] : 0.0f; break;
-      case QuantBlock::k1x128: r = tile.row_amax[i], c = tile.col_amax[i]; break;
+      case QuantBlock::kTensor:
+      case QuantBlock::kRow: r = given_r, c = given_c; break;
+      case QuantBlock::k1x128: r = tile.row_amax[i], c = a.q_t != nullptr ? columns.get(i) : 0.0f; break;
       default: r = c = all;
     }
     r = tile.row_mult[i] = multiplier<To>(r, a.pow2), c = tile.col_mult[i] = multiplier<To>(c, a.pow2);
@@ -283,13 +328,10 @@ __global__ void __launch_bounds__(256)
       const float m = tile.row_mult[first + k];
 #pragma unroll
       for (int j = 0; j < 8; ++j) f[j] *= m;
-      write8(static_cast<To*>(a.q) + (row0 + first + k) * a.cols + col0 + part, count < 8 ? count : 8, aligned && count >= 8, f);
+      write8(static_cast<To*>(a.q) + (row0 + first + k) * a.cols + col0 + part, count < 8 ? count : 8, kWhole || (aligned && count >= 8), f);
     }
   }
   if (a.q_t == nullptr) return;
-  float f[8][8];
-#pragma unroll
-  for (int k = 0; k < 8; ++k) unpack(raw[k], f[k]);
 #pragma unroll
   for (int j = 0; j < 8; ++j) {  // eight tokens of a column: half of a sixteen
     const int c = part + j, at = first / 16 ^ (c >> 3 & 7);
@@ -297,7 +339,7 @@ __global__ void __launch_bounds__(256)
     uint32_t word[2];
 #pragma unroll
     for (int k = 0; k < 2; ++k)
-      word[k] = fp8_pair<To>(f[4 * k][j] * m, f[4 * k + 1][j] * m) | fp8_pair<To>(f[4 * k + 2][j] * m, f[4 * k + 3][j] * m) << 16;
+      word[k] = fp8_pair<To>(element(raw[4 * k], j) * m, element(raw[4 * k + 1], j) * m) | fp8_pair<To>(element(raw[4 * k + 2], j) * m, element(raw[4 * k + 3], j) * m) << 16;
     reinterpret_cast<uint2*>(&tile.q_t[c][at])[first / 8 % 2] = make_uint2(word[0], word[1]);
   }
   __syncthreads();
@@ -307,7 +349,7 @@ __global__ void __launch_bounds__(256)
     if (c >= cols_here || left <= 0) continue;
     const uint4 v = tile.q_t[c][h ^ (c >> 3 & 7)];
     To* out = static_cast<To*>(a.q_t) + static_cast<int64_t>(col0 + c) * a.rows + row0 + 16 * h;
-    if (aligned_t && left >= 16) {
+    if (kWhole || (aligned_t && left >= 16)) {
       *reinterpret_cast<uint4*>(out) = v;
     } else {
       To e[16];
@@ -322,7 +364,7 @@ __global__ void __launch_bounds__(256)
 template <class T, class To>
 void run_quantize(const Quantize& a, const Launch& launch) {
   const bool aligned = a.cols % 8 == 0 && is_aligned(a.x, 16) && is_aligned(a.q, 8),
-             aligned_t = a.rows % 16 == 0 && is_aligned(a.q_t, 16);
+             aligned_t = a.rows % 16 == 0 && is_aligned(a.q_t, 16), whole = aligned && aligned_t && a.rows % kEdge == 0 && a.cols % kEdge == 0;
   const int64_t tiles_down = ceil_div(a.rows, kEdge);
   const unsigned tiles_across = static_cast<unsigned>(ceil_div(a.cols, kEdge));
   if (a.q_t == nullptr && (a.block == QuantBlock::kTensor || a.block == QuantBlock::k1x128)) {
@@ -354,9 +396,9 @@ void run_quantize(const Quantize& a, const Launch& launch) {
   if (a.block == QuantBlock::kRow) {
     launch_grid(zero, dim3(static_cast<unsigned>(ceil_div(a.rows + a.cols, 256))), dim3(256), 0, launch.stream, rows,
                 a.rows + a.cols);
-    launch_grid(maxima<T>, grid, dim3(256), 0, launch.stream, a, rows, cols, aligned);
+    launch_grid(whole ? maxima<true, T> : maxima<false, T>, grid, dim3(256), 0, launch.stream, a, rows, cols, aligned);
   }
-  launch_grid(quantize_tile<T, To>, grid, dim3(256), 0, launch.stream, a, static_cast<const float*>(rows),
+  launch_grid(whole ? quantize_tile<true, T, To> : quantize_tile<false, T, To>, grid, dim3(256), 0, launch.stream, a, static_cast<const float*>(rows),
               static_cast<const float*>(cols), aligned, aligned_t);
 }
 

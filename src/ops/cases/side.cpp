@@ -49,7 +49,8 @@ Case quantize_row(std::string name, int64_t rows, int64_t cols, QuantizeOptions 
              if (q.scale_t.defined()) out.push_back(q.scale_t.contiguous().view(at::kInt));
              return out;
            };
-           const double reads = o.block == QuantBlock::kTensor ? 2 : 1;  // a maximum of all comes first
+           // A maximum of all, or of every column, comes first.
+           const double reads = o.block == QuantBlock::kTensor || (o.block == QuantBlock::kRow && o.transposed) ? 2 : 1;
            i.cost = {0, reads * static_cast<double>(x.nbytes()) + static_cast<double>(rows * cols) * (o.transposed ? 2 : 1), 0, 0};
            return i;
          }};
