@@ -1,6 +1,6 @@
-// Half a warp takes one head of one token; a lane holds pairs (i, i + R/2) as two vectors of four, so both ends of a turn are in
-// its registers. Bound: memory, [T, (H + 2G) d] read once and written once; the backward with norms reads the projection too.
-#include "kernels/common/device.cuh"
+// Half a warp takes one head of one token, and the same of a head further on; a lane holds pairs (i, i + R/2) as two vectors of four, so
+// both ends of a turn are in its registers. Bound: memory, [T, (H + 2G) d] read once and written once; the backward with norms reads the projection too.
+#include "kernels/common/flat.cuh"
 #include "kernels/qkv/qkv.h"
 
 namespace weft::kernels {
@@ -11,15 +11,19 @@ constexpr int kThreads = 256, kHeads = kThreads / kLanes;    // heads that a blo
 constexpr int kMaxSlots = 8;                                 // head_dim up to 256
 constexpr int kPartBlocks = 528;  // blocks of a backward with norms: each leaves one row of sums
 
+// Four neighbours as they lie in memory: unpacked when all loads are asked for.
 template <class T>
-__device__ __forceinline__ float4 load4(const T* p) {
-  if constexpr (sizeof(T) == 4) {
-    return *reinterpret_cast<const float4*>(p);
-  } else {
-    const uint2 w = *reinterpret_cast<const uint2*>(p);
-    return {__uint_as_float(w.x << 16), __uint_as_float(w.x & 0xffff0000u), __uint_as_float(w.y << 16), __uint_as_float(w.y & 0xffff0000u)};
-  }
-}
+struct Raw4;
+template <>
+struct Raw4<float> {
+  float4 v;
+  __device__ __forceinline__ float4 get() const { return v; }
+};
+template <>
+struct Raw4<dev::bf16> {
+  uint2 v;
+  __device__ __forceinline__ float4 get() const { return {__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16), __uint_as_float(v.y & 0xffff0000u)}; }
+};
 template <class T>
 __device__ __forceinline__ void store4(T* p, float4 v) {
   if constexpr (sizeof(T) == 4)
@@ -46,12 +50,17 @@ struct Slots {
 };
 
 template <int N, class T>
-__device__ __forceinline__ void load_head(const T* p, const Slots& at, float4 (&v)[N]) {
+__device__ __forceinline__ void load_head(const T* p, const Slots& at, Raw4<T> (&v)[N]) {
 #pragma unroll
   for (int s = 0; s < N; ++s) {
-    const int c = at.channel(s);
-    v[s] = c < 0 ? float4{0, 0, 0, 0} : load4(p + c);
+    v[s] = {};
+    if (const int c = at.channel(s); c >= 0) v[s] = *reinterpret_cast<const Raw4<T>*>(p + c);
   }
+}
+template <int N, class T>
+__device__ __forceinline__ void unpack_head(const Raw4<T> (&raw)[N], float4 (&v)[N]) {
+#pragma unroll
+  for (int s = 0; s < N; ++s) v[s] = raw[s].get();
 }
 
 template <int N, class T>
@@ -61,18 +70,27 @@ __device__ __forceinline__ void store_head(T* p, const Slots& at, const float4 (
     if (const int c = at.channel(s); c >= 0) store4(p + c, v[s]);
 }
 
+// Of a lane's pairs at one position.
 template <int N>
-__device__ __forceinline__ void turn(float4 (&v)[N], const Slots& at, const float* cos, const float* sin, float sign) {
+struct Angles {
+  float4 cos[N / 2], sin[N / 2];
+  __device__ __forceinline__ void read(const Slots& at, const float* c, const float* s) {
 #pragma unroll
-  for (int s = 0; s < N; s += 2) {
-    const int pair = (s >> 1) * kSpan + kVec * at.lane;
-    if (pair >= at.half) continue;
-    const float4 c = *reinterpret_cast<const float4*>(cos + pair), r = scale(*reinterpret_cast<const float4*>(sin + pair), sign);
-    const float4 a = v[s], b = v[s + 1];
-    v[s] = add(mul(a, c), scale(mul(b, r), -1.0f));
-    v[s + 1] = add(mul(b, c), mul(a, r));
+    for (int k = 0; k < N / 2; ++k) {
+      const int pair = k * kSpan + kVec * at.lane;
+      if (pair < at.half) cos[k] = *reinterpret_cast<const float4*>(c + pair), sin[k] = *reinterpret_cast<const float4*>(s + pair);
+    }
   }
-}
+  __device__ __forceinline__ void turn(float4 (&v)[N], const Slots& at, float sign) const {
+#pragma unroll
+    for (int k = 0; k < N / 2; ++k) {
+      if (k * kSpan + kVec * at.lane >= at.half) continue;
+      const float4 c = cos[k], r = scale(sin[k], sign), a = v[2 * k], b = v[2 * k + 1];
+      v[2 * k] = add(mul(a, c), scale(mul(b, r), -1.0f));
+      v[2 * k + 1] = add(mul(b, c), mul(a, r));
+    }
+  }
+};
 
 template <int N>
 __device__ __forceinline__ float dot(const float4 (&a)[N], const float4 (&b)[N]) {
@@ -82,82 +100,108 @@ __device__ __forceinline__ float dot(const float4 (&a)[N], const float4 (&b)[N])
   return dev::lanes_reduce(total, kLanes);
 }
 
-// Which head of which token a row of the projection is.
+// Which head of which token a row of the projection is; past the end the last one, which is then not written.
 struct Row {
+  uint32_t index;
   int64_t token;
-  int head;  // of all: queries, keys, values
-  __device__ __forceinline__ Row(int64_t row, int all) : token(row / all), head(static_cast<int>(row - token * all)) {}
+  int head, kv;  // of all: queries, keys, values; among keys or values
+  bool here, query, value;
+  template <class Args>
+  __device__ __forceinline__ Row(const Args& a, uint32_t row, uint32_t rows, const FastDiv& all) : index(row < rows ? row : rows - 1), here(row < rows) {
+    const uint32_t t = all.div(index);
+    token = t, head = static_cast<int>(index - t * all.d);
+    query = head < a.heads, value = head >= a.heads + a.kv_heads;
+    kv = head - a.heads - (value ? a.kv_heads : 0);
+  }
 };
+template <int N>
+constexpr int rows_at_once() { return N <= 2 ? 2 : 1; }
 
-// Every lane of a warp walks the same number of rows, so that shuffles are whole; past the end a row is only not written.
+// Every lane of a warp walks the same number of rows, so that shuffles are whole.
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads) fwd_kernel(const QkvFwd a) {
-  const int d = a.head_dim, all = a.heads + 2 * a.kv_heads;
+__global__ void __launch_bounds__(kThreads) fwd_kernel(const QkvFwd a, FastDiv all, uint32_t rows) {
+  constexpr int R = rows_at_once<N>();
+  const int d = a.head_dim;
   const Slots at{a.rotated / 2, a.rotated, d, static_cast<int>(threadIdx.x % kLanes)};
-  const int64_t rows = a.tokens * all, stride = static_cast<int64_t>(gridDim.x) * kHeads;
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * kHeads; first < rows; first += stride) {
-    const int64_t mine = first + threadIdx.x / kLanes, row = mine < rows ? mine : rows - 1;
-    const Row at_row(row, all);
-    const int h = at_row.head;
-    float4 v[N];
-    load_head(static_cast<const T*>(a.qkv) + row * d, at, v);
-    const bool query = h < a.heads, value = h >= a.heads + a.kv_heads;
-    if (a.q_norm != nullptr) {
-      float4 w[N];
-      load_head(static_cast<const T*>(query ? a.q_norm : a.k_norm), at, w);
-      const float rstd = rsqrtf(dot(v, v) / d + a.eps);
-      if (!value)
+  for (uint32_t first = blockIdx.x * (kHeads * R); first < rows; first += gridDim.x * (kHeads * R)) {
+    Raw4<T> raw[R][N], raw_w[R][N];
+    Angles<N> angles[R];
+    int32_t position[R];
 #pragma unroll
-        for (int s = 0; s < N; ++s) v[s] = mul(scale(v[s], rstd), w[s]);
+    for (int k = 0; k < R; ++k) {
+      const Row row(a, first + k * kHeads + threadIdx.x / kLanes, rows, all);
+      load_head(static_cast<const T*>(a.qkv) + static_cast<int64_t>(row.index) * d, at, raw[k]);
+      position[k] = a.cos != nullptr ? a.positions[row.token] : 0;
+      if (a.q_norm != nullptr) load_head(static_cast<const T*>(row.query ? a.q_norm : a.k_norm), at, raw_w[k]);
     }
-    if (a.cos != nullptr && !value) {
-      const int64_t angle = static_cast<int64_t>(a.positions[at_row.token]) * at.half;
-      turn(v, at, a.cos + angle, a.sin + angle, 1.0f);
+#pragma unroll
+    for (int k = 0; k < R; ++k)
+      if (a.cos != nullptr) angles[k].read(at, a.cos + static_cast<int64_t>(position[k]) * at.half, a.sin + static_cast<int64_t>(position[k]) * at.half);
+#pragma unroll
+    for (int k = 0; k < R; ++k) {
+      const Row row(a, first + k * kHeads + threadIdx.x / kLanes, rows, all);
+      float4 v[N];
+      unpack_head(raw[k], v);
+      if (a.q_norm != nullptr) {
+        const float rstd = rsqrtf(dot(v, v) / d + a.eps);
+        if (!row.value)
+#pragma unroll
+          for (int s = 0; s < N; ++s) v[s] = mul(scale(v[s], rstd), raw_w[k][s].get());
+      }
+      if (a.cos != nullptr && !row.value) angles[k].turn(v, at, 1.0f);
+      if (!row.here) continue;
+      T* out = row.query ? static_cast<T*>(a.q) + (row.token * a.heads + row.head) * d : static_cast<T*>(row.value ? a.v : a.k) + (row.token * a.kv_heads + row.kv) * d;
+      store_head(out, at, v);
     }
-    if (mine >= rows) continue;
-    T* out = query ? static_cast<T*>(a.q) + (at_row.token * a.heads + h) * d
-                   : static_cast<T*>(value ? a.v : a.k) + (at_row.token * a.kv_heads + (h - a.heads) % a.kv_heads) * d;
-    store_head(out, at, v);
   }
 }
 
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads) bwd_kernel(const QkvBwd a, float* parts) {
-  const int d = a.head_dim, all = a.heads + 2 * a.kv_heads;
+__global__ void __launch_bounds__(kThreads) bwd_kernel(const QkvBwd a, FastDiv all, uint32_t rows, float* parts) {
+  constexpr int R = rows_at_once<N>();
+  const int d = a.head_dim;
   const Slots at{a.rotated / 2, a.rotated, d, static_cast<int>(threadIdx.x % kLanes)};
-  const int64_t rows = a.tokens * all, stride = static_cast<int64_t>(gridDim.x) * kHeads;
   float4 dw[2][N] = {};
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * kHeads; first < rows; first += stride) {
-    const int64_t mine = first + threadIdx.x / kLanes, row = mine < rows ? mine : rows - 1;
-    const Row at_row(row, all);
-    const int h = at_row.head;
-    const bool query = h < a.heads, value = h >= a.heads + a.kv_heads;
-    float4 g[N];
-    load_head(query ? static_cast<const T*>(a.dq) + (at_row.token * a.heads + h) * d
-                    : static_cast<const T*>(value ? a.dv : a.dk) + (at_row.token * a.kv_heads + (h - a.heads) % a.kv_heads) * d,
-              at, g);
-    if (a.cos != nullptr && !value) {
-      const int64_t angle = static_cast<int64_t>(a.positions[at_row.token]) * at.half;
-      turn(g, at, a.cos + angle, a.sin + angle, -1.0f);
+  for (uint32_t first = blockIdx.x * (kHeads * R); first < rows; first += gridDim.x * (kHeads * R)) {
+    Raw4<T> raw_g[R][N], raw_x[R][N];
+    Angles<N> angles[R];
+    int32_t position[R];
+#pragma unroll
+    for (int k = 0; k < R; ++k) {
+      const Row row(a, first + k * kHeads + threadIdx.x / kLanes, rows, all);
+      load_head(row.query ? static_cast<const T*>(a.dq) + (row.token * a.heads + row.head) * d
+                          : static_cast<const T*>(row.value ? a.dv : a.dk) + (row.token * a.kv_heads + row.kv) * d,
+                at, raw_g[k]);
+      position[k] = a.cos != nullptr ? a.positions[row.token] : 0;
+      if (a.q_norm != nullptr) load_head(static_cast<const T*>(a.qkv) + static_cast<int64_t>(row.index) * d, at, raw_x[k]);
     }
-    if (a.q_norm != nullptr) {
-      float4 x[N], w[N];
-      load_head(static_cast<const T*>(a.qkv) + row * d, at, x);
-      load_head(static_cast<const T*>(query ? a.q_norm : a.k_norm), at, w);
-      const float rstd = rsqrtf(dot(x, x) / d + a.eps);
-      float4 gw[N];
 #pragma unroll
-      for (int s = 0; s < N; ++s) gw[s] = mul(g[s], w[s]);
-      const float k = dot(gw, x) * rstd * rstd * rstd / d, mark = mine < rows && !value ? rstd : 0.0f;
+    for (int k = 0; k < R; ++k)
+      if (a.cos != nullptr) angles[k].read(at, a.cos + static_cast<int64_t>(position[k]) * at.half, a.sin + static_cast<int64_t>(position[k]) * at.half);
 #pragma unroll
-      for (int s = 0; s < N; ++s) {
-        const float4 share = scale(mul(g[s], x[s]), mark);
-        dw[0][s] = add(dw[0][s], scale(share, query ? 1.0f : 0.0f));
-        dw[1][s] = add(dw[1][s], scale(share, query ? 0.0f : 1.0f));
-        if (!value) g[s] = add(scale(gw[s], rstd), scale(x[s], -k));
+    for (int k = 0; k < R; ++k) {
+      const Row row(a, first + k * kHeads + threadIdx.x / kLanes, rows, all);
+      float4 g[N];
+      unpack_head(raw_g[k], g);
+      if (a.cos != nullptr && !row.value) angles[k].turn(g, at, -1.0f);
+      if (a.q_norm != nullptr) {
+        float4 x[N], gw[N];
+        Raw4<T> w[N];
+        load_head(static_cast<const T*>(row.query ? a.q_norm : a.k_norm), at, w);
+        unpack_head(raw_x[k], x);
+        const float rstd = rsqrtf(dot(x, x) / d + a.eps);
+#pragma unroll
+        for (int s = 0; s < N; ++s) gw[s] = mul(g[s], w[s].get());
+        const float along = dot(gw, x) * rstd * rstd * rstd / d, mark = row.here && !row.value ? rstd : 0.0f;
+#pragma unroll
+        for (int s = 0; s < N; ++s) {
+          const float4 share = scale(mul(g[s], x[s]), mark);
+          if (row.query) dw[0][s] = add(dw[0][s], share); else dw[1][s] = add(dw[1][s], share);
+          if (!row.value) g[s] = add(scale(gw[s], rstd), scale(x[s], -along));
+        }
       }
+      if (row.here) store_head(static_cast<T*>(a.dqkv) + static_cast<int64_t>(row.index) * d, at, g);
     }
-    if (mine < rows) store_head(static_cast<T*>(a.dqkv) + row * d, at, g);
   }
   if (parts == nullptr) return;
   extern __shared__ float sums[];  // [kHeads][2 d]
@@ -194,6 +238,7 @@ __global__ void __launch_bounds__(256) norm_grads_kernel(const float* parts, int
 template <class Args>
 Support supports(const Args& a, const Device& device) {
   if (Support s = on_sm90(device, a.dtype); !s) return s;
+  if (a.tokens * (a.heads + 2 * a.kv_heads) >= int64_t{1} << 31) return {"2^31 heads of tokens or more"};
   if (a.head_dim % 4 != 0) return {"head_dim is not a multiple of 4"};
   if (a.head_dim > 256) return {"head_dim is above 256"};
   if (a.rotated % 8 != 0) return {"rotated dims are not a multiple of 8"};
@@ -228,8 +273,10 @@ void qkv_fwd_sm90(const QkvFwd& a, const Launch& launch) {
   with_float_type(a.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     with_slots(a, [&](auto n) {
-      const int64_t blocks = ceil_div(a.tokens * (a.heads + 2 * a.kv_heads), kHeads);
-      fwd_kernel<T, n.value><<<static_cast<unsigned>(blocks < 8448 ? blocks : 8448), kThreads, 0, launch.stream>>>(a);
+      const int all = a.heads + 2 * a.kv_heads;
+      const int64_t rows = a.tokens * all;
+      fwd_kernel<T, n.value><<<static_cast<unsigned>(ceil_div(rows, kHeads * rows_at_once<n.value>())), kThreads, 0, launch.stream>>>(
+          a, FastDiv(static_cast<uint32_t>(all)), static_cast<uint32_t>(rows));
     });
   });
   check_launch("qkv_fwd_sm90");
@@ -239,13 +286,14 @@ void qkv_bwd_sm90(const QkvBwd& a, const Launch& launch) {
   if (a.tokens == 0) return;
   const bool norms = a.q_norm != nullptr;
   float* parts = norms ? static_cast<float*>(launch.workspace) : nullptr;
-  const int64_t wanted = ceil_div(a.tokens * (a.heads + 2 * a.kv_heads), kHeads), most = norms ? kPartBlocks : 8448;
-  const auto blocks = static_cast<unsigned>(wanted < most ? wanted : most);
+  const int all = a.heads + 2 * a.kv_heads;
+  const int64_t rows = a.tokens * all, wanted = ceil_div(rows, kHeads);
+  const auto blocks = static_cast<unsigned>(norms && wanted > kPartBlocks ? kPartBlocks : wanted);
   with_float_type(a.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     with_slots(a, [&](auto n) {
       const size_t smem = norms ? sizeof(float) * kHeads * 2 * static_cast<size_t>(a.head_dim) : 0;
-      bwd_kernel<T, n.value><<<blocks, kThreads, smem, launch.stream>>>(a, parts);
+      bwd_kernel<T, n.value><<<blocks, kThreads, smem, launch.stream>>>(a, FastDiv(static_cast<uint32_t>(all)), static_cast<uint32_t>(rows), parts);
     });
   });
   check_launch("qkv_bwd_sm90");
