@@ -328,7 +328,7 @@ void check_sequence(Checker& checker) {
     }
     if (checker.wants("structure")) {
       structure(checker, 100, 64, 2, t), structure(checker, 33, 7, 5, t), structure(checker, 0, 64, 2, t),
-          structure(checker, 1, 1, 1, t), structure(checker, 20, 300, 8, t);
+          structure(checker, 1, 1, 1, t), structure(checker, 20, 300, 8, t), structure(checker, 1001, 72, 4, t);
       if (!checker.options().small) structure(checker, 20000, 64, 5, t);
     }
     if (checker.wants("sample")) {

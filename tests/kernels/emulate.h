@@ -301,6 +301,7 @@ inline void cp_async(void* to, const void* from, bool valid, int bytes) {
   t.copies.push_back({to, from, valid, t.group, bytes});
 }
 inline void cp_async16(void* to, const void* from, bool valid) { cp_async(to, from, valid, 16); }
+inline void cp_async8(void* to, const void* from, bool valid) { cp_async(to, from, valid, 8); }
 inline void cp_async4(void* to, const void* from, bool valid) { cp_async(to, from, valid, 4); }
 inline void group_barrier(int id, int threads) { block_barrier(id, threads); }
 inline void group_arrive(int id, int threads) {
@@ -426,6 +427,7 @@ inline unsigned __ballot_sync(unsigned, int p) {
   emulate::gather(p != 0, [&](int l, bool v) { r |= static_cast<unsigned>(v) << l; });
   return r;
 }
+inline void __threadfence() {}
 template <class T> T atomicAdd(T* p, T v) { T old = *p; *p += v; return old; }
 inline int __popc(unsigned v) { return std::popcount(v); }
 inline int __clz(int v) { return std::countl_zero(static_cast<unsigned>(v)); }
