@@ -15,16 +15,8 @@ namespace weft::ops {
 namespace {
 
 using kernels::MhcLayerBwd;
-using kernels::MhcPostProjectFwd;
 
-// "parts" has no function of its own: forward mhc_post, then mhc_project, each chosen in its turn; backward the expression below.
-constexpr Candidate<MhcPostProjectFwd> kPostProject[] = {
-#ifdef WEFT_CUDA
-    {"sm90", on_device<kernels::supports_mhc_post_project_fwd_sm90>,
-     kernels::workspace_mhc_post_project_fwd_sm90, kernels::mhc_post_project_fwd_sm90},
-#endif
-    {"parts", [](const MhcPostProjectFwd&, const Policy&) -> kernels::Support { return {}; }, nullptr, nullptr},
-};
+// "parts" has no function of its own: the expression below.
 constexpr Candidate<MhcLayerBwd> kLayerBwd[] = {
 #ifdef WEFT_CUDA
     {"sm90", on_device<kernels::supports_mhc_layer_bwd_sm90>,
@@ -152,22 +144,9 @@ MhcStreams mhc_next(const MhcStreams& before, const at::Tensor& f, Weight* f_bia
   auto node = make_node<NextNode>(policy, {x, f, mix, post}, wants(f_bias) || wants(mapping.w_OK) || wants(mapping.alpha) || wants(mapping.bias));
   const at::NoGradGuard no_grad;
   const Policy parts = of_parts(policy);
-  const int64_t T = x.size(0), n = x.size(1), C = x.size(2);
-  Weight& w = *mapping.w_OK;
-  MhcPostProjectFwd a{{x.data_ptr(), f.data_ptr(), f_bias != nullptr ? f_bias->value.data_ptr() : nullptr, floats(mix), floats(post), nullptr, T, i32(n), i32(C), before.transposed_, dtype_of(x)},
-                      {nullptr, floats(w.value), nullptr, nullptr, nullptr, T, i32(n * C), i32(w.value.size(0)), static_cast<float>(mapping.norm_eps), dtype_of(x)}};
-  const auto* c = select<MhcPostProjectFwd>(op, kPostProject, a, policy);
-  at::Tensor y;
-  MhcProjected p;
-  if (composed(c)) {
-    y = mhc_post(x.detach(), f.detach(), f_bias, mix.detach(), post.detach(), before.transposed_, parts);
-    p = mhc_project(y.view({T, n * C}), w, mapping.norm_eps, parts);
-  } else {
-    const auto options = w.value.options().requires_grad(false);
-    y = like(x), p = {at::empty({T, w.value.size(0)}, options), at::empty({T}, options), at::empty({T}, options)};
-    a.post.y = y.data_ptr(), a.project.proj = floats(p.proj_TO), a.project.norm = floats(p.norm_T), a.project.r = floats(p.r_T);
-    run(*c, a, x);
-  }
+  const int64_t n = x.size(1);
+  const at::Tensor y = mhc_post(x.detach(), f.detach(), f_bias, mix.detach(), post.detach(), before.transposed_, parts);
+  const MhcProjected p = mhc_project(y.view({x.size(0), n * x.size(2)}), *mapping.w_OK, mapping.norm_eps, parts);
   const Mapped m = finish_mapping(p, n, mapping, parts);
   MhcStreams s;
   s.u_ = mhc_aggregate(y, m.pre, parts), s.transposed_ = mapping.transposed;

@@ -3,8 +3,8 @@
 //   begin: u = sum_j pre_j x_j                              -> the layer's f reads u
 //   next:  x'_i = sum_j M_ij x_j + post_i (f + bias), then the next layer's mapping of x' and its u
 //   end:   the last x'
-// Forward, `next` reads x once and x' once less than its parts. Backward, the streams' gradient is formed once, with one rounding, where
-// the parts form three and add them.
+// Forward, `next` is its parts: one kernel of mhc_post and the next projection read x' once less, but took longer than the two. Backward,
+// the streams' gradient is formed once, with one rounding, where the parts form three and add them.
 #pragma once
 #include <ATen/core/Tensor.h>
 

@@ -2,6 +2,7 @@
 
 #include "check.h"
 #include "kernels/mhc/mhc_layer.h"
+#include "kernels/mhc/mhc_mix.h"
 
 namespace weft::check {
 namespace {
@@ -252,43 +253,15 @@ void mapping(Checker& checker, int64_t tokens, int n, int k, DType t) {
   }
 }
 
-// Across a layer's edge: the streams after a layer with the next projection; all of the streams' gradient.
-void layers(Checker& checker, int64_t tokens, int n, int dim, bool transposed, bool bias, DType t) {
+// Across a layer's edge: all of the streams' gradient.
+void layers(Checker& checker, int64_t tokens, int n, int dim, bool transposed, DType t) {
   const int k = n * dim, outs = n * n + 2 * n;
-  const std::string shape = std::to_string(tokens) + "x" + std::to_string(n) + "x" + std::to_string(dim) + (transposed ? "/transposed" : "") + (bias ? "/bias" : "");
+  const std::string shape = std::to_string(tokens) + "x" + std::to_string(n) + "x" + std::to_string(dim) + (transposed ? "/transposed" : "");
   for (int seed = 1; seed <= (checker.options().small ? 1 : 3); ++seed) {
     Random random(seed);
-    Array x = Array::normal(random, tokens * k, t), f = Array::normal(random, tokens * dim, t), b = Array::normal(random, dim, t),
-          H = Array::normal(random, tokens * n * n, DType::kF32), p = Array::normal(random, tokens * n, DType::kF32),
-          w = Array::normal(random, static_cast<int64_t>(outs) * k, DType::kF32, 0.05), y_a = Array::poison(tokens * k, t),
-          proj_a = Array::poison(tokens * outs, DType::kF32), norm_a = Array::poison(tokens, DType::kF32), r_a = Array::poison(tokens, DType::kF32);
+    Array x = Array::normal(random, tokens * k, t), H = Array::normal(random, tokens * n * n, DType::kF32),
+          w = Array::normal(random, static_cast<int64_t>(outs) * k, DType::kF32, 0.05);
     const auto mixing = [&](int64_t token, int i, int j) { return H[(token * n + (transposed ? j : i)) * n + (transposed ? i : j)]; };
-    const MhcPostProjectFwd a{{x.data(), f.data(), bias ? b.data() : nullptr, H.as<float>(), p.as<float>(), y_a.data(), tokens, n, dim, transposed, t},
-                              {nullptr, w.as<float>(), proj_a.as<float>(), norm_a.as<float>(), r_a.as<float>(), tokens, k, outs, 1e-6f, t}};
-    const Support fits = supports_mhc_post_project_fwd_sm90(a, checker.device());
-    const bool should = n == 4 && t == DType::kBf16 && dim % 32 == 0;
-    Case fwd(checker, "mhc_post_project_fwd", shape, t);
-    if (!should) {
-      fwd.expect_true("refuses", !fits);
-    } else if (fwd.run(fits, workspace_mhc_post_project_fwd_sm90(a), [&](const Launch& l) { mhc_post_project_fwd_sm90(a, l); }, {&y_a, &proj_a, &norm_a, &r_a})) {
-      Values y(tokens * k);
-      for (int64_t e = 0; e < tokens * k; ++e) {
-        const int64_t token = e / k;
-        const int i = static_cast<int>(e % k / dim), c = static_cast<int>(e % dim);
-        y[e] = p[token * n + i] * (f[token * dim + c] + (bias ? b[c] : 0));
-        for (int j = 0; j < n; ++j) y[e] += mixing(token, i, j) * x[(token * n + j) * dim + c];
-      }
-      fwd.expect("y", y_a, y, rounded(t));
-      const Values got = y_a.read();  // the projection is of what was written
-      Values proj(tokens * outs), norm(tokens), r(tokens);
-      for (int64_t token = 0; token < tokens; ++token) {
-        for (int c = 0; c < k; ++c) norm[token] += got[token * k + c] * got[token * k + c];
-        norm[token] = std::sqrt(norm[token]), r[token] = 1 / (norm[token] / std::sqrt(k) + static_cast<double>(1e-6f));
-        for (int o = 0; o < outs; ++o)
-          for (int c = 0; c < k; ++c) proj[token * outs + o] += got[token * k + c] * w[static_cast<int64_t>(o) * k + c];
-      }
-      fwd.expect("proj", proj_a, proj, {1e-5, 3e-5}), fwd.expect("norm", norm_a, norm, {5e-6, 0}), fwd.expect("r", r_a, r, {5e-6, 0});
-    }
     Case bwd(checker, "mhc_layer_bwd", shape, t);
     Array g = Array::normal(random, tokens * k, t), du = Array::normal(random, tokens * dim, t), pre = Array::normal(random, tokens * n, DType::kF32),
           dproj = Array::normal(random, tokens * outs, DType::kF32), dr = Array::normal(random, tokens, DType::kF32), dx_a = Array::poison(tokens * k, t),
@@ -360,10 +333,6 @@ void perfs(Checker& checker) {
   perf(
       checker, "mhc_project_bwd", s, t, 2 * wide, workspace_mhc_project_bwd_sm90(j2),
       [&](const Launch& l) { mhc_project_bwd_sm90(j2, l); }, 4.0 * tokens * k * outs);
-  MhcPostProjectFwd l1{p1, j1};
-  perf(
-      checker, "mhc_post_project_fwd", s, t, 2 * wide + thin, workspace_mhc_post_project_fwd_sm90(l1),
-      [&](const Launch& l) { mhc_post_project_fwd_sm90(l1, l); }, 2.0 * tokens * k * outs);
   MhcLayerBwd l2{j2, g.data(), u.data(), h.as<float>(), p.as<float>(), n, dim, false};
   perf(
       checker, "mhc_layer_bwd", s, t, 3 * wide + thin, workspace_mhc_layer_bwd_sm90(l2), [&](const Launch& l) { mhc_layer_bwd_sm90(l2, l); },
@@ -391,8 +360,7 @@ void check_mhc(Checker& checker) {
           mixing(checker, 0, n, 8, false, false, t), mixing(checker, 2, n, 2104, true, false, t);
       mapping(checker, 37, n, n * 24, t), mapping(checker, 1, n, n * 5, t), mapping(checker, 0, n, n * 8, t),
           mapping(checker, 130, n, n * 160, t);
-      layers(checker, 19, n, 64, false, true, t), layers(checker, 130, n, 128, true, false, t), layers(checker, 1, n, 32, true, true, t),
-          layers(checker, 3, n, 13, false, false, t), layers(checker, 0, n, 64, false, false, t);
+      layers(checker, 19, n, 64, false, t), layers(checker, 130, n, 128, true, t), layers(checker, 1, n, 32, true, t), layers(checker, 3, n, 13, false, t), layers(checker, 0, n, 64, false, t);
     }
 }
 
