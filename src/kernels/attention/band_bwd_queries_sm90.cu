@@ -9,6 +9,8 @@ namespace {
 template <int kD, int kV>
 struct Queries {
   using S = Shape<kD, kV, kD, kV, 2, true, false, false>;
+  // Queries as operands in registers cost less shared memory traffic, but at d 64 ptxas (13.0) gives q's registers to ds, though q lives on in the loop.
+  static constexpr bool kFromShared = kD == 64;
   const AttentionBwd& args;
   const Sides& sides;
   const Statistics& statistics;
@@ -43,7 +45,7 @@ struct Queries {
       pass<S>(sm, ring, mine.begin);
       barrier_wait(&sm.resident_full[w], loads & 1);
       ++loads;
-      read_rows<kD>(q, sm.resident[w]);
+      if constexpr (!kFromShared) read_rows<kD>(q, sm.resident[w]);
       const bf16* d_o = sm.resident[w] + kD / 64 * 4096;
       const int position = it.position + w * kRows;
       int before = 0;
@@ -53,7 +55,8 @@ struct Queries {
         barrier_wait(&sm.a_full[ring.stage], ring.phase);
         barrier_wait(&sm.b_full[ring.stage], ring.phase);
         wgmma_fence();
-        multiply_rows<kD>(s, q, keys);
+        if constexpr (kFromShared) multiply_rows<kD>(s, sm.resident[w], keys);
+        else multiply_rows<kD>(s, q, keys);
         wgmma_commit();
         multiply_rows<kV>(dp, d_o, values);
         wgmma_commit();

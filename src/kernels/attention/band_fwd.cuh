@@ -1,14 +1,13 @@
 // A consumer warpgroup of the wgmma attention forward: 64 queries of a head against tiles of 64 keys. S of the next tile and P V of this one are
 // in the tensor cores while the softmax of the next one runs; at an item's end its last P V and its store go beside the next item's first S.
-// Warpgroups issue their products in turn, so that one's softmax falls on another's products.
+// Warpgroups go on by themselves: taking turns at the products, as dense kernels do, costs more than it hides where items are short.
 // By count, a tile of 64 x 64 at d 128 (clocks of a processor, per warpgroup): wgmma 512; 4,096 exponentials at 16 a clock 256.
 #pragma once
 #include "kernels/attention/band.cuh"
 
 namespace weft::kernels::band {
 
-constexpr int kTurn = 1;           // named barriers kTurn + warpgroup
-constexpr float kGrowth = 8;     // the maximum that exponents are taken from follows the true one when it is 2^8 behind: sums and P stay exact in
+constexpr float kGrowth = 8;       // the maximum that exponents are taken from follows the true one when it is 2^8 behind: sums and P stay exact in
                                    // fp32 and bf16, and o is seldom multiplied
 
 template <int kD, int kV, int kGroups>
@@ -34,7 +33,6 @@ struct Gather {
     for (int i = 0; i < kV / 2; ++i) o[i] = 0;
 #pragma unroll
     for (int i = 0; i < 32; ++i) s[i] = 0;
-    if (w == kGroups - 1) pass_turn();
     for (Ring<S::kItems> slot;; slot.next()) {
       barrier_wait(&sm.item_full[slot.stage], slot.phase);
       const Item it = sm.item[slot.stage];
@@ -64,14 +62,12 @@ struct Gather {
       barrier_arrive(&sm.resident_free[w]);
       barrier_wait(&sm.a_full[ring.stage], ring.phase);
       if (pending) barrier_wait(&sm.b_full[held.stage], held.phase);
-      take_turn();
       wgmma_wait<0>();  // nothing is open: said for the compiler
       wgmma_fence();
       multiply_rows<kD>(s, q, keys(ring));
       wgmma_commit();
       multiply_tile<kV>(o, p, values(held), keep);  // of nothing, and not looked at, where nothing is pending: a branch would serialize the products
       wgmma_commit();
-      pass_turn();
       wgmma_wait<0>();
       wgmma_settle(s);
       wgmma_settle(o);
@@ -87,47 +83,43 @@ struct Gather {
       pack_operand(p, s);
       held = ring, keep = 0;
       ring.next();
+      if (mine.begin + 1 < mine.end) barrier_wait(&sm.a_full[ring.stage], ring.phase);
       for (int j = mine.begin + 1; j < mine.end; ++j) {
         tile += kRows;
-        barrier_wait(&sm.a_full[ring.stage], ring.phase);
         barrier_wait(&sm.b_full[held.stage], held.phase);
-        take_turn();
         wgmma_fence();
         multiply_rows<kD>(s, q, keys(ring));
         wgmma_commit();
         multiply_tile<kV>(o, p, values(held), keep);
         wgmma_commit();
-        pass_turn();
         wgmma_wait<1>();
         wgmma_settle(s);
         warp_arrive(&sm.a_free[ring.stage]);
         const bool grown = weigh<false>(s, position, tile, it.length, scale, base, sum, top, factor);
-        // One wait a way: the branch ends the exponentials' basic block, and without it ptxas moves the wait for P V ahead of them.
+        const R last = held;
+        held = ring;
+        ring.next();
+        // The branch of this wait ends the exponentials' basic block: without one ptxas moves the wait for P V ahead of them. That wait itself stands
+        // once, for `grown` is a warp's and all of a warpgroup must come to the same one.
+        if (j + 1 < mine.end) barrier_wait(&sm.a_full[ring.stage], sum[0] + sum[1] < 0 ? -1 : ring.phase);
+        wgmma_wait<0>();
+        wgmma_settle(o);
         if (grown) {
-          wgmma_wait<0>();
-          wgmma_settle(o);
 #pragma unroll
           for (int e = 0; e < kV / 2; ++e) o[e] *= factor[e >> 1 & 1];
-        } else {
-          wgmma_wait<0>();
-          wgmma_settle(o);
         }
-        warp_arrive(&sm.b_free[held.stage]);
+        warp_arrive(&sm.b_free[last.stage]);
         pack_operand(p, s);
-        held = ring, keep = 1;
-        ring.next();
+        keep = 1;
       }
       done = it, pending = true;
       skip(ring, it.tiles - mine.end);
     }
-    if (w == 0) take_turn();  // the last one passed on
   }
 
  private:
   __device__ __forceinline__ const bf16* keys(const R& at) const { return sm.tile[at.stage]; }
   __device__ __forceinline__ const bf16* values(const R& at) const { return sm.tile[at.stage] + kD / 64 * 4096; }
-  __device__ __forceinline__ void take_turn() const { group_barrier(kTurn + w, 2 * kGroup); }
-  __device__ __forceinline__ void pass_turn() const { group_arrive(kTurn + (w + 1) % kGroups, 2 * kGroup); }
 
   // Tiles that others of the block work on.
   __device__ __forceinline__ void skip(R& ring, int tiles) const {
@@ -135,8 +127,6 @@ struct Gather {
     for (int j = 0; j < tiles; ++j) {
       barrier_wait(&sm.a_full[ring.stage], ring.phase);
       warp_arrive(&sm.a_free[ring.stage]);
-      take_turn();
-      pass_turn();
       barrier_wait(&sm.b_full[ring.stage], ring.phase);
       warp_arrive(&sm.b_free[ring.stage]);
       ring.next();
