@@ -15,10 +15,42 @@ namespace {
 using kernels::AttentionBwd;
 using kernels::AttentionFwd;
 
+#ifdef WEFT_CUDA
+using kernels::AttentionShape;
+
+// Documents of one length: cuDNN takes them as a plain batch, which it is fastest at.
+bool of_one_length(const AttentionShape& s) {
+  if (s.host_kv_lens == nullptr) return false;
+  for (int32_t d = 0; d < s.documents; ++d)
+    if (s.host_cu_q[d + 1] - s.host_cu_q[d] != s.max_q || s.host_kv_lens[d] != s.max_kv) return false;
+  return true;
+}
+bool narrow_window(const AttentionShape& s) { return s.left >= 0 && s.right >= 0 && int64_t{s.left} + s.right < s.max_kv / 4; }
+
+// Whether the own wgmma kernels were measured ahead of cuDNN at such a row (decision 93).
+kernels::Support ahead_of_cudnn(const AttentionFwd& a) {
+  if (narrow_window(a.s) || !of_one_length(a.s) || a.s.dim == 192) return {};
+  return {"behind cudnn where all documents have one length and no window is narrow"};
+}
+kernels::Support ahead_of_cudnn(const AttentionBwd& a) {
+  const bool dense = of_one_length(a.s);
+  if (narrow_window(a.s) || (!dense && a.s.tokens <= int64_t{1024} * a.s.documents) || (a.deterministic && (!dense || a.s.max_q <= 4096))) return {};
+  return {"behind cudnn where documents are long and no window is narrow"};
+}
+// The same kernels stand before cuDNN and after it: first for the rows where they are ahead, then for all that they take.
+template <class Args>
+kernels::Support takes_first(const Args& a, const Policy& p, kernels::Support (*supports)(const Args&, const kernels::Device&)) {
+  const kernels::Support s = supports(a, p.device);
+  return s ? ahead_of_cudnn(a) : s;
+}
+#endif
+
 constexpr Candidate<AttentionFwd> kFwd[] = {
 #ifdef WEFT_CUDA
     {"decode", [](const AttentionFwd& a, const Policy& p) { return kernels::supports_attention_decode_sm90(a, p.device); },
      kernels::workspace_attention_decode_sm90, kernels::attention_decode_sm90},
+    {"wgmma", [](const AttentionFwd& a, const Policy& p) { return takes_first(a, p, kernels::supports_attention_fwd_wgmma); }, kernels::workspace_attention_fwd_wgmma,
+     kernels::attention_fwd_wgmma},
     {"cudnn", [](const AttentionFwd& a, const Policy& p) { return (asks_only(p) ? kernels::limits_attention_fwd_cudnn : kernels::supports_attention_fwd_cudnn)(a, p.device); },
      kernels::workspace_attention_fwd_cudnn, kernels::attention_fwd_cudnn},
     {"wgmma", [](const AttentionFwd& a, const Policy& p) { return kernels::supports_attention_fwd_wgmma(a, p.device); },
@@ -31,6 +63,8 @@ constexpr Candidate<AttentionFwd> kFwd[] = {
 };
 constexpr Candidate<AttentionBwd> kBwd[] = {
 #ifdef WEFT_CUDA
+    {"wgmma", [](const AttentionBwd& a, const Policy& p) { return takes_first(a, p, kernels::supports_attention_bwd_wgmma); }, kernels::workspace_attention_bwd_wgmma,
+     kernels::attention_bwd_wgmma},
     {"cudnn", [](const AttentionBwd& a, const Policy& p) { return (asks_only(p) ? kernels::limits_attention_bwd_cudnn : kernels::supports_attention_bwd_cudnn)(a, p.device); },
      kernels::workspace_attention_bwd_cudnn, kernels::attention_bwd_cudnn},
     {"wgmma", [](const AttentionBwd& a, const Policy& p) { return kernels::supports_attention_bwd_wgmma(a, p.device); },
