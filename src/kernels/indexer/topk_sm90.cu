@@ -61,9 +61,9 @@ __device__ __forceinline__ void settle(uint32_t& v) {
 
 // A warp's two lists: of each that holds more than top_k entries the top_k stay, in order; ties go to the earlier entry. threshold: a value that
 // no later entry may be at or below. Both are worked on at once, for the counts wait on one another. Up to kSlack more may stay, which
-// ends the search earlier.
-template <int kCap, int kSlack>
-__device__ __forceinline__ void keep_best(uint2 (*lists)[kCap], int (&count)[2], int top_k, float (&threshold)[2]) {
+// ends the search earlier. With no slack it is the last time: put(list, place, entry) takes all that stay, of short lists too; else the list does.
+template <int kCap, int kSlack, class Put>
+__device__ __forceinline__ void keep_best(uint2 (*lists)[kCap], int (&count)[2], int top_k, float (&threshold)[2], Put put) {
   constexpr int kPer = kCap / 32;
   const int lane = lane_id();
   uint32_t key[2][kPer], low[2] = {0xffffffffu, 0xffffffffu}, high[2] = {0, 0};
@@ -109,16 +109,18 @@ __device__ __forceinline__ void keep_best(uint2 (*lists)[kCap], int (&count)[2],
   const unsigned before = (1u << lane) - 1;
 #pragma unroll
   for (int u = 0; u < 2; ++u) {
-    if (count[u] <= top_k) continue;
+    if (kSlack > 0 && count[u] <= top_k) continue;
+    uint32_t index[kPer];
+#pragma unroll
+    for (int i = 0; i < kPer; ++i) index[i] = lists[u][i * 32 + lane].y;
+    __syncwarp();  // read before others' entries move
     int at = 0;
     if (n[u] <= top_k + kSlack) {
 #pragma unroll
       for (int i = 0; i < kPer; ++i) {
         const bool keep = key[u][i] >= low[u];
         const unsigned kept = __ballot_sync(0xffffffffu, keep);
-        const uint2 entry{key[u][i], lists[u][i * 32 + lane].y};
-        __syncwarp();
-        if (keep) lists[u][at + __popc(kept & before)] = entry;
+        if (keep) put(u, at + __popc(kept & before), uint2{key[u][i], index[i]});
         at += __popc(kept);
       }
     } else {  // low is the k-th key, and others equal it
@@ -128,9 +130,7 @@ __device__ __forceinline__ void keep_best(uint2 (*lists)[kCap], int (&count)[2],
         const unsigned equal = __ballot_sync(0xffffffffu, key[u][i] == low[u]);
         const bool keep = key[u][i] > low[u] || (key[u][i] == low[u] && __popc(equal & before) < ties);
         const unsigned kept = __ballot_sync(0xffffffffu, keep);
-        const uint2 entry{key[u][i], lists[u][i * 32 + lane].y};
-        __syncwarp();
-        if (keep) lists[u][at + __popc(kept & before)] = entry;
+        if (keep) put(u, at + __popc(kept & before), uint2{key[u][i], index[i]});
         at += __popc(kept);
         ties -= __popc(equal) < ties ? __popc(equal) : ties;
       }
@@ -225,7 +225,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(Smem<kParts, kCap>) < 113 * 1
       for (int e = 0; e < kEach; ++e) v[u][e] = scores[u * kPitch + e * 32];
     const int s0 = static_cast<int>(first) + i * kRound + lane;
     while (true) {
-      if (thin) keep_best<kCap, kSlack>(sm.list + warp * 2, count, a.top_k, threshold);
+      if (thin) keep_best<kCap, kSlack>(sm.list + warp * 2, count, a.top_k, threshold, [&](int u, int at, uint2 entry) { sm.list[warp * 2 + u][at] = entry; });
       int more[2] = {0, 0};
 #pragma unroll
       for (int u = 0; u < 2; ++u)
@@ -290,13 +290,12 @@ __global__ void __launch_bounds__(kThreads, sizeof(Smem<kParts, kCap>) < 113 * 1
   }
   select(rounds - 1, meet());
   __syncwarp();
-  keep_best<kCap, 0>(sm.list + warp * 2, count, a.top_k, threshold);
+  keep_best<kCap, 0>(sm.list + warp * 2, count, a.top_k, threshold, [&](int u, int at, uint2 entry) {
+    if (last[u] >= 0) a.indices[static_cast<int64_t>(last[u]) * a.top_k + at] = static_cast<int32_t>(entry.y);
+  });
 #pragma unroll
-  for (int u = 0; u < 2; ++u) {
-    const uint2* list = sm.list[warp * 2 + u];
-    if (last[u] < 0) continue;
-    for (int i = lane; i < a.top_k; i += 32) a.indices[static_cast<int64_t>(last[u]) * a.top_k + i] = i < count[u] ? static_cast<int32_t>(list[i].y) : -1;
-  }
+  for (int u = 0; u < 2; ++u)
+    for (int i = count[u] + lane; i < a.top_k && last[u] >= 0; i += 32) a.indices[static_cast<int64_t>(last[u]) * a.top_k + i] = -1;
 }
 
 template <int kParts, int kCap>
