@@ -47,6 +47,8 @@ kernels::Support takes_first(const Args& a, const Policy& p, kernels::Support (*
 
 constexpr Candidate<AttentionFwd> kFwd[] = {
 #ifdef WEFT_CUDA
+    {"decode_mma", [](const AttentionFwd& a, const Policy& p) { return kernels::supports_attention_decode_mma(a, p.device); },
+     kernels::workspace_attention_decode_mma, kernels::attention_decode_mma},
     {"decode", [](const AttentionFwd& a, const Policy& p) { return kernels::supports_attention_decode_sm90(a, p.device); },
      kernels::workspace_attention_decode_sm90, kernels::attention_decode_sm90},
     {"wgmma", [](const AttentionFwd& a, const Policy& p) { return takes_first(a, p, kernels::supports_attention_fwd_wgmma); }, kernels::workspace_attention_fwd_wgmma,

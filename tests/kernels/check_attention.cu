@@ -30,6 +30,8 @@ const Candidate kAll[] = {
 #endif
 };
 const Candidate kDecode{"decode", kernels::supports_attention_decode_sm90, kernels::workspace_attention_decode_sm90, kernels::attention_decode_sm90, nullptr, nullptr, nullptr};
+const Candidate kDecodeMma{"decode_mma", kernels::supports_attention_decode_mma, kernels::workspace_attention_decode_mma, kernels::attention_decode_mma, nullptr, nullptr, nullptr};
+bool of_decode_mma(int dim, int dim_v) { return (dim == dim_v && (dim == 64 || dim == 128 || dim == 256)) || (dim == 128 && dim_v == 64) || (dim == 192 && dim_v == 128); }
 
 struct Case {
   const char* name;
@@ -328,16 +330,6 @@ void check_attention(bool small) {
       {"keys far ahead, window", {33, 10}, {300, 210}, 4, 2, 128, 128, 70, 0},
       {"mla 192/128 window, room", {100, 20}, {150, 90}, 2, 1, 192, 128, 80, 0, false, false, 0, 3},
   };
-  const std::vector<Case> decode{
-      {"one query", {1, 1, 1}, {1, 7, 130}, 2, 2, 64, 64},
-      {"grouped 4", {1, 1}, {300, 33}, 8, 2, 128, 128},
-      {"grouped 12, three queries", {3, 1, 0}, {70, 260, 9}, 24, 2, 64, 64},
-      {"mla 192/128", {2}, {500}, 2, 2, 192, 128},
-      {"128/64 window sinks", {1, 8}, {300, 40}, 4, 2, 128, 64, 50, 0, true},
-      {"room, d40/24", {1, 4}, {90, 41}, 2, 1, 40, 24, -1, 0, true, false, 0, 3},
-      {"d256", {1}, {140}, 8, 1, 256, 256},
-  };
-  for (const Case& c : decode) check<bf16>(kDecode, c, true), check<float>(kDecode, c, true);
   for (const Candidate& candidate : kAll) {
     if (std::string(candidate.name) == "wgmma") check_neighbours(candidate, 2, 1, 64, 64), check_neighbours(candidate, 2, 2, 128, 128), check_neighbours(candidate, 1, 1, 192, 128);
     for (const Case& c : all) {
@@ -346,6 +338,63 @@ void check_attention(bool small) {
       const bool must = name == "sm90" || (name == "wgmma" && of_wgmma(c));
       check<bf16>(candidate, c, must);
       if (name == "sm90") check<float>(candidate, c, must);
+    }
+  }
+}
+
+// Few queries a document.
+void check_decode(bool) {
+  const std::vector<Case> decode{
+      {"one query", {1, 1, 1}, {1, 7, 130}, 2, 2, 64, 64},
+      {"grouped 4", {1, 1}, {300, 33}, 8, 2, 128, 128},
+      {"grouped 12, three queries", {3, 1, 0}, {70, 260, 9}, 24, 2, 64, 64},
+      {"mla 192/128", {2}, {500}, 2, 2, 192, 128},
+      {"128/64 window sinks", {1, 8}, {300, 40}, 4, 2, 128, 64, 50, 0, true},
+      {"room, d40/24", {1, 4}, {90, 41}, 2, 1, 40, 24, -1, 0, true, false, 0, 3},
+      {"d256", {1}, {140}, 8, 1, 256, 256},
+      {"grouped 16, splits, room", {1, 2, 0, 1}, {1100, 770, 5, 16}, 16, 1, 128, 128, -1, 0, false, false, 0, 3},
+      {"splits, sinks, window", {3, 1}, {900, 20}, 4, 2, 64, 64, 600, 0, true},
+      {"splits 128/64", {1, 2}, {515, 0}, 6, 2, 128, 64, -1, 0, true},
+      {"splits 192/128, steep", {2}, {600}, 2, 2, 192, 128, -1, 0, false, false, 0, 0, false, 6},
+      {"splits d256", {1, 1}, {601, 257}, 4, 2, 256, 256},
+      {"right 2, left only", {4}, {300}, 2, 2, 128, 128, 100, 2},
+      {"12 splits", {1, 1}, {3000, 70}, 4, 1, 64, 64, -1, 0, true},
+      {"more queries than keys", {8, 5}, {3, 0}, 4, 2, 64, 64},
+  };
+  for (const Case& c : decode) check<bf16>(kDecode, c, true), check<float>(kDecode, c, true), check<bf16>(kDecodeMma, c, of_decode_mma(c.D, c.V));
+}
+
+// One query a document. TB/s: keys and values once.
+void perf_decode() {
+  struct Shape {
+    const char* name;
+    int documents, keys, H, G, D, V;
+  };
+  const std::vector<Shape> shapes{{"64x4096 h32/8 d128", 64, 4096, 32, 8, 128, 128}, {"1x32768 h32/8 d128", 1, 32768, 32, 8, 128, 128}, {"8x8192 h32/8 d128", 8, 8192, 32, 8, 128, 128},
+                                  {"64x4096 h16 d64", 64, 4096, 16, 16, 64, 64},     {"32x4096 h32 192/128", 32, 4096, 32, 32, 192, 128}, {"32x4096 h16/4 d256", 32, 4096, 16, 4, 256, 256},
+                                  {"64x4096 h32/8 128/64", 64, 4096, 32, 8, 128, 64}, {"256x512 h32/8 d128", 256, 512, 32, 8, 128, 128}};
+  Random random(6);
+  size_t most_k = 0, most_v = 0;
+  for (const Shape& x : shapes) most_k = std::max(most_k, size_t(x.documents) * x.keys * x.G * x.D), most_v = std::max(most_v, size_t(x.documents) * x.keys * x.G * x.V);
+  Buffer<bf16> k(most_k), v(most_v);
+  const auto some = random.bulk<bf16>(8191 * 2048);
+  for (Buffer<bf16>* b : {&k, &v})
+    for (size_t at = 0; at < b->size; at += some.size()) device_copy(b->data + at, some.data(), std::min(some.size(), b->size - at) * sizeof(bf16));
+  for (const Shape& x : shapes) {
+    const int64_t T = x.documents, S = T * x.keys, H = x.H, G = x.G, D = x.D, V = x.V;
+    const std::vector<int32_t> host_cu = packed(std::vector<int>(x.documents, 1)), host_lens(x.documents, x.keys);
+    std::vector<int32_t> host_starts;
+    for (int i = 0; i < x.documents; ++i) host_starts.push_back(i * x.keys);
+    Buffer<bf16> q(random.bulk<bf16>(T * H * D)), o(T * H * V);
+    Buffer<float> lse(T * H);
+    Buffer<int32_t> cu(host_cu), lens(host_lens), starts(host_starts);
+    const kernels::AttentionShape s{cu.data, lens.data, starts.data, host_cu.data(), host_lens.data(), host_starts.data(), T, S, H * D, G * D, G * V, x.documents, x.H, x.G, x.D, x.V,
+                                    1, x.keys, -1, 0, static_cast<float>(1 / std::sqrt(double(D))), 0, 0, DType::kBf16};
+    const double bytes = 2.0 * S * G * (D + V);
+    for (const Candidate& c : {kDecode, kDecodeMma}) {
+      const AttentionFwd f{s, q.data, k.data, v.data, nullptr, o.data, lse.data, nullptr};
+      Buffer<uint8_t> w(c.workspace_fwd(f));
+      report(std::string("attention ") + c.name + " " + x.name, time_ms([&] { c.fwd(f, {nullptr, w.data}); }, 20), bytes * 1e-9 / 4.2, bytes, 2.0 * S * H * (D + V));
     }
   }
 }

@@ -6,6 +6,8 @@
 namespace weft::check {
 void check_attention(bool small);
 void perf_attention();
+void check_decode(bool small);
+void perf_decode();
 void check_ssd(bool small);
 void perf_ssd();
 void check_mamba3(bool small);
@@ -42,6 +44,7 @@ int main(int argc, char** argv) {
   };
   const Entry all[] = {
       {"attention", check_attention, perf_attention},
+      {"decode", check_decode, perf_decode},
       {"ssd", check_ssd, perf_ssd},
       {"mamba3", check_mamba3, perf_mamba3},
       {"sparse_mla", check_sparse_mla, perf_sparse_mla},

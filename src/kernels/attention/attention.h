@@ -80,15 +80,19 @@ Support supports_attention_bwd_wgmma(const AttentionBwd&, const Device&);
 size_t workspace_attention_bwd_wgmma(const AttentionBwd&);
 void attention_bwd_wgmma(const AttentionBwd&, const Launch&);
 
-// Own kernels, deterministic. General: f32 and bf16, dims to 256, every option; sums on the plain fp32 units. Decode: few queries a document.
+// Own kernels, deterministic. General: f32 and bf16, dims to 256, every option; sums on the plain fp32 units. Decode: few queries a document;
+// decode_mma the same on tensor cores, bf16 of dims 64, 128, 256, 128/64, 192/128.
 Support supports_attention_fwd_sm90(const AttentionFwd&, const Device&);
 Support supports_attention_bwd_sm90(const AttentionBwd&, const Device&);
 Support supports_attention_decode_sm90(const AttentionFwd&, const Device&);
+Support supports_attention_decode_mma(const AttentionFwd&, const Device&);
 size_t workspace_attention_fwd_sm90(const AttentionFwd&);
 size_t workspace_attention_bwd_sm90(const AttentionBwd&);
 size_t workspace_attention_decode_sm90(const AttentionFwd&);
+size_t workspace_attention_decode_mma(const AttentionFwd&);
 void attention_fwd_sm90(const AttentionFwd&, const Launch&);
 void attention_bwd_sm90(const AttentionBwd&, const Launch&);
 void attention_decode_sm90(const AttentionFwd&, const Launch&);
+void attention_decode_mma(const AttentionFwd&, const Launch&);
 
 }  // namespace weft::kernels

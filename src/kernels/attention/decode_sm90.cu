@@ -1,17 +1,13 @@
 // Few queries against many keys. The rows of a key head (its query heads times the document's queries) go through the keys together, so
 // a key is read once; a group of lanes holds one key's row, eight elements a lane. Long documents are cut in splits whose results
 // (maximum, sum, weighted values) a second kernel merges in order. Bound: memory, the keys and values once.
-#include "kernels/attention/documents.cuh"
+#include "kernels/attention/decode.cuh"
 
 namespace weft::kernels {
 namespace {
 
-constexpr int kThreads = 128, kWarps = 4, kMostQueries = 8, kMostSplits = 64;
+constexpr int kThreads = kDecodeThreads, kWarps = kThreads / 32, kMostSplits = 64;
 constexpr int kWantedBlocks = 4 * 132, kLeastKeys = 128;  // of a split
-
-struct Parts {      // null while there is one split
-  float *max, *sum, *o;  // [tokens, heads, splits], the same, [tokens, heads, splits, dim_v]
-};
 
 template <class T, int kLanes, int kRows>
 __global__ void __launch_bounds__(kThreads) decode(AttentionFwd a, int splits, Parts parts) {
@@ -46,30 +42,31 @@ __global__ void __launch_bounds__(kThreads) decode(AttentionFwd a, int splits, P
   const T* k_base = static_cast<const T*>(a.k) + key0 * s.k_stride + static_cast<int64_t>(group) * s.dim + col;
   const T* v_base = static_cast<const T*>(a.v) + key0 * s.v_stride + static_cast<int64_t>(group) * s.dim_v + col;
   for (int j0 = begin; j0 < end; j0 += kSlots * kUnroll) {
-    float k[kUnroll][8], v[kUnroll][8];
+    dev::Vec8<T> keys_of[kUnroll], values_of[kUnroll];  // as they lie in memory: all loads before the first use
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const int j = j0 + u * kSlots + slot;
-#pragma unroll
-      for (int c = 0; c < 8; ++c) k[u][c] = 0, v[u][c] = 0;
-      if (j < end && has_k) dev::load8(k_base + j * s.k_stride, k[u]);
-      if (j < end && has_v) dev::load8(v_base + j * s.v_stride, v[u]);
+      keys_of[u] = {}, values_of[u] = {};
+      if (j < end && has_k) keys_of[u] = dev::load8(k_base + j * s.k_stride);
+      if (j < end && has_v) values_of[u] = dev::load8(v_base + j * s.v_stride);
     }
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const int j = j0 + u * kSlots + slot;
+      float k[8], v[8];
+      dev::unpack(keys_of[u], k), dev::unpack(values_of[u], v);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         float x = 0;
 #pragma unroll
-        for (int c = 0; c < 8; ++c) x += q[r][c] * k[u][c];
+        for (int c = 0; c < 8; ++c) x += q[r][c] * k[c];
         x = warp_sum<kLanes>(x);
         x = j < end && j >= see[r].begin && j < see[r].end ? x * s.scale : -INFINITY;
         const float top = fmaxf(max[r], x), base = top == -INFINITY ? 0.0f : top;
         const float before = dev::exponential<T>(max[r] - base), p = dev::exponential<T>(x - base);
         sum[r] = sum[r] * before + p, max[r] = top;
 #pragma unroll
-        for (int c = 0; c < 8; ++c) o[r][c] = o[r][c] * before + p * v[u][c];
+        for (int c = 0; c < 8; ++c) o[r][c] = o[r][c] * before + p * v[c];
       }
     }
   }
@@ -80,44 +77,7 @@ __global__ void __launch_bounds__(kThreads) decode(AttentionFwd a, int splits, P
     for (int c = 0; c < 8; ++c) slot_o[(slot * kRows + r) * kWidth + col + c] = o[r][c];
   }
   __syncthreads();
-  for (int r = 0; r < rows; ++r) {
-    const int head = group * per_group + (row0 + r) % per_group;
-    const int64_t row = (int64_t{first} + (row0 + r) / per_group) * s.heads + head;
-    float top = -INFINITY, total = 0;
-    for (int i = 0; i < kSlots; ++i) top = fmaxf(top, slot_max[i * kRows + r]);
-    const float base = top == -INFINITY ? 0.0f : top;
-    for (int i = 0; i < kSlots; ++i) total += slot_sum[i * kRows + r] * expf(slot_max[i * kRows + r] - base);
-    float factor = 1;
-    if (parts.max == nullptr && a.sinks != nullptr) factor = add_sink(a.sinks[head], &top, &total);
-    const float scale = parts.max != nullptr ? 1.0f : total == 0 ? 0.0f : factor / total;
-    for (int c = static_cast<int>(threadIdx.x); c < s.dim_v; c += kThreads) {
-      float x = 0;
-      for (int i = 0; i < kSlots; ++i) x += slot_o[(i * kRows + r) * kWidth + c] * expf(slot_max[i * kRows + r] - base);
-      if (parts.max != nullptr) parts.o[(row * splits + split) * s.dim_v + c] = x;
-      else static_cast<T*>(a.o)[row * s.dim_v + c] = dev::from_f32<T>(x * scale);
-    }
-    if (threadIdx.x != 0) continue;
-    if (parts.max != nullptr) parts.max[row * splits + split] = top, parts.sum[row * splits + split] = total;
-    else a.lse[row] = total == 0 ? -INFINITY : top + logf(total);
-  }
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads) merge(AttentionFwd a, int splits, Parts parts) {  // a warp a row
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + warp_id();
-  if (row >= a.s.tokens * a.s.heads) return;
-  float top = -INFINITY, total = 0;
-  for (int i = 0; i < splits; ++i) top = fmaxf(top, parts.max[row * splits + i]);
-  const float base = top == -INFINITY ? 0.0f : top;
-  for (int i = 0; i < splits; ++i) total += parts.sum[row * splits + i] * expf(parts.max[row * splits + i] - base);
-  const float factor = a.sinks == nullptr ? 1.0f : add_sink(a.sinks[row % a.s.heads], &top, &total);
-  const float scale = total == 0 ? 0.0f : factor / total;
-  for (int c = lane_id(); c < a.s.dim_v; c += 32) {
-    float x = 0;
-    for (int i = 0; i < splits; ++i) x += parts.o[(row * splits + i) * a.s.dim_v + c] * expf(parts.max[row * splits + i] - base);
-    static_cast<T*>(a.o)[row * a.s.dim_v + c] = dev::from_f32<T>(x * scale);
-  }
-  if (lane_id() == 0) a.lse[row] = total == 0 ? -INFINITY : top + logf(total);
+  finish_rows<T, kSlots, kRows, kWidth>(a, {first, group, row0, rows, splits, split}, slot_max, slot_sum, slot_o, parts);
 }
 
 struct Plan {
@@ -135,7 +95,7 @@ struct Plan {
 
 Support supports_attention_decode_sm90(const AttentionFwd& a, const Device& d) {
   const AttentionShape& s = a.s;
-  if (s.max_q > kMostQueries) return {"more than 8 queries a document"};
+  if (s.max_q > kDecodeMostQueries) return {"more than 8 queries a document"};
   if (s.dim % 8 != 0 || s.dim_v % 8 != 0 || s.dim > kAttentionMostDim || s.dim_v > kAttentionMostDim) return {"dims are not multiples of 8 up to 256"};
   if (s.q_stride % 8 != 0 || s.k_stride % 8 != 0 || s.v_stride % 8 != 0 || !is_aligned(a.q, 16) || !is_aligned(a.k, 16) || !is_aligned(a.v, 16))
     return {"q, k or v is not aligned to 16 bytes"};
@@ -146,16 +106,13 @@ Support supports_attention_decode_sm90(const AttentionFwd& a, const Device& d) {
 }
 
 size_t workspace_attention_decode_sm90(const AttentionFwd& a) {
-  const int splits = Plan(a.s).splits;
-  return splits == 1 ? 0 : static_cast<size_t>(a.s.tokens) * static_cast<size_t>(a.s.heads) * static_cast<size_t>(splits) * static_cast<size_t>(2 + a.s.dim_v) * sizeof(float);
+  return decode_workspace(a.s, Plan(a.s).splits);
 }
 
 void attention_decode_sm90(const AttentionFwd& a, const Launch& launch) {
   const AttentionShape& s = a.s;
   const Plan plan(s);
-  const int64_t rows = s.tokens * s.heads, cells = rows * plan.splits;
-  float* w = static_cast<float*>(launch.workspace);
-  const Parts parts = plan.splits == 1 ? Parts{nullptr, nullptr, nullptr} : Parts{w, w + cells, w + 2 * cells};
+  const Parts parts = decode_parts(s, plan.splits, launch.workspace);
   const int most = s.dim > s.dim_v ? s.dim : s.dim_v, lanes = most <= 64 ? 8 : most <= 128 ? 16 : 32;
   with_float_type(s.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
@@ -168,7 +125,7 @@ void attention_decode_sm90(const AttentionFwd& a, const Launch& launch) {
     if (lanes == 8) with_rows(decode<T, 8, 1>, decode<T, 8, 4>, decode<T, 8, 8>);
     else if (lanes == 16) with_rows(decode<T, 16, 1>, decode<T, 16, 4>, decode<T, 16, 8>);
     else with_rows(decode<T, 32, 1>, decode<T, 32, 4>, decode<T, 32, 8>);
-    if (plan.splits > 1) launch_grid(merge<T>, dim3(static_cast<unsigned>(ceil_div(rows, kWarps))), dim3(kThreads), 0, launch.stream, a, plan.splits, parts);
+    merge_splits<T>(a, plan.splits, parts, launch);
   });
 }
 
