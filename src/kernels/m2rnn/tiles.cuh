@@ -23,7 +23,18 @@ __device__ __forceinline__ void mma_bf16_k8(float (&c)[4], uint32_t a0, uint32_t
 // rows 2 r and 2 r + 1, so that the sums of one product are the A operand of the next as they lie.
 struct RoundedB {
   uint32_t w[2][2][2];
-  __device__ __forceinline__ RoundedB(const float* W, bool transposed, int pitch = kV) {
+  __device__ __forceinline__ explicit RoundedB(const uint4 (&lanes)[2][32]) {  // a lane's words as store() left them
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      const uint4 x = lanes[n][lane_id()];
+      w[n][0][0] = x.x, w[n][0][1] = x.y, w[n][1][0] = x.z, w[n][1][1] = x.w;
+    }
+  }
+  __device__ __forceinline__ void store(uint4 (&lanes)[2][32]) const {
+#pragma unroll
+    for (int n = 0; n < 2; ++n) lanes[n][lane_id()] = {w[n][0][0], w[n][0][1], w[n][1][0], w[n][1][1]};
+  }
+  __device__ __forceinline__ RoundedB(const float* W, bool transposed) {
     const int q = lane_id() >> 2, r = lane_id() & 3;
 #pragma unroll
     for (int n = 0; n < 2; ++n)
@@ -32,7 +43,7 @@ struct RoundedB {
 #pragma unroll
         for (int b = 0; b < 2; ++b) {
           const int row = k * 8 + r * 2 + b, col = n * 8 + q;
-          w[n][k][b] = __float_as_uint(transposed ? W[col * pitch + row] : W[row * pitch + col]) + 0x1000;  // rounded: the last 13 bits are dropped
+          w[n][k][b] = __float_as_uint(transposed ? W[col * kV + row] : W[row * kV + col]) + 0x1000;  // rounded: the last 13 bits are dropped
         }
   }
 };
@@ -43,33 +54,37 @@ __device__ __forceinline__ void add_product(float (&c)[2][4], const float (&a)[2
     for (int n = 0; n < 2; ++n) mma_tf32(c[n], a[k][0], a[k][2], a[k][1], a[k][3], b.w[n][k][0], b.w[n][k][1]);
 }
 
-// Inputs of some steps in shared memory, units of 8 columns swizzled so that ldmatrix meets no bank twice.
-template <int kCount, bool kBackward>
+// Inputs of some steps in shared memory, eight steps together; units of 8 columns swizzled so that ldmatrix meets no bank twice.
+template <int kCount, bool kQueries>
 struct Rows {
-  bf16 q[kCount * kK], k[kCount * kK], v[kCount * kV], dy[kBackward ? kCount * kV : 8];
+  struct Eight {
+    bf16 q[kQueries ? 8 * kK : 8], k[8 * kK], v[8 * kV];
+  };
+  static constexpr int kStride = sizeof(Eight);  // bytes
+  Eight eight[kCount / 8];
   float f[kCount];
 };
 template <int kWidth>
-__device__ __forceinline__ int place(int row, int col) {
+__device__ __forceinline__ int place(int row, int col) {  // row of eight
   if constexpr (kWidth == kK) return row * kK + (((col >> 3) ^ row) & 7) * 8 + (col & 7);
   return row * kV + (((col >> 3) ^ (row >> 2)) & 1) * 8 + (col & 7);
 }
 // The first `valid` rows; behind them zeros, and f = 1, which leaves h as it is. The caller waits.
-template <int kCount, bool kBackward, class Args>
-__device__ __forceinline__ void load_rows(Rows<kCount, kBackward>& to, const Args& a, const void* dy, int64_t first, int valid, int head) {
+template <int kCount, bool kQueries, class Args>
+__device__ __forceinline__ void load_rows(Rows<kCount, kQueries>& to, const Args& a, int64_t first, int valid, int head) {
   const int t = threadIdx.x;
 #pragma unroll
   for (int i = 0; i < kCount * 8 / kThreads; ++i) {
     const int u = i * kThreads + t, row = u >> 3, col = (u & 7) * 8;
     const bool ok = row < valid;
-    cp_async16(to.q + place<kK>(row, col), static_cast<const bf16*>(a.q) + (ok ? (first + row) * a.q_stride + col : 0), ok);
-    cp_async16(to.k + place<kK>(row, col), static_cast<const bf16*>(a.k) + (ok ? (first + row) * a.k_stride + col : 0), ok);
+    auto& eight = to.eight[row >> 3];
+    if constexpr (kQueries) cp_async16(eight.q + place<kK>(row & 7, col), static_cast<const bf16*>(a.q) + (ok ? (first + row) * a.q_stride + col : 0), ok);
+    cp_async16(eight.k + place<kK>(row & 7, col), static_cast<const bf16*>(a.k) + (ok ? (first + row) * a.k_stride + col : 0), ok);
   }
   if (t < kCount * 2) {
     const int row = t >> 1, col = (t & 1) * 8;
     const bool ok = row < valid;
-    cp_async16(to.v + place<kV>(row, col), static_cast<const bf16*>(a.v) + (ok ? (first + row) * a.v_stride + head * kV + col : 0), ok);
-    if constexpr (kBackward) cp_async16(to.dy + place<kV>(row, col), static_cast<const bf16*>(dy) + (ok ? ((first + row) * a.heads + head) * kV + col : 0), ok);
+    cp_async16(to.eight[row >> 3].v + place<kV>(row & 7, col), static_cast<const bf16*>(a.v) + (ok ? (first + row) * a.v_stride + head * kV + col : 0), ok);
   }
   if (t < valid) cp_async4(to.f + t, a.f + (first + t) * a.heads + head, true);
   else if (t < kCount) to.f[t] = 1.f;
@@ -77,23 +92,27 @@ __device__ __forceinline__ void load_rows(Rows<kCount, kBackward>& to, const Arg
 }
 
 // Where a lane reads eight steps: 16 columns of rows of q or k (from column `warp` * 16) in words 0 and 1, and of rows of v or dy in words 2
-// and 3. The next eight are slot_stride() bytes on.
+// and 3.
 __device__ __forceinline__ SmemAddress slot_address(const bf16* wide, const bf16* narrow, int warp) {
   const int l = lane_id(), row = l & 7, col = (l >> 3 & 1) * 8;
   return smem_address(l < 16 ? wide + place<kK>(row, warp * 16 + col) : narrow + place<kV>(row, col));
 }
-__device__ __forceinline__ int slot_stride() { return lane_id() < 16 ? kK * 16 : kV * 16; }
 // Slots: the steps are k, the first operand's rows or the second's columns those of the rows.
 __device__ __forceinline__ void load_slots(uint32_t (&to)[4], SmemAddress at) { ldmatrix_x4_trans(to, at); }
 // Columns: as the second operand, the steps are its columns and the columns of the rows k.
 __device__ __forceinline__ void load_columns(uint32_t (&to)[4], SmemAddress at) { ldmatrix_x4(to, at); }
-// Of a word of load_slots, the bits of step s of eight.
-__device__ __forceinline__ uint32_t slot_mask(int s) { return (lane_id() & 3) != s / 2 ? 0u : s & 1 ? 0xffff0000u : 0xffffu; }
-
-// Step s of eight out of a product whose columns are the steps: of slots 2 r and 2 r + 1, rows q and q + 8.
-__device__ __forceinline__ void keep_slot(float (&to)[4], const float (&all)[4], int s) {
-  if ((lane_id() & 3) == s / 2) to[s & 1] = all[s & 1], to[2 + (s & 1)] = all[2 + (s & 1)];
-}
+// Of two steps of eight, 2 `pair` and the next: all ones in the lanes whose words and sums stand for them.
+struct Pair {
+  uint32_t mine;
+  __device__ __forceinline__ explicit Pair(int pair) : mine((lane_id() & 3) == pair ? 0xffffffffu : 0u) {}
+  // Of a word of load_slots, the first or second of the steps.
+  __device__ __forceinline__ uint32_t only(uint32_t word, int second) const { return word & mine & (second ? 0xffff0000u : 0xffffu); }
+  // That step out of a product whose columns are the steps, rows q and q + 8, into what began as zeros.
+  __device__ __forceinline__ void keep(float (&to)[4], const float (&all)[4], int second) const {
+#pragma unroll
+    for (int e = second; e < 4; e += 2) to[e] = __uint_as_float(__float_as_uint(to[e]) | (__float_as_uint(all[e]) & mine));
+  }
+};
 
 // h, c or a gradient in bf16: the words of the first operand.
 __device__ __forceinline__ void pack(uint32_t (&to)[4], const float (&v)[2][4]) {
@@ -101,15 +120,15 @@ __device__ __forceinline__ void pack(uint32_t (&to)[4], const float (&v)[2][4]) 
   for (int i = 0; i < 4; ++i) to[i] = pack_bf16(v[i >> 1][(i & 1) * 2], v[i >> 1][(i & 1) * 2 + 1]);
 }
 
-// One step, s of the eight in `slots` of k and v: c = tanh(h W + k v^T), h = f h + (1 - f) c.
-__device__ __forceinline__ void step(float (&h)[2][4], float (&c)[2][4], const RoundedB& W, const uint32_t (&slots)[4], int s, float f) {
+// One step of the eight in `slots` of k and v: c = tanh(h W + k v^T), h = f h + (1 - f) c.
+__device__ __forceinline__ void step(float (&h)[2][4], float (&c)[2][4], const RoundedB& W, const uint32_t (&slots)[4], const Pair& pair, int second, float f) {
   const float rest = 1 - f;
-  const uint32_t only = slot_mask(s);
+  const uint32_t k[2] = {pair.only(slots[0], second), pair.only(slots[1], second)};
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) c[n][e] = 0;
-    mma_bf16_k8(c[n], slots[0] & only, slots[1] & only, slots[2 + n]);
+    mma_bf16_k8(c[n], k[0], k[1], slots[2 + n]);
   }
   add_product(c, h, W);
 #pragma unroll
@@ -142,6 +161,7 @@ const char* refusal(const Args& a, const Device& device) {
   if (device.kind != Device::kCuda || device.sm / 10 != 9) return "needs a GPU of compute capability 9.x";
   if (a.dtype != DType::kBf16) return "dtype is not bf16";
   if (a.key_dim != kK || a.value_dim != kV) return "built for key_dim 64, value_dim 16";
+  if (a.q_stride >= 1 << 27) return "q has a token stride of 2^27 elements or more";
   if (a.q_stride % 8 != 0 || a.k_stride % 8 != 0 || a.v_stride % 8 != 0) return "a token stride is not a multiple of 8 elements";
   auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
   if (!aligned(a.q) || !aligned(a.k) || !aligned(a.v)) return "q, k or v is not 16-byte aligned";
