@@ -1,14 +1,31 @@
 // As the forward, with the gradient of the pre-activation in a second window: dx[s] is written once the last of the width tokens
-// that saw x[s] is known. Sums over tokens are kept a strip, then added up in order.
+// that saw x[s] is known. Each thread asks for its own channels kAhead groups of tokens ahead (cp.async) and reads back only those: the ring
+// needs no barrier, and registers keep the windows. Sums over tokens are kept a strip, then added up in order.
 #include "kernels/conv1d/conv1d.h"
 
 #include "kernels/common/column_sum.cuh"
+#include "kernels/common/mma.cuh"
 #include "kernels/conv1d/strip.cuh"
 
 namespace weft::kernels {
 namespace {
 
 using namespace conv1d;
+
+constexpr int kAhead = 3;
+template <class T>
+struct Slot {  // a group of tokens
+  Raw4<T> x[kGroup][128], dy[kGroup][128];
+};
+#if defined(WEFT_EMULATE)
+using emulate::cp_async8;
+#else
+__device__ __forceinline__ void cp_async8(void* smem, const void* global, bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;\n" ::"r"(smem_address(smem)), "l"(global), "r"(valid ? 8 : 0) : "memory");
+}
+#endif
+__device__ __forceinline__ void ask4(Raw4<bf16>* to, const bf16* from) { cp_async8(to, from, true); }
+__device__ __forceinline__ void ask4(Raw4<float>* to, const float* from) { cp_async16(to, from, true); }
 
 // kSilu: a branch at each element would keep their chains of exponential and reciprocal from overlapping.
 template <class T, int W, bool kSilu>
@@ -41,21 +58,27 @@ __global__ void __launch_bounds__(128, 4) conv1d_bwd(Conv1dBwd a, int64_t strip,
       for (int j = 0; j < W; ++j) dw[j][i] += d * in[k + j][i];
     }
   };
-  Raw4<T> ahead_x[kGroup], ahead_dy[kGroup];
-  auto read_ahead = [&](int64_t t) {
-    if (!full || t + kGroup > last) return;
+  WEFT_DYNAMIC_SMEM(conv1d_ring);
+  Slot<T>* ring = reinterpret_cast<Slot<T>*>(conv1d_ring);
+  const int me = threadIdx.x;
+  auto ask = [&](int64_t t, int stage) {
+    if (full && t + kGroup <= last)
 #pragma unroll
-    for (int k = 0; k < kGroup; ++k)
-      ahead_x[k] = read4(x + (t + k) * a.x_stride + c), ahead_dy[k] = read4(dy + (t + k) * a.dy_stride + c);
+      for (int k = 0; k < kGroup; ++k) ask4(&ring[stage].x[k][me], x + (t + k) * a.x_stride + c), ask4(&ring[stage].dy[k][me], dy + (t + k) * a.dy_stride + c);
+    cp_async_commit();
   };
-  read_ahead(first);
+#pragma unroll
+  for (int k = 0; k < kAhead; ++k) ask(first + k * kGroup, k);
+  int stage = -1;
   for (int64_t t = first; t < last + W - 1; t += kGroup) {
+    cp_async_wait<kAhead - 1>();
+    stage = stage + 1 == kAhead ? 0 : stage + 1;
     // A group whose tokens, and those it completes, all lie inside one document and this strip.
     if (full && t + kGroup <= last && t + kGroup <= span.end && t - (W - 1) >= (first > span.begin ? first : span.begin)) {
       out = span;
 #pragma unroll
-      for (int k = 0; k < kGroup; ++k) unpack4(ahead_x[k], in[W - 1 + k]), unpack4(ahead_dy[k], da[W - 1 + k]);
-      read_ahead(t + kGroup);
+      for (int k = 0; k < kGroup; ++k) unpack4(ring[stage].x[k][me], in[W - 1 + k]), unpack4(ring[stage].dy[k][me], da[W - 1 + k]);
+      ask(t + kAhead * kGroup, stage);
 #pragma unroll
       for (int k = 0; k < kGroup; ++k) {
         gradient(k, true);
@@ -72,7 +95,7 @@ __global__ void __launch_bounds__(128, 4) conv1d_bwd(Conv1dBwd a, int64_t strip,
         for (int i = 0; i < 4; ++i) in[j][i] = in[j + kGroup][i], da[j][i] = da[j + kGroup][i];
       continue;
     }
-    read_ahead(t + kGroup);
+    ask(t + kAhead * kGroup, stage);
 #pragma unroll 1
     for (int64_t at = t; at < t + kGroup && at < last + W - 1; ++at) {
       const int64_t s = at - (W - 1);
@@ -108,6 +131,7 @@ __global__ void __launch_bounds__(128, 4) conv1d_bwd(Conv1dBwd a, int64_t strip,
       shift<W>(da);
     }
   }
+  cp_async_wait<0>();
   float* part = parts + static_cast<int64_t>(blockIdx.x) * a.channels * (W + 1);  // [channels, W], then [channels]
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -175,7 +199,7 @@ void conv1d_bwd_sm90(const Conv1dBwd& a, const Launch& launch) {
       if (a.tokens > 0)
         launch_grid(a.silu ? conv1d_bwd<T, W, true> : conv1d_bwd<T, W, false>,
                     dim3(static_cast<unsigned>(strips), static_cast<unsigned>(ceil_div(a.channels, kChannels * 128))), dim3(128),
-                    0, launch.stream, a, strip, parts, aligned);
+                    kAhead * sizeof(Slot<T>), launch.stream, a, strip, parts, aligned);
       if (a.dinitial_state != nullptr)
         launch_grid(initial_states_bwd<T, W>,
                     dim3(static_cast<unsigned>(ceil_div(static_cast<int64_t>(a.documents) * a.channels, 256))), dim3(256), 0,
