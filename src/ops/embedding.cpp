@@ -71,9 +71,17 @@ struct EmbeddingNode final : Node {
 
 }  // namespace
 
+void check_embedding_table(const at::Tensor& w) { check_shape(w.dim() == 2 && w.is_contiguous(), "embedding", "table", describe(w), "[V, D] contiguous"); }
+
+at::Tensor embedding_gradient(const at::Tensor& y, const at::Tensor& tokens, Weight& w, const Policy& policy) {
+  auto node = make_node<EmbeddingNode>(policy, {}, w.wants_grad());
+  if (node) node->tokens = tokens, node->w = &w;
+  return attach(node, y);
+}
+
 at::Tensor embedding(const at::Tensor& tokens, Weight& w, const Policy& policy, VocabCut cut) {
   check_shape(tokens.scalar_type() == at::kLong && tokens.is_contiguous(), "embedding", "tokens", describe(tokens), "contiguous i64");
-  check_shape(w.value.dim() == 2 && w.value.is_contiguous(), "embedding", "table", describe(w.value), "[V, D] contiguous");
+  check_embedding_table(w.value);
   const int64_t total = cut.total == 0 ? w.value.size(0) : cut.total;
   if (tokens.is_cpu() && tokens.numel() > 0) {
     const auto [low, high] = tokens.aminmax();

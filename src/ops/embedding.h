@@ -13,6 +13,9 @@ struct VocabCut {  // a table cut over ranks holds the rows [begin, begin + V) o
 
 // tokens int64 of any shape, w [V, D]. Returns [shape of tokens, D] in w's dtype. On the CPU ids outside [0, total) are a ShapeError.
 at::Tensor embedding(const at::Tensor& tokens, Weight& w, const Policy&, VocabCut = {});
+// y, rows of w that another kernel gathered by `tokens` [n] ([n D] in all), with the gradient of `embedding`.
+at::Tensor embedding_gradient(const at::Tensor& y, const at::Tensor& tokens, Weight& w, const Policy&);
+void check_embedding_table(const at::Tensor& w);  // ShapeError unless [V, D] contiguous
 
 namespace reference {
 at::Tensor embedding(const at::Tensor& tokens, const at::Tensor& w, int64_t begin);

@@ -22,6 +22,7 @@ struct NgramFwd {
   int64_t tokens;
   int32_t num_documents, tables, max_order, dim;
   DType dtype;
+  int64_t table_rows;  // of the table: a row beyond gives zeros
 };
 
 Support supports_ngram_fwd_sm90(const NgramFwd&, const Device&);

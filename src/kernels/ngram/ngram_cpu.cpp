@@ -20,9 +20,12 @@ void ngram_fwd_cpu(const NgramFwd& a, const Launch& launch) {
           if (i - j >= first) hash ^= static_cast<uint64_t>(a.multipliers[t * a.max_order + j]) * static_cast<uint64_t>(a.ids[i - j]);
         const int64_t row = a.offsets[t] + static_cast<int64_t>(hash % static_cast<uint64_t>(a.primes[t]));
         if (a.rows != nullptr) a.rows[i * a.tables + t] = row;
-        if (a.e != nullptr)
-          std::memcpy(static_cast<char*>(a.e) + static_cast<size_t>(i * a.tables + t) * row_bytes,
-                      static_cast<const char*>(a.table) + static_cast<size_t>(row) * row_bytes, row_bytes);
+        if (a.e == nullptr) continue;
+        char* to = static_cast<char*>(a.e) + static_cast<size_t>(i * a.tables + t) * row_bytes;
+        if (row < a.table_rows)
+          std::memcpy(to, static_cast<const char*>(a.table) + static_cast<size_t>(row) * row_bytes, row_bytes);
+        else
+          std::memset(to, 0, row_bytes);
       }
     }
   });
