@@ -9,7 +9,7 @@ namespace {
 constexpr int kLanes = 16, kVec = 4, kSpan = kLanes * kVec;  // a slot is 64 channels of a head
 constexpr int kThreads = 256, kHeads = kThreads / kLanes;    // heads that a block has at once
 constexpr int kMaxSlots = 8;                                 // head_dim up to 256
-constexpr int kPartBlocks = 528;  // blocks of a backward with norms: each leaves one row of sums
+constexpr int kMostParts = 528;  // blocks of a backward with norms: each leaves one row of sums
 
 // Four neighbours as they lie in memory: unpacked when all loads are asked for.
 template <class T>
@@ -116,6 +116,13 @@ struct Row {
 };
 template <int N>
 constexpr int rows_at_once() { return N <= 2 ? 2 : 1; }
+// Positions of the rows that a thread takes in a round: asked for a round ahead, for the angles wait for them.
+template <int R, class Args>
+__device__ __forceinline__ void read_positions(const Args& a, uint32_t first, uint32_t rows, const FastDiv& all, int32_t (&position)[R]) {
+#pragma unroll
+  for (int k = 0; k < R; ++k)
+    if (a.cos != nullptr) position[k] = a.positions[Row(a, first + k * kHeads + threadIdx.x / kLanes, rows, all).token];
+}
 
 // Every lane of a warp walks the same number of rows, so that shuffles are whole.
 template <class T, int N>
@@ -157,27 +164,28 @@ __global__ void __launch_bounds__(kThreads) fwd_kernel(const QkvFwd a, FastDiv a
 }
 
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads) bwd_kernel(const QkvBwd a, FastDiv all, uint32_t rows, float* parts) {
+__global__ void __launch_bounds__(kThreads, N == 2 && sizeof(T) == 2 ? 3 : 1) bwd_kernel(const QkvBwd a, FastDiv all, uint32_t rows, float* parts) {
   constexpr int R = rows_at_once<N>();
   const int d = a.head_dim;
   const Slots at{a.rotated / 2, a.rotated, d, static_cast<int>(threadIdx.x % kLanes)};
   float4 dw[2][N] = {};
+  int32_t position[R] = {};
+  read_positions(a, blockIdx.x * (kHeads * R), rows, all, position);
   for (uint32_t first = blockIdx.x * (kHeads * R); first < rows; first += gridDim.x * (kHeads * R)) {
     Raw4<T> raw_g[R][N], raw_x[R][N];
     Angles<N> angles[R];
-    int32_t position[R];
 #pragma unroll
     for (int k = 0; k < R; ++k) {
       const Row row(a, first + k * kHeads + threadIdx.x / kLanes, rows, all);
       load_head(row.query ? static_cast<const T*>(a.dq) + (row.token * a.heads + row.head) * d
                           : static_cast<const T*>(row.value ? a.dv : a.dk) + (row.token * a.kv_heads + row.kv) * d,
                 at, raw_g[k]);
-      position[k] = a.cos != nullptr ? a.positions[row.token] : 0;
       if (a.q_norm != nullptr) load_head(static_cast<const T*>(a.qkv) + static_cast<int64_t>(row.index) * d, at, raw_x[k]);
     }
 #pragma unroll
     for (int k = 0; k < R; ++k)
       if (a.cos != nullptr) angles[k].read(at, a.cos + static_cast<int64_t>(position[k]) * at.half, a.sin + static_cast<int64_t>(position[k]) * at.half);
+    read_positions(a, first + gridDim.x * (kHeads * R), rows, all, position);
 #pragma unroll
     for (int k = 0; k < R; ++k) {
       const Row row(a, first + k * kHeads + threadIdx.x / kLanes, rows, all);
@@ -219,18 +227,19 @@ __global__ void __launch_bounds__(kThreads) bwd_kernel(const QkvBwd a, FastDiv a
   }
 }
 
-// 32 columns a block; each of its 8 warps sums every eighth row, then the eight sums are added in order.
-__global__ void __launch_bounds__(256) norm_grads_kernel(const float* parts, int rows, int d, float* d_q_norm, float* d_k_norm) {
-  __shared__ float sums[8][32];
+// 32 columns a block; each of its warps sums every kGradWarps-th row, then those sums are added in order.
+constexpr int kGradWarps = 32;
+__global__ void __launch_bounds__(32 * kGradWarps) norm_grads_kernel(const float* parts, int rows, int d, float* d_q_norm, float* d_k_norm) {
+  __shared__ float sums[kGradWarps][32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
   float total = 0;
   if (column < 2 * d)
 #pragma unroll 8
-    for (int r = warp; r < rows; r += 8) total += parts[static_cast<int64_t>(r) * 2 * d + column];
+    for (int r = warp; r < rows; r += kGradWarps) total += parts[static_cast<int64_t>(r) * 2 * d + column];
   sums[warp][lane] = total;
   __syncthreads();
   if (warp != 0 || column >= 2 * d) return;
-  for (int w = 1; w < 8; ++w) total += sums[w][lane];
+  for (int w = 1; w < kGradWarps; ++w) total += sums[w][lane];
   float* out = column < d ? d_q_norm : d_k_norm;
   if (out != nullptr) out[column < d ? column : column - d] += total;
 }
@@ -264,8 +273,13 @@ void with_slots(const Args& a, F&& f) {
 Support supports_qkv_fwd_sm90(const QkvFwd& a, const Device& device) { return supports(a, device); }
 Support supports_qkv_bwd_sm90(const QkvBwd& a, const Device& device) { return supports(a, device); }
 
+namespace {
+// A function of the shape alone, for one order of sums: of bf16 heads of two slots a processor holds three blocks.
+int64_t parts_of(const QkvBwd& a) { return a.dtype == DType::kBf16 && a.head_dim <= 2 * kSpan && (a.rotated == 0 || a.rotated == a.head_dim) ? 396 : kMostParts; }
+}  // namespace
+
 size_t workspace_qkv_bwd_sm90(const QkvBwd& a) {
-  return a.q_norm == nullptr ? 0 : static_cast<size_t>(kPartBlocks) * 2 * static_cast<size_t>(a.head_dim) * sizeof(float);
+  return a.q_norm == nullptr ? 0 : static_cast<size_t>(kMostParts) * 2 * static_cast<size_t>(a.head_dim) * sizeof(float);
 }
 
 void qkv_fwd_sm90(const QkvFwd& a, const Launch& launch) {
@@ -288,7 +302,7 @@ void qkv_bwd_sm90(const QkvBwd& a, const Launch& launch) {
   float* parts = norms ? static_cast<float*>(launch.workspace) : nullptr;
   const int all = a.heads + 2 * a.kv_heads;
   const int64_t rows = a.tokens * all, wanted = ceil_div(rows, kHeads);
-  const auto blocks = static_cast<unsigned>(norms && wanted > kPartBlocks ? kPartBlocks : wanted);
+  const auto blocks = static_cast<unsigned>(norms && wanted > parts_of(a) ? parts_of(a) : wanted);
   with_float_type(a.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     with_slots(a, [&](auto n) {
@@ -298,7 +312,7 @@ void qkv_bwd_sm90(const QkvBwd& a, const Launch& launch) {
   });
   check_launch("qkv_bwd_sm90");
   if (!norms) return;
-  norm_grads_kernel<<<static_cast<unsigned>(ceil_div(2 * a.head_dim, 32)), 256, 0, launch.stream>>>(parts, static_cast<int>(blocks), a.head_dim, a.d_q_norm, a.d_k_norm);
+  norm_grads_kernel<<<static_cast<unsigned>(ceil_div(2 * a.head_dim, 32)), 32 * kGradWarps, 0, launch.stream>>>(parts, static_cast<int>(blocks), a.head_dim, a.d_q_norm, a.d_k_norm);
   check_launch("qkv_bwd_sm90: norm gradients");
 }
 
