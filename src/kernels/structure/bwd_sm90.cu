@@ -1,103 +1,16 @@
-// Forward: vectors of eight columns, a thread four of them, the table in shared memory (a large one in cache). Backward: sums of dy by class
-// are a product, one-hot rows of ids times dy, on tensor cores: 16 classes of a stream are a tile, 64 columns and two tiles a block's. Products
-// are exact (dy in fp32 is three bf16), sums fp32. More than kMostTiles of them: a block adds up a strip of tokens into a table of its own in
-// shared memory, a thread a column. Sums of strips are added up in order.
-#include "kernels/structure/structure.h"
-
-#include "kernels/common/flat.cuh"
+// Sums of dy by class are a product, one-hot rows of ids times dy, on tensor cores: 16 classes of a stream are a tile, 64 columns and two tiles a
+// block's. Products are exact (dy in fp32 is three bf16), sums fp32. More than kMostTiles of them, or no alignment: a block adds up a strip of
+// tokens into a table of its own in shared memory, a thread a column. Sums of strips are added up in order.
 #include "kernels/common/mma.cuh"
+#include "kernels/structure/streams.cuh"
 
 namespace weft::kernels {
 namespace {
 
 using namespace dev;
+using namespace structure;
 
 constexpr int kColumns = 64;  // of a block of the backward
-
-// Row of the table for stream c at token t, or -1.
-__device__ __forceinline__ int32_t row_of(const StructureStreams& s, int c, int32_t offset, int64_t t) {
-  if (s.ids[c] == nullptr) return -1;
-  const int32_t id = s.ids[c][t];
-  return id < 0 || s.classes[c] == 0 ? -1 : offset + (id < s.classes[c] ? id : s.classes[c] - 1);
-}
-
-template <class T>
-__global__ void __launch_bounds__(kFlatThreads)
-    structure_fwd(StructureFwd a, int64_t first, FastDiv vecs, uint32_t total, bool aligned) {
-  const uint32_t i = blockIdx.x * kFlatThreads + threadIdx.x;
-  if (i >= total) return;
-  const uint32_t local = vecs.div(i);
-  const int64_t t = first + local;
-  const int col = static_cast<int>(i - local * vecs.d) * 8, count = a.dim - col < 8 ? a.dim - col : 8;
-  const bool full = aligned && count == 8;
-  float sum[8] = {};
-  int32_t offset = 0;
-  for (int c = 0; c < a.streams.num; ++c) {
-    const int32_t row = row_of(a.streams, c, offset, t);
-    offset += a.streams.classes[c];
-    if (row < 0) continue;
-    float f[8];
-    load_some(static_cast<const T*>(a.table) + static_cast<int64_t>(row) * a.dim + col, count, full, f);
-    const float scale = a.scale[c];
-#pragma unroll
-    for (int j = 0; j < 8; ++j) sum[j] += scale * f[j];
-  }
-  store_some(static_cast<T*>(a.y) + t * a.dim + col, count, full, sum);
-}
-
-// The same with the table in shared memory; a block takes `kVectors` vectors a thread at a time.
-constexpr int kVectors = 4;
-
-template <class T>
-__global__ void __launch_bounds__(kFlatThreads, 4) structure_fwd_small(StructureFwd a, int32_t rows, int64_t first, FastDiv vecs, uint32_t total) {
-  WEFT_DYNAMIC_SMEM(structure_table);
-  Vec8<T>* table = reinterpret_cast<Vec8<T>*>(structure_table);
-  for (int i = threadIdx.x; i < rows * static_cast<int>(vecs.d); i += kFlatThreads) table[i] = load8(static_cast<const T*>(a.table) + static_cast<int64_t>(i) * 8);
-  __syncthreads();
-  for (uint32_t base = blockIdx.x * (kFlatThreads * kVectors) + threadIdx.x; base < total; base += gridDim.x * (kFlatThreads * kVectors)) {
-    float sum[kVectors][8] = {};
-    int32_t offset = 0;
-    for (int c = 0; c < a.streams.num; c += 2) {  // the ids of two streams asked for at once
-      int32_t row[2][kVectors];
-#pragma unroll
-      for (int s = 0; s < 2; ++s) {
-        const int32_t* ids = c + s < a.streams.num ? a.streams.ids[c + s] : nullptr;
-#pragma unroll
-        for (int k = 0; k < kVectors; ++k) {
-          const uint32_t i = base + k * kFlatThreads;
-          row[s][k] = -1;
-          if (ids != nullptr && i < total) row[s][k] = ids[first + vecs.div(i)];
-        }
-      }
-#pragma unroll
-      for (int s = 0; s < 2; ++s) {
-        const int32_t classes = c + s < a.streams.num ? a.streams.classes[c + s] : 0;
-#pragma unroll
-        for (int k = 0; k < kVectors; ++k) row[s][k] = row[s][k] < 0 || classes == 0 ? -1 : offset + (row[s][k] < classes ? row[s][k] : classes - 1);
-        offset += classes;
-      }
-#pragma unroll
-      for (int s = 0; s < 2; ++s) {
-        if (c + s >= a.streams.num) continue;
-        const float scale = a.scale[c + s];
-#pragma unroll
-        for (int k = 0; k < kVectors; ++k) {
-          if (row[s][k] < 0) continue;
-          const uint32_t i = base + k * kFlatThreads;
-          float f[8];
-          unpack(table[row[s][k] * static_cast<int>(vecs.d) + static_cast<int>(i - vecs.div(i) * vecs.d)], f);
-#pragma unroll
-          for (int j = 0; j < 8; ++j) sum[k][j] += scale * f[j];
-        }
-      }
-    }
-#pragma unroll
-    for (int k = 0; k < kVectors; ++k) {
-      const uint32_t i = base + k * kFlatThreads;
-      if (i < total) store8(static_cast<T*>(a.y) + (first * vecs.d + i) * 8, sum[k]);
-    }
-  }
-}
 
 constexpr int kGroup = 16, kMostTiles = 8, kTileThreads = 256;  // tokens of a product
 
@@ -127,13 +40,13 @@ __device__ __forceinline__ void interleave(const Vec8<float>& x, const Vec8<floa
 }
 
 // Lane (q, r) = (lane / 4, lane % 4) holds tokens 4r to 4r + 3 of a group and columns 8q to 8q + 7; product j has columns j, 8 + j, 16 + j, ...
-// Each thread asks for its own vectors kAhead groups ahead (cp.async) and reads back only those: the ring needs no barrier. dim in eights, dy and
+// Each warp asks for its own vectors kAhead groups ahead (cp.async) and reads back only those: the ring needs no barrier of the block. dim in eights, dy and
 // ids aligned. parts [strips, rows * dim].
 constexpr int kAhead = 3;
 template <class T>
 struct TileSlot {
   Vec8<T> dy[4][kTileThreads];
-  int4 ids[2][kTileThreads];
+  int4 ids[kTileThreads / 32][2][4];  // of a warp's group: lanes of one column share them
 };
 
 template <class T>
@@ -164,15 +77,14 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == 2 ? 2 : 1) structur
 #pragma unroll
       for (int h = 0; h < static_cast<int>(sizeof(T)) / 2; ++h) cp_async16(reinterpret_cast<uint4*>(&slot.dy[k][me]) + h, reinterpret_cast<const uint4*>(from) + h, here);
     }
-#pragma unroll
-    for (int m = 0; m < 2; ++m)
-      if (ids[m] != nullptr) cp_async16(&slot.ids[m][me], ids[m] + (t + 4 <= last ? t : 0), t + 4 <= last);
+    if (q < 2)
+      if (const int32_t* from = q == 0 ? ids[0] : ids[1]; from != nullptr) cp_async16(&slot.ids[warp_id()][q][r], from + (t + 4 <= last ? t : 0), t + 4 <= last);
     cp_async_commit();
   };
   // Ids of four tokens; those of a strip's ragged end are read here.
   auto ids_of = [&](int m, int64_t t, int stage, int32_t(&id)[4]) {
     const bool whole = ids[m] != nullptr && t + 4 <= last;
-    const int4 v = whole ? ring[stage].ids[m][me] : make_int4(-1, -1, -1, -1);
+    const int4 v = whole ? ring[stage].ids[warp_id()][m][r] : make_int4(-1, -1, -1, -1);
     id[0] = v.x, id[1] = v.y, id[2] = v.z, id[3] = v.w;
     if (ids[m] == nullptr || whole) return;
 #pragma unroll
@@ -185,6 +97,7 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == 2 ? 2 : 1) structur
   int stage = 0;
   for (int64_t t0 = first + warp_id() * kGroup; t0 < last; t0 += kWarps * kGroup) {
     cp_async_wait<kAhead - 1>();
+    __syncwarp();  // other lanes' ids have come
     uint32_t onehot[2][4], b0[kParts][8], b1[kParts][8];
     bool present[4] = {};
 #pragma unroll
@@ -206,6 +119,7 @@ __global__ void __launch_bounds__(kTileThreads, sizeof(T) == 2 ? 2 : 1) structur
       if (!present[k]) dy[k] = Vec8<T>{};  // whatever a token of no class holds is not used: 0 times NaN would show
     }
     interleave(dy[0], dy[1], b0), interleave(dy[2], dy[3], b1);
+    __syncwarp();
     ask(t0 + kAhead * kWarps * kGroup, stage);
     stage = stage + 1 == kAhead ? 0 : stage + 1;
 #pragma unroll
@@ -337,11 +251,6 @@ __global__ void __launch_bounds__(1024) structure_finish(StructureBwd a, const f
   a.dscale[threadIdx.x] += total;
 }
 
-int32_t rows_of(const StructureStreams& s) {
-  int32_t rows = 0;
-  for (int c = 0; c < s.num; ++c) rows += s.classes[c];
-  return rows;
-}
 Tiles tiles_of(const StructureBwd& a) {  // num 0: too many, or not aligned
   Tiles t{};
   const StructureStreams& s = a.streams;
@@ -370,14 +279,8 @@ size_t smem_of(const StructureBwd& a) {
          static_cast<size_t>(a.dim < kColumns ? a.dim : kColumns);
 }
 
-Support fits(const StructureStreams& s, const Device& d, DType t) {
-  if (s.num < 1 || s.num > 8) return {"streams are not 1 to 8"};
-  return on_sm90(d, t);
-}
-
 }  // namespace
 
-Support supports_structure_fwd_sm90(const StructureFwd& a, const Device& d) { return fits(a.streams, d, a.dtype); }
 Support supports_structure_bwd_sm90(const StructureBwd& a, const Device& d) {
   if (smem_of(a) > 200 * 1024) return {"the table does not fit in shared memory"};
   return fits(a.streams, d, a.dtype);
@@ -385,26 +288,6 @@ Support supports_structure_bwd_sm90(const StructureBwd& a, const Device& d) {
 size_t workspace_structure_bwd_sm90(const StructureBwd& a) {
   const size_t rows = static_cast<size_t>(rows_of(a.streams));
   return sizeof(float) * (static_cast<size_t>(ceil_div(a.tokens, strip_of(a))) * rows * static_cast<size_t>(a.dim) + rows + 1);
-}
-
-void structure_fwd_sm90(const StructureFwd& a, const Launch& launch) {
-  if (a.dim == 0) return;
-  const int64_t vecs = ceil_div(a.dim, 8), step = kFlatMost / vecs;
-  const bool aligned = a.dim % 8 == 0 && is_aligned(a.table, 16) && is_aligned(a.y, 16);
-  const int32_t rows = rows_of(a.streams);
-  for (int64_t first = 0; first < a.tokens; first += step) {
-    const auto total = static_cast<uint32_t>((a.tokens - first < step ? a.tokens - first : step) * vecs);
-    const FastDiv div(static_cast<uint32_t>(vecs));
-    with_float_type(a.dtype, [&](auto type) {
-      using T = typename decltype(type)::type;
-      const size_t table = sizeof(T) * static_cast<size_t>(rows) * static_cast<size_t>(a.dim);
-      if (sizeof(T) == 2 && aligned && table <= 24 * 1024)
-        launch_grid(structure_fwd_small<T>, dim3(static_cast<unsigned>(persistent_grid(structure_fwd_small<T>, kFlatThreads, table, flat_grid(total, kVectors)))),
-                    dim3(kFlatThreads), table, launch.stream, a, rows, first, div, total);
-      else
-        launch_grid(structure_fwd<T>, dim3(flat_grid(total, 1)), dim3(kFlatThreads), 0, launch.stream, a, first, div, total, aligned);
-    });
-  }
 }
 
 void structure_bwd_sm90(const StructureBwd& a, const Launch& launch) {
