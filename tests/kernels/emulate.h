@@ -82,11 +82,13 @@ struct Thread {
   int group = 0;
   std::vector<BulkStore> stores;
   int store_group = 0;
+  size_t waits = 0;  // for wgmma
 };
 struct Block {
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   Barrier barriers[25];  // 16 and one to spare, then one a warpgroup
+  std::vector<int> wait_lines[8];  // of a warpgroup: where it has waited for wgmma
   uint8_t* smem = nullptr;
   uint3 index;
   dim3 grid, size;
@@ -163,9 +165,10 @@ inline void run(dim3 grid, dim3 size, size_t smem_bytes, std::function<void()> b
         b.warps.assign((n + 31) / 32, Warp{});
         for (auto& bar : b.barriers) bar = {};
         b.bulks.clear(), b.to_come.clear();
+        for (auto& lines : b.wait_lines) lines.clear();
         for (int i = 0; i < n; ++i) {
           Thread& t = b.threads[i];
-          t.number = i, t.done = false, t.copies.clear(), t.group = 0, t.stores.clear(), t.store_group = 0;
+          t.number = i, t.done = false, t.copies.clear(), t.group = 0, t.stores.clear(), t.store_group = 0, t.waits = 0;
           t.index = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
         }
         std::vector<int> order((n + 31) / 32);
@@ -389,9 +392,15 @@ void wgmma(float (&d)[N / 2], const uint32_t* a, uint64_t a_operand, bool a_tran
       d[4 * n + e] = sum[0], d[4 * n + 2 + e] = sum[1];
     }
 }
-// A product is the whole warpgroup's: after a wait all of it have read their operands, and the copy engine may write over them.
-inline void wgmma_wait() {
-  if (!block()->to_come.empty()) block_barrier(17 + block()->now->number / 128, 128);
+// A product is the whole warpgroup's: all of its warps come to the same waits, `line` in the source, in the same order; after one all have read
+// their operands, and the copy engine may write over them.
+inline void wgmma_wait(int line) {
+  Thread& t = *block()->now;
+  const int group = t.number / 128;
+  std::vector<int>& lines = block()->wait_lines[group];
+  if (t.waits == lines.size()) lines.push_back(line);
+  if (lines[t.waits++] != line) std::fprintf(stderr, "emulate: warps of warpgroup %d wait for wgmma in lines %d and %d\n", group, lines[t.waits - 1], line), std::abort();
+  if (!block()->to_come.empty()) block_barrier(17 + group, 128);
 }
 inline void cp_async_commit() { ++block()->now->group; }
 template <int pending>

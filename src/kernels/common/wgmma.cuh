@@ -61,7 +61,7 @@ __device__ __forceinline__ void transpose_quad(uint32_t (&v)[4]) {
 inline void wgmma_fence() {}
 inline void wgmma_commit() {}
 template <int pending>
-void wgmma_wait() { emulate::wgmma_wait(); }
+void wgmma_wait(int line = __builtin_LINE()) { emulate::wgmma_wait(line); }
 template <int n>
 void wgmma_settle(float (&)[n]) {}
 template <int regs>
