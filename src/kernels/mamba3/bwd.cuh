@@ -38,7 +38,7 @@ struct BwdWorkspace {
   bf16 *q, *k;           // Panels<128>
   bf16 *v, *dY;          // Panels<64>
   bf16 *y, *dv;          // Panels<64>, without D v and D dY
-  bf16* S;               // [P, N] before each chunk; null at rank 1: the saved states
+  bf16* S;               // [P, N] before each chunk (at rank 4 panels in the order of Columns); null at rank 1: the saved states
   bf16* dS;              // [P, N] gradient of the state after each chunk
   // Of all heads
   __half2* turns;        // [T, H, angles] cos and sin of theta_t
@@ -52,6 +52,13 @@ struct BwdWorkspace {
   size_t bytes;
 };
 BwdWorkspace cut(const Mamba3Bwd&, void* base);
+
+// At rank 4, where columns 8 unit.. of q, k, S, dS lie in panels: tile unit 2 place + half, half 1 for columns from 64 on. A warp's 16 columns of a panel are then 8
+// and those 64 on, with which they turn; the units that turn, 0 to 3 where half of the columns do, are spread over the schedulers.
+struct Columns {
+  static __device__ __forceinline__ int unit(int first, int half) { return ((first & 1) | ((first >> 1 ^ first >> 2) & 1) << 1 | (first >> 1 & 1) << 2) * 2 + half; }
+  static __device__ __forceinline__ int first(int panel, int warp) { return ((warp >> 1 ^ panel) & 1) << 2 | panel << 1 | (warp & 1); }  // unit of half 0
+};
 
 void bwd_turns(const Mamba3Bwd&, const BwdWorkspace&, cudaStream_t);
 void bwd_walk(const Mamba3Bwd&, const BwdWorkspace&, const Piece&, cudaStream_t);

@@ -30,7 +30,8 @@ __device__ __forceinline__ void begin(const Fused& f) {
   for (int i = f.thread; i < f.heads; i += kFusedThreads) f.w.D_parts[f.part * H + head0 + i] = 0;
   *reinterpret_cast<uint4*>(sm.M + f.thread * 8) = *reinterpret_cast<uint4*>(sm.W + f.thread * 8) = uint4{0, 0, 0, 0};
   if (f.thread == 0) {
-    barrier_init(&sm.weighed, kFusedThreads), barrier_init(&sm.done, kFusedThreads);
+    barrier_init(&sm.weighed, kFusedThreads), barrier_init(&sm.done, kFusedThreads + 1), barrier_init(&sm.begun, 1);
+    fence_barrier_init();
     sm.item[0] = f.from_slot(static_cast<int>(f.part) * kChunksPerBlock);
     for (int i = 1; i < 3; ++i) sm.item[i] = f.after(sm.item[i - 1]);
   }
@@ -38,13 +39,18 @@ __device__ __forceinline__ void begin(const Fused& f) {
   __syncthreads();
   const FusedItem& it = sm.item[0];
   if (!f.more(it)) return;
-  if (f.role == kOut) make.load_inputs(it, 0);
-  if (f.role == kLoad) make.load_states(it, 0);
+  FusedMake::Wide wide;
+  if (f.role == kIn || f.role == kLoad) make.read_wide(wide, it, f.role == kIn);
+  if (f.role == kOut) {
+    make.load_inputs(it, 0);
+    if (f.warp == 0) make.load_mimo(it, 0);
+  }
+  if (f.role == kLoad && f.t == 0) make.load_states(it, 0, sm.begun);
   if (f.role == kIn) make.load_turns_of(it, 0);
   cp_async_commit(), cp_async_wait<0>();
   __syncthreads();
   if (f.role == kWeigh) make.make_dY<gated>(0);
-  if (f.role == kIn || f.role == kLoad) make.make_wide(it, 0, 0, f.role == kIn);
+  if (f.role == kIn || f.role == kLoad) make.make_wide(wide, it, 0, 0, f.role == kIn);
   if (f.role == kOut) {
     make.make_v(0);
     if (f.warp == 0) make.make_rates(0);
@@ -53,6 +59,7 @@ __device__ __forceinline__ void begin(const Fused& f) {
   if (f.role == kLoad && f.more(sm.item[1])) make.load_turns_of(sm.item[1], 1);
   cp_async_commit(), cp_async_wait<0>();
   fence_async_proxy();
+  barrier_wait(&sm.begun, 0);
   __syncthreads();
 }
 
@@ -66,6 +73,13 @@ __device__ __forceinline__ void items(const Fused& f) {
   const FusedStore store{f};
   const int role = weighs ? static_cast<int>(kWeigh) : f.role;
   float sum[32] = {};  // a quarter of dC, dB over the heads
+  [[maybe_unused]] FusedMake::Wide wide;
+  if constexpr (!weighs) {
+    if (role != kOut && f.more(sm.item[1]))
+      make.read_wide(wide, sm.item[1], role == kIn);
+    else
+      wide.forget();
+  }
   int i = 0;
   // Whether there is more comes from the first lane, so that the loop, and with it every operand's address, is the same for a warp.
   for (int third = 0; __shfl_sync(0xffffffffu, f.more(sm.item[i & 3]) ? 1 : 0, 0); ++i) {
@@ -77,11 +91,18 @@ __device__ __forceinline__ void items(const Fused& f) {
     } else {
       if (role == kOut) {
         if (i > 0) store.results(sm.item[(i - 1) & 3], s ^ 1);
-        group_barrier(kStored, kGroup);
-        if (f.more(next)) make.load_inputs(next, s ^ 1);
-      } else if (f.more(next)) {
-        if (role == kLoad) make.load_states(next, s ^ 1);
-        make.make_wide(next, s ^ 1, next_third, role == kIn);
+        if (f.more(next)) {
+          make.load_inputs(next, s ^ 1);
+          if (f.warp == 0) make.load_mimo(next, s ^ 1);
+        }
+      } else {
+        if (role == kLoad && f.t == 0) {
+          if (f.more(next))
+            make.load_states(next, s ^ 1, sm.done);
+          else
+            barrier_arrive(&sm.done);
+        }
+        if (f.more(next)) make.make_wide(wide, next, s ^ 1, next_third, role == kIn);
       }
       cp_async_commit();
       if (role == kLoad) {
@@ -118,7 +139,15 @@ __device__ __forceinline__ void items(const Fused& f) {
     }
     cp_async_wait<0>();
     fence_async_proxy();  // of operands, and of sums that leave by bulk additions
-    f.meet(sm.done, i);
+    barrier_arrive(&sm.done);
+    if constexpr (!weighs) {  // after the fence, which would wait for it
+      const FusedItem& second = sm.item[(i + 2) & 3];
+      if (role != kOut && f.more(second))
+        make.read_wide(wide, second, role == kIn);
+      else
+        wide.forget();
+    }
+    barrier_wait(&sm.done, i & 1);
     third = next_third;
   }
   if (role == kOut && i > 0) store.results(sm.item[(i - 1) & 3], (i - 1) & 1);

@@ -134,7 +134,7 @@ struct WalkThin {
   const WalkPlace& at;
   Sm& sm;
   const int head, t, col = (t & 7) * 8;
-  uint4 thin[kUnits], gate[kUnits];
+  uint4 thin[kUnits], gate[kUnits], thin_ahead[kUnits], gate_ahead[kUnits];
 
   __device__ __forceinline__ void begin() {
     for (int i = t; i < R * kP; i += kGroup)
@@ -144,7 +144,13 @@ struct WalkThin {
         sm.mimo[m][i] = (from ? from[static_cast<int64_t>(head) * R * kP + i] : 1.f) * (R == 4 && kReverse && m ? 0.5f : 1.f);
       }
     group_barrier(kOwn, kGroup);
-    load(0);
+    load(0), next(0);
+  }
+  // The chunk after i takes the place of i, and the one after it is on its way.
+  __device__ __forceinline__ void next(int i) {
+#pragma unroll
+    for (int j = 0; j < kUnits; ++j) thin[j] = thin_ahead[j], gate[j] = gate_ahead[j];
+    load(i + 1);
   }
   __device__ __forceinline__ void load(int i) {
     if (i >= at.chunks) return;
@@ -154,8 +160,8 @@ struct WalkThin {
     for (int j = 0; j < kUnits; ++j) {
       const int step = j * 16 + (t >> 3), in = head * kP + col;
       const bool ok = step < left;
-      thin[j] = kReverse ? read16(d_o, (first + step) * a.heads * kP + in, ok) : read16(a.x, (first + step) * a.x_stride + in, ok);
-      if (kReverse && a.z) gate[j] = read16(a.z, (first + step) * a.z_stride + in, ok);
+      thin_ahead[j] = kReverse ? read16(d_o, (first + step) * a.heads * kP + in, ok) : read16(a.x, (first + step) * a.x_stride + in, ok);
+      if (kReverse && a.z) gate_ahead[j] = read16(a.z, (first + step) * a.z_stride + in, ok);
     }
   }
   __device__ __forceinline__ void make(int s) const {
@@ -207,12 +213,15 @@ struct WalkThin {
   }
 };
 
-// The state's rows in bf16, their units of 8 columns in the order unit ^ row % 8, which the fused chunk pass undoes.
+// The state in bf16 as the fused chunk pass has it in shared memory.
 __device__ __forceinline__ void save_turned(bf16* to, const uint32_t (&state)[8][4], int warp, int lane) {
-  const int line = lane & 7, swizzle = (lane >> 4) ^ line;
-  to += (16 * warp + (lane >> 3 & 1) * 8 + line) * kN;
+  const int line = lane & 7, swizzle = Columns::unit(lane >> 4, 0) ^ line;
+  to += (16 * warp + (lane >> 3 & 1) * 8 + line) * 64;
 #pragma unroll
-  for (int k = 0; k < 8; ++k) stmatrix_x4(to + (swizzle ^ 2 * k) * 8, state[k][0], state[k][1], state[k][2], state[k][3]);
+  for (int k = 0; k < 8; ++k) {
+    const int unit = Columns::unit(2 * k & 7, k >> 2);
+    stmatrix_x4(to + (unit >> 3) * (kP * 64) + ((swizzle ^ unit) & 7) * 8, state[k][0], state[k][1], state[k][2], state[k][3]);
+  }
 }
 
 template <int R, bool kReverse>
@@ -251,7 +260,7 @@ __device__ __forceinline__ void walk_states(const Mamba3Inputs& a, const bf16* d
       if constexpr (kStates) bulk_store(states + tile * (kP * kN), sm.state, kP * kN * 2);
       bulk_commit();
     }
-    made.load(i + 1);  // after the fence, which would wait for it
+    made.next(i + 1);  // after the fence, which would wait for it
     if constexpr (kStates) {
       if (i + 1 < at.chunks) {
         [[maybe_unused]] uint32_t operand[4][4];  // the transpose of thin, weighted; 16 rows of P

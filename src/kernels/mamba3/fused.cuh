@@ -17,14 +17,6 @@ namespace weft::kernels::mamba3 {
 
 constexpr int kFusedThreads = 4 * kGroup, kFusedSteps = kRows / 4;
 enum FusedGroup { kWeigh, kIn, kOut, kLoad };
-enum FusedBarrier { kStored = 1 };  // of kOut alone
-
-// Where columns 8 unit.. of q, k, S, dS lie: tile unit 2 place + half, half 1 for columns from 64 on. A warp's 16 columns of a panel are then 8
-// and those 64 on, with which they turn; the units that turn, 0 to 3 where half of the columns do, are spread over the schedulers.
-struct Columns {
-  static __device__ __forceinline__ int unit(int first, int half) { return ((first & 1) | ((first >> 1 ^ first >> 2) & 1) << 1 | (first >> 1 & 1) << 2) * 2 + half; }
-  static __device__ __forceinline__ int first(int panel, int warp) { return ((warp >> 1 ^ panel) & 1) << 2 | panel << 1 | (warp & 1); }  // unit of half 0
-};
 
 struct FusedItem {
   int slot, h, first, count, left, pad[3];  // head within the group; first token of the chunk, its tokens, tokens to the document's end
@@ -52,7 +44,8 @@ struct FusedSmem {
     float row[kFusedSteps], same[kFusedSteps], col[4][kFusedSteps], dot_q[4][kFusedSteps], dot_k[4][kFusedSteps], trace[4], states[4];
   } sums[2];
   alignas(16) FusedItem item[4];
-  uint64_t weighed, done;  // Y, X
+  uint64_t weighed, done;  // Y, X; the first states have come when `begun` is over, all others with X
+  uint64_t begun;
   float dt[kFusedSteps + 4], a[kFusedSteps + 4], lambda[kFusedSteps + 4];
 };
 static_assert(sizeof(FusedSmem) <= kSmemLimit);

@@ -5,7 +5,7 @@
 namespace weft::kernels::mamba3 {
 
 struct FusedMake : Fused {
-  // x, z, d_o, the mimo weights and the rates, by one warpgroup. The caller commits.
+  // x, z, d_o and the rates, by one warpgroup, the thread that has stored what stood in its place. The caller commits.
   __device__ __forceinline__ void load_inputs(const FusedItem& it, int s) const {
     const Mamba3Inputs& a = args.in;
     auto& raw = sm.raw[s];
@@ -15,25 +15,25 @@ struct FusedMake : Fused {
     cp_async16(raw.x + to, static_cast<const bf16*>(a.x) + token * a.x_stride + in, ok);
     if (a.z) cp_async16(raw.z + to, static_cast<const bf16*>(a.z) + token * a.z_stride + in, ok);
     cp_async16(raw.d_o + to, static_cast<const bf16*>(args.d_o) + token * a.heads * kP + in, ok);
-    const int64_t weights = static_cast<int64_t>(hd) * 4 * kP;
-    if (t < kP) {
-      cp_async16(sm.mimo[s][0] + t * 4, a.mimo_x + weights + t * 4, true);
-      cp_async16(sm.mimo[s][2] + t * 4, a.mimo_o + weights + t * 4, true);
-    } else if (a.z) {
-      cp_async16(sm.mimo[s][1] + (t - kP) * 4, a.mimo_z + weights + (t - kP) * 4, true);
-    }
-    load_rates(sm.dt, sm.a, sm.lambda, a, hd, it.first, it.left, kFusedSteps, t);
+    if (warp == 3) load_rates(sm.dt, sm.a, sm.lambda, a, hd, it.first, it.left, kFusedSteps, lane);
   }
-  // S, dS, of whose rows the walk has left unit u at u ^ row % 8. Thread t has one unit of every eighth row: there the swizzles repeat.
-  __device__ __forceinline__ void load_states(const FusedItem& it, int s) const {
-    auto& stage = sm.stage[s];
-    const int from_unit = t & 15, p = t >> 4, unit = Columns::unit(from_unit & 7, from_unit >> 3), to = (unit >> 3) * (kP * 64) + p * 64 + (((unit & 7) ^ p) & 7) * 8;
-    const int64_t from = tile(it) * (kP * kN) + p * kN + (from_unit ^ p) * 8;
+  // By one warp.
+  __device__ __forceinline__ void load_mimo(const FusedItem& it, int s) const {
+    const Mamba3Inputs& a = args.in;
+    const int64_t from = static_cast<int64_t>(head(it)) * 4 * kP + lane * 4;
 #pragma unroll
-    for (int i = 0; i < kP * kN / 8 / kGroup; ++i) {
-      cp_async16(stage.S + to + i * 512, w.S + from + i * kGroup * 8, true);
-      cp_async16(stage.dS + to + i * 512, w.dS + from + i * kGroup * 8, true);
+    for (int i = 0; i < 4 * kP; i += 128) {
+      cp_async16(sm.mimo[s][0] + lane * 4 + i, a.mimo_x + from + i, true), cp_async16(sm.mimo[s][2] + lane * 4 + i, a.mimo_o + from + i, true);
+      if (a.z) cp_async16(sm.mimo[s][1] + lane * 4 + i, a.mimo_z + from + i, true);
     }
+  }
+  // S, dS, by one thread, as the walk has left them; `barrier` gets an arrival and their bytes.
+  __device__ __forceinline__ void load_states(const FusedItem& it, int s, uint64_t& barrier) const {
+    constexpr int kBytes = kP * kN * 2;
+    const int64_t from = tile(it) * (kP * kN);
+    barrier_expect(&barrier, 2 * kBytes);
+    bulk_load(sm.stage[s].S, w.S + from, kBytes, &barrier);
+    bulk_load(sm.stage[s].dS, w.dS + from, kBytes, &barrier);
   }
   // The turns and the biases.
   __device__ __forceinline__ void load_turns_of(const FusedItem& it, int third) const {
@@ -52,29 +52,42 @@ struct FusedMake : Fused {
   }
 
   // k or q, by one warpgroup: thread t has columns 8 u.., 32 + 8 u.. and those 64 on of rows t / 4 and t / 4 + 32, which are of one rank.
-  __device__ __forceinline__ void make_wide(const FusedItem& it, int s, int third, bool queries) const {
-    const Mamba3Inputs& a = args.in;
-    const int u = lane & 3, row = t >> 2, rank = Order::rank(row);
-    const int64_t stride = queries ? a.C_stride : a.B_stride;
-    const bf16* from = static_cast<const bf16*>(queries ? a.C : a.B) + (rank * a.groups + piece.group0 + group) * kN + 8 * u;
-    const float* bias = sm.bias[queries] + rank * FusedSmem::kBias;
-    bf16* to = queries ? sm.stage[s].q : sm.stage[s].k;
-    uint4 raw[4], ahead[4];
-    const auto load = [&](uint4 (&v)[4], int step) {  // past the end comes the last step's row again: its weights are zero
-      const bf16* p = from + (it.first + (step < it.count ? step : it.count - 1)) * stride;
+  // Its first row of B or C is read a phase ahead, so that nothing waits for it.
+  struct Wide {
+    uint4 row[4];
+    // Any values: where nothing is read, the last ones need not be kept.
+    __device__ __forceinline__ void forget() {
 #pragma unroll
-      for (int k = 0; k < 4; ++k) v[k] = __ldg(reinterpret_cast<const uint4*>(p + (k & 1) * 64 + (k >> 1) * 32));
-    };
-    const int step = Order::step(row);
-    load(raw, step), load(ahead, step + 8);
-    const __half2* turn = sm.turn[third] + step * turn_stride();
+      for (uint4& v : row) {
+#if defined(WEFT_EMULATE)
+        v = {};
+#else
+        asm volatile("" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w));
+#endif
+      }
+    }
+  };
+  __device__ __forceinline__ void read_wide(Wide& v, const FusedItem& it, bool queries, int second = 0) const {
+    const Mamba3Inputs& a = args.in;
+    const int u = lane & 3, row = t >> 2, step = Order::step(row) + 8 * second;
+    // Past the end comes the last step's row again: its weights are zero.
+    const bf16* from = static_cast<const bf16*>(queries ? a.C : a.B) + (Order::rank(row) * a.groups + piece.group0 + group) * kN + 8 * u + (it.first + (step < it.count ? step : it.count - 1)) * (queries ? a.C_stride : a.B_stride);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) v.row[k] = __ldg(reinterpret_cast<const uint4*>(from + (k & 1) * 64 + (k >> 1) * 32));
+  }
+  __device__ __forceinline__ void make_wide(Wide& v, const FusedItem& it, int s, int third, bool queries) const {
+    const int u = lane & 3, row = t >> 2;
+    const float* bias = sm.bias[queries] + Order::rank(row) * FusedSmem::kBias;
+    bf16* to = queries ? sm.stage[s].q : sm.stage[s].k;
+    const __half2* turn = sm.turn[third] + Order::step(row) * turn_stride();
+    Wide ahead;
+    read_wide(ahead, it, queries, 1);
 #pragma unroll 1  // half of the code
     for (int j = 0; j < 2; ++j) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) make_unit(to, row, u + 4 * half, raw[2 * half], raw[2 * half + 1], bias, turn);
+      for (int half = 0; half < 2; ++half) make_unit(to, row, u + 4 * half, v.row[2 * half], v.row[2 * half + 1], bias, turn);
       to += 32 * 64, turn += 8 * turn_stride();  // 32 rows on: the same places of the swizzle
-#pragma unroll
-      for (int k = 0; k < 4; ++k) raw[k] = ahead[k];
+      v = ahead;
     }
   }
 

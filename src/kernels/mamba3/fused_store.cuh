@@ -10,33 +10,44 @@ struct FusedStore : Fused {
     const Mamba3Inputs& a = args.in;
     const int hd = head(it);
     const int64_t H = a.heads, token = static_cast<int64_t>(it.first) * H + hd;  // of [T, H]
-    if (t == 0) {
-      bulk_wait_whole();  // of the last additions: they may be to the same sums
-      constexpr int kBias = 4 * kN, kMimo = 4 * kP;
-      for (int m = 0; m < 2; ++m) bulk_add(w.bias_parts + ((part * 2 + m) * H + hd) * kBias, sm.d_bias[m], kBias * 4);
-      for (int m = 0; m < 3; ++m)
-        if (m != 1 || a.z) bulk_add(w.mimo_parts + ((part * 3 + m) * H + hd) * kMimo, sm.mimo[s][m], kMimo * 4);
-      bulk_commit();
-    }
-    {
-      const int step = t >> 3, unit = t & 7, at = raw_unit(step, unit);
-      const int64_t to = (token + step * H) * kP + unit * 8;
-      if (step < it.count) {
-        *reinterpret_cast<uint4*>(static_cast<bf16*>(args.dx) + to) = *reinterpret_cast<const uint4*>(sm.raw[s].x + at);
-        if (a.z) *reinterpret_cast<uint4*>(static_cast<bf16*>(args.dz) + to) = *reinterpret_cast<const uint4*>(sm.raw[s].z + at);
+    if (warp == 0) {
+      if (lane == 0) {
+        bulk_wait_whole();  // of the last additions: they may be to the same sums
+        constexpr int kBias = 4 * kN, kMimo = 4 * kP;
+        for (int m = 0; m < 2; ++m) bulk_add(w.bias_parts + ((part * 2 + m) * H + hd) * kBias, sm.d_bias[m], kBias * 4);
+        for (int m = 0; m < 3; ++m)
+          if (m != 1 || a.z) bulk_add(w.mimo_parts + ((part * 3 + m) * H + hd) * kMimo, sm.mimo[s][m], kMimo * 4);
+        bulk_commit();
       }
-    }
-    const int stride = turn_stride(), angles = a.angles, step = t >> 3;
-#pragma unroll 1
-    for (int angle = (t & 7) * 4; angle < angles; angle += 32) {
-      const float4 k = *reinterpret_cast<const float4*>(sm.d_theta[0] + step * stride + angle), q = *reinterpret_cast<const float4*>(sm.d_theta[1] + step * stride + angle);
-      if (step < it.count) *reinterpret_cast<float4*>(w.d_theta + (token + step * H) * angles + angle) = {k.x + q.x, k.y + q.y, k.z + q.z, k.w + q.w};
+      __syncwarp();
     }
     if (warp == 1)
-      for (int angle = lane; angle < angles; angle += 32)
-        w.d_theta_sums[(static_cast<int64_t>(it.slot) * H + hd) * angles + angle] = sm.d_theta_sum[0][angle] + sm.d_theta_sum[1][angle];  // rows past the end hold zeros
+      for (int angle = lane; angle < a.angles; angle += 32)
+        w.d_theta_sums[(static_cast<int64_t>(it.slot) * H + hd) * a.angles + angle] = sm.d_theta_sum[0][angle] + sm.d_theta_sum[1][angle];  // rows past the end hold zeros
     if (warp == 2) rates(it, token, s);
-    if (t == 0) bulk_wait<0>();
+    // All is read before the first of it is stored, whose address could be the same for all that the compiler knows.
+    const int step = t >> 3, unit = t & 7, at = raw_unit(step, unit), stride = turn_stride(), angles = a.angles;
+    const uint4 dx = *reinterpret_cast<const uint4*>(sm.raw[s].x + at), dz = *reinterpret_cast<const uint4*>(sm.raw[s].z + at);
+    float4 k[2], q[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int from = step * stride + (unit * 4 + 32 * i < angles ? unit * 4 + 32 * i : 0);
+      k[i] = *reinterpret_cast<const float4*>(sm.d_theta[0] + from), q[i] = *reinterpret_cast<const float4*>(sm.d_theta[1] + from);
+    }
+    if (step < it.count) {
+      const int64_t to = token + step * H;
+      *reinterpret_cast<uint4*>(static_cast<bf16*>(args.dx) + to * kP + unit * 8) = dx;
+      if (a.z) *reinterpret_cast<uint4*>(static_cast<bf16*>(args.dz) + to * kP + unit * 8) = dz;
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        if (unit * 4 + 32 * i < angles)
+          *reinterpret_cast<float4*>(w.d_theta + to * angles + unit * 4 + 32 * i) = {k[i].x + q[i].x, k[i].y + q[i].y, k[i].z + q[i].z, k[i].w + q[i].w};
+    }
+    // The mimo weights of the next item take these places.
+    if (warp == 0) {
+      if (lane == 0) bulk_wait<0>();
+      __syncwarp();
+    }
   }
 
  private:
