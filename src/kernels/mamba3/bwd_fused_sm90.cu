@@ -63,96 +63,103 @@ __device__ __forceinline__ void begin(const Fused& f) {
   __syncthreads();
 }
 
-// The loop over items, of the group that weighs or of the others: it alone holds two sums of wgmma at once, and gets more registers.
-template <bool gated, bool weighs>
+// The loop over items of the group that weighs: its sums are two panels of dC, and it gets more registers.
+template <bool gated>
+__device__ __forceinline__ void items_weigh(const Fused& f) {
+  FusedSmem& sm = f.sm;
+  const FusedWeights weights{f};
+  float sum[2][32] = {};
+  int i = 0;
+  // Whether there is more comes from the first lane, so that the loop, and with it every operand's address, is the same for a warp.
+  for (int third = 0; __shfl_sync(0xffffffffu, f.more(sm.item[i & 3]) ? 1 : 0, 0); ++i, third = third == 2 ? 0 : third + 1) {
+    const FusedItem& it = sm.item[i & 3];
+    weights.weigh(it, i & 1);
+    f.meet(sm.weighed, i);
+    weights.queries(it, i & 1, third, sum);
+    fence_async_proxy();  // of sums that leave by bulk additions
+    f.meet(sm.done, i);
+  }
+}
+// Of the others, in one code as far as they do the same.
+template <bool gated>
 __device__ __forceinline__ void items(const Fused& f) {
   FusedSmem& sm = f.sm;
   const FusedMake make{f};
   const FusedWeights weights{f};
   const FusedGates gates{f};
   const FusedStore store{f};
-  const int role = weighs ? static_cast<int>(kWeigh) : f.role;
-  float sum[32] = {};  // a quarter of dC, dB over the heads
-  [[maybe_unused]] FusedMake::Wide wide;
-  if constexpr (!weighs) {
-    if (role != kOut && f.more(sm.item[1]))
-      make.read_wide(wide, sm.item[1], role == kIn);
-    else
-      wide.forget();
-  }
+  const int role = f.role;
+  float sum[32] = {};  // a panel of dB over the heads
+  FusedMake::Wide wide;
+  if (role != kOut && f.more(sm.item[1]))
+    make.read_wide(wide, sm.item[1], role == kIn);
+  else
+    wide.forget();
   int i = 0;
-  // Whether there is more comes from the first lane, so that the loop, and with it every operand's address, is the same for a warp.
   for (int third = 0; __shfl_sync(0xffffffffu, f.more(sm.item[i & 3]) ? 1 : 0, 0); ++i) {
     const int s = i & 1, next_third = third == 2 ? 0 : third + 1;
-    const FusedItem &it = sm.item[i & 3], &next = sm.item[(i + 1) & 3];
-    if constexpr (weighs) {
-      weights.weigh(it, s);
-      f.meet(sm.weighed, i);
+    const FusedItem &it = sm.item[i & 3], &next = sm.item[(i + 1) & 3], &second = sm.item[(i + 2) & 3];
+    if (role == kOut) {
+      if (i > 0) store.results(sm.item[(i - 1) & 3], s ^ 1);
+      if (f.more(next)) {
+        make.load_inputs(next, s ^ 1);
+        if (f.warp == 0) make.load_mimo(next, s ^ 1);
+      }
     } else {
-      if (role == kOut) {
-        if (i > 0) store.results(sm.item[(i - 1) & 3], s ^ 1);
-        if (f.more(next)) {
-          make.load_inputs(next, s ^ 1);
-          if (f.warp == 0) make.load_mimo(next, s ^ 1);
-        }
-      } else {
-        if (role == kLoad && f.t == 0) {
-          if (f.more(next))
-            make.load_states(next, s ^ 1, sm.done);
-          else
-            barrier_arrive(&sm.done);
-        }
-        if (f.more(next)) make.make_wide(wide, next, s ^ 1, next_third, role == kIn);
-      }
-      cp_async_commit();
-      if (role == kLoad) {
-        weights.dot_states(s);
-        fence_async_proxy();
-        f.meet(sm.weighed, i);
-        const FusedItem& second = sm.item[(i + 2) & 3];
-        if (f.more(second)) make.load_turns_of(second, next_third == 2 ? 0 : next_third + 1);
-        cp_async_commit();
-        if (f.t == 0) sm.item[(i + 3) & 3] = f.after(second);
-      } else {
-        const auto& stage = sm.stage[s];
-        const bool in = role == kIn;
-        float acc[32];
-        gates.through_state(acc, in ? stage.dS : stage.S, in ? stage.k : stage.q);
-        gates.through_done(acc, in ? stage.v : stage.dY, in ? sm.sums[s].dot_k : sm.sums[s].dot_q, in ? sm.rates[s].w : sm.rates[s].grow);
-        cp_async_wait<0>();
-        if (in) fence_async_proxy();
-        f.meet(sm.weighed, i);
-        if (in)
-          gates.in(acc, s);
+      if (role == kLoad && f.t == 0) {
+        if (f.more(next))
+          make.load_states(next, s ^ 1, sm.done);
         else
-          gates.out<gated>(acc, s);
+          barrier_arrive(&sm.done);
       }
+      if (f.more(next)) make.make_wide(wide, next, s ^ 1, next_third, role == kIn);
     }
-    weights.quarter(it, s, third, !weighs && role >= kOut, role & 1, sum);
-    if (f.more(next)) {
-      if constexpr (weighs) {
+    cp_async_commit();
+    if (role == kLoad) {
+      weights.dot_states(s);
+      fence_async_proxy();
+      f.meet(sm.weighed, i);
+      if (f.more(second)) make.load_turns_of(second, next_third == 2 ? 0 : next_third + 1);
+      cp_async_commit();
+      if (f.t == 0) sm.item[(i + 3) & 3] = f.after(second);
+      if (f.more(next)) {
         make.make_dY<gated>(s ^ 1);
-      } else if (role == kLoad) {
-        make.make_v(s ^ 1);
         if (f.warp == 0) make.make_rates(s ^ 1);
       }
+    } else {
+      const auto& stage = sm.stage[s];
+      const bool in = role == kIn;
+      float acc[32];
+      gates.through_state(acc, in ? stage.dS : stage.S, in ? stage.k : stage.q);
+      gates.through_done(acc, in ? stage.v : stage.dY, in ? sm.sums[s].dot_k : sm.sums[s].dot_q, in ? sm.rates[s].w : sm.rates[s].grow);
+      cp_async_wait<0>();
+      if (in) fence_async_proxy();
+      f.meet(sm.weighed, i);
+      if (in) {
+        gates.in(acc, s);
+      } else {
+        gates.out<gated>(acc, s);
+        if (f.more(next)) make.make_v(s ^ 1);
+      }
     }
+    if (role != kOut)
+      weights.keys(it, s, third, role == kIn ? 0 : 1, sum);
+    else
+      forget(sum);
     cp_async_wait<0>();
     fence_async_proxy();  // of operands, and of sums that leave by bulk additions
     barrier_arrive(&sm.done);
-    if constexpr (!weighs) {  // after the fence, which would wait for it
-      const FusedItem& second = sm.item[(i + 2) & 3];
-      if (role != kOut && f.more(second))
-        make.read_wide(wide, second, role == kIn);
-      else
-        wide.forget();
-    }
+    if (role != kOut && f.more(second))  // after the fence, which would wait for it
+      make.read_wide(wide, second, role == kIn);
+    else
+      wide.forget();
     barrier_wait(&sm.done, i & 1);
     third = next_third;
   }
   if (role == kOut && i > 0) store.results(sm.item[(i - 1) & 3], (i - 1) & 1);
 }
 
+constexpr int kWeighRegisters = 168, kOtherRegisters = 112;  // 512 of four groups
 template <bool gated>
 __global__ void __launch_bounds__(kFusedThreads, 1) fused_kernel(const Mamba3Bwd args, const BwdWorkspace w, const Piece piece, const int slots) {
   WEFT_DYNAMIC_SMEM(raw);
@@ -162,11 +169,11 @@ __global__ void __launch_bounds__(kFusedThreads, 1) fused_kernel(const Mamba3Bwd
   const Fused f{args, w, piece, sm, part, group, heads, end};
   begin<gated>(f);
   if (threadIdx.x < kGroup) {
-    more_registers<152>();
-    items<gated, true>(f);
+    more_registers<kWeighRegisters>();
+    items_weigh<gated>(f);
   } else {
-    fewer_registers<120>();
-    items<gated, false>(f);
+    fewer_registers<kOtherRegisters>();
+    items<gated>(f);
   }
 }
 

@@ -2,11 +2,11 @@
 // and takes y and dv to dx and dz there, so that of a chunk only the states S, dS cross memory. A block takes kChunksPerBlock chunks of one
 // group; an item is one head of one chunk. Four warpgroups; with two barriers an item, X before it and Y when its weights M, W are there:
 //   group   X to Y                                               Y to X
-//   kWeigh  q k^T, dY v^T, from them M, W                        dC of panel 0; dY of the next item
-//   kIn     dS k^T; q of the next item                           dv to dx; dC of panel 1
-//   kOut    S q^T; results of the last item to memory, inputs    y to dz; dB of panel 0
+//   kWeigh  q k^T, dY v^T, from them M, W                        dC
+//   kIn     dS k^T; q of the next item                           dv to dx; dB of panel 0
+//   kOut    S q^T; results of the last item to memory, inputs    y to dz; v of the next item
 //           of the next one
-//   kLoad   k and the states of the next item; <dS, S>           v, decay of the next item; dB of panel 1
+//   kLoad   k and the states of the next item; <dS, S>           dY, decay of the next item; dB of panel 1
 // Products are transposed: a lane of wgmma's sums has one column p or n (and the one 8 on) and in each 16 of the chunk's rows the four ranks of
 // one step (Rows<4>), so that sums over ranks and steps stay in it.
 #pragma once
@@ -96,6 +96,18 @@ struct Fused {
   // Of the transpose of a panel: rows 16 b.. of the chunk, columns 16 warp..: word 2 half + h is column q + 8 h, rows 8 half + 2 r...
   __device__ __forceinline__ void turned_words(uint32_t (&words)[4], const bf16* panel, int b) const { load_a_trans(words, kernels::fresh(Tile<64>{const_cast<bf16*>(panel)}), 16 * warp, 16 * b); }
 };
+
+// Any values: where they are not used, the last ones need not be kept.
+__device__ __forceinline__ void forget(float (&v)[32]) {
+#pragma unroll
+  for (float& e : v) {
+#if defined(WEFT_EMULATE)
+    e = 0;
+#else
+    asm volatile("" : "=f"(e));
+#endif
+  }
+}
 
 // Four values a lane (one of each 16 rows) summed over the lanes of equal r: the lane is left with that of block (lane >> 4) * 2 + (lane >> 3 & 1).
 __device__ __forceinline__ float sum_blocks(const float (&v)[4], int lane) {

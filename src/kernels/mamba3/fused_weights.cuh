@@ -1,4 +1,4 @@
-// The products of the chunk pass at rank 4: the weights M, W from q k^T and dY v^T, and a quarter of dq, dk (one side, one panel of columns).
+// The products of the chunk pass at rank 4: the weights M, W from q k^T and dY v^T, and from them dq, dk.
 #pragma once
 #include "kernels/mamba3/fused.cuh"
 
@@ -79,39 +79,51 @@ struct FusedWeights : Fused {
     if (lane == 0) sm.sums[s].states[warp] = sum;
   }
 
-  // dq^T = S^T dY^T diag(e^{cs}) + k^T W^T, or dk^T = dS^T v^T diag(w) + q^T W, of one panel; turned back, its sums over steps and heads.
-  __device__ __forceinline__ void quarter(const FusedItem& it, int s, int third, bool keys, int panel, float (&sum)[32]) const {
+  // One panel of dk^T = dS^T v^T diag(w) + q^T W, turned back; its sums over steps and heads.
+  __device__ __forceinline__ void keys(const FusedItem& it, int s, int third, int panel, float (&sum)[32]) const {
     const auto& stage = sm.stage[s];
-    const bf16 *own = (keys ? stage.k : stage.q) + panel * 4096, *other = (keys ? stage.q : stage.k) + panel * 4096;
     float acc[32];
-    {
-      const uint64_t state = mn_major((keys ? stage.dS : stage.S) + panel * 4096), thin = k_major(keys ? stage.v : stage.dY);
-      wgmma_fence();
-#pragma unroll
-      for (int k = 0; k < 4; ++k) Wgmma<64>::run<true, false>(acc, state + k * kStep16<true>, thin + k * kStep16<false>, k > 0);
-      wgmma_commit();
-      const float* factors = keys ? sm.rates[s].w : sm.rates[s].grow;
-      float factor[4];
-#pragma unroll
-      for (int b = 0; b < 4; ++b) factor[b] = factors[4 * b + r];
-      wgmma_wait<0>();
-      wgmma_settle(acc);
-#pragma unroll
-      for (int e = 0; e < 32; ++e) acc[e] *= factor[e >> 3];
-      if (keys)
-        times_weights<true>(acc, other);
-      else
-        times_weights<false>(acc, other);
-    }
-    const int first = fresh(Columns::first(panel, warp));
-    turn_back(acc, own, first * 8 + q, sm.turn[third], keys ? 0 : 1, 8 * first < args.in.angles);
-    add_bias(acc, sm.d_bias[keys ? 0 : 1], first * 8 + q);
-#pragma unroll
-    for (int e = 0; e < 32; ++e) sum[e] += acc[e];
-    if (it.h + 1 == heads) store(it, keys, first * 8 + q, sum);
+    through_thin(acc, stage.dS + panel * 4096, stage.v);
+    wgmma_wait<0>();
+    scale(acc, sm.rates[s].w);
+    times_weights<true>(acc, stage.q + panel * 4096);
+    wgmma_wait<0>();
+    finish(it, 0, acc, stage.k + panel * 4096, third, panel, sum);
+  }
+  // Both panels of dq^T = S^T dY^T diag(e^{cs}) + k^T W^T: the products of one run beside the sums of the other.
+  __device__ __forceinline__ void queries(const FusedItem& it, int s, int third, float (&sum)[2][32]) const {
+    const auto& stage = sm.stage[s];
+    float left[32], right[32];
+    through_thin(left, stage.S, stage.dY);
+    through_thin(right, stage.S + 4096, stage.dY);
+    wgmma_wait<1>();
+    scale(left, sm.rates[s].grow);
+    times_weights<false>(left, stage.k);
+    wgmma_wait<1>();
+    scale(right, sm.rates[s].grow);
+    times_weights<false>(right, stage.k + 4096);
+    wgmma_wait<0>();
+    finish(it, 1, left, stage.q, third, 0, sum[0]);
+    finish(it, 1, right, stage.q + 4096, third, 1, sum[1]);
   }
 
  private:
+  // Begun, not waited for, as what follows.
+  static __device__ __forceinline__ void through_thin(float (&acc)[32], const bf16* state, const bf16* thin) {
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) Wgmma<64>::run<true, false>(acc, mn_major(state) + k * kStep16<true>, k_major(thin) + k * kStep16<false>, k > 0);
+    wgmma_commit();
+  }
+  __device__ __forceinline__ void scale(float (&acc)[32], const float* factors) const {
+    wgmma_settle(acc);
+#pragma unroll
+    for (int b = 0; b < 4; ++b) {
+      const float factor = factors[4 * b + r];
+#pragma unroll
+      for (int e = 0; e < 8; ++e) acc[8 * b + e] *= factor;
+    }
+  }
   // acc += other^T W, or with W^T.
   template <bool keys>
   __device__ __forceinline__ void times_weights(float (&acc)[32], const bf16* other) const {
@@ -120,8 +132,16 @@ struct FusedWeights : Fused {
 #pragma unroll
     for (int k = 0; k < 4; ++k) Wgmma<64>::run<true, keys>(acc, mn_major(other) + k * kStep16<true>, operand<keys>(sm.W) + k * kStep16<keys>, 1);
     wgmma_commit();
-    wgmma_wait<0>();
+  }
+  // side: 0 of keys, 1 of queries
+  __device__ __forceinline__ void finish(const FusedItem& it, int side, float (&acc)[32], const bf16* own, int third, int panel, float (&sum)[32]) const {
     wgmma_settle(acc);
+    const int first = fresh(Columns::first(panel, warp));
+    turn_back(acc, own, first * 8 + q, sm.turn[third], side, 8 * first < args.in.angles);
+    add_bias(acc, sm.d_bias[side], first * 8 + q);
+#pragma unroll
+    for (int e = 0; e < 32; ++e) sum[e] += acc[e];
+    if (it.h + 1 == heads) store(it, side, first * 8 + q, sum);
   }
   // d theta = u x du' of each pair of columns, summed over ranks; then the pairs turned back.
   __device__ __forceinline__ void turn_back(float (&acc)[32], const bf16* own, int angle, const __half2* turn, int side, bool turns) const {
@@ -175,9 +195,9 @@ struct FusedWeights : Fused {
       d_bias[((high ? 2 : 0) + k) * kN + col + (odd ? 64 : 0)] = all;
     }
   }
-  __device__ __forceinline__ void store(const FusedItem& it, bool keys, int col, float (&sum)[32]) const {
+  __device__ __forceinline__ void store(const FusedItem& it, int side, int col, float (&sum)[32]) const {
     const Mamba3Inputs& a = args.in;
-    bf16* to = static_cast<bf16*>(keys ? args.dB : args.dC) + (static_cast<int64_t>(it.first) * 4 * a.groups + piece.group0 + group) * kN + col;
+    bf16* to = static_cast<bf16*>(side ? args.dC : args.dB) + (static_cast<int64_t>(it.first) * 4 * a.groups + piece.group0 + group) * kN + col;
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
       const int step = 4 * b + r;
