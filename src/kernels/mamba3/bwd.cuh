@@ -75,15 +75,15 @@ __device__ __forceinline__ void copy_tile_async(bf16* to, const bf16* from, int 
   for (int i = 0; i < kElements / 8 / kThreads; ++i) cp_async16(to + (i * kThreads + t) * 8, from + (i * kThreads + t) * 8, true);
 }
 
-// The turns of a chunk's steps for one head, [step][angle]; zeros past `valid` steps. Thread t of n.
-__device__ __forceinline__ void load_turns(__half2* to, const __half2* turns, int64_t heads, int head, int angles, int64_t first, int steps, int valid, int t, int n) {
+// The turns of a chunk's steps for one head, [step * stride + angle]; zeros past `valid` steps. Thread t of n.
+__device__ __forceinline__ void load_turns(__half2* to, int stride, const __half2* turns, int64_t heads, int head, int angles, int64_t first, int steps, int valid, int t, int n) {
   const int col = (t & 15) * 4;  // at most 64 angles
   if (col >= angles) return;
   const __half2* from = turns + ((first + (t >> 4)) * heads + head) * angles + col;
 #pragma unroll 1
   for (int step = t >> 4; step < steps; step += n >> 4, from += heads * angles * (n >> 4)) {
     const bool ok = step < valid;
-    cp_async16(to + step * angles + col, ok ? from : turns, ok);
+    cp_async16(to + step * stride + col, ok ? from : turns, ok);
   }
 }
 

@@ -18,18 +18,14 @@ enum WalkBarrier { kFeed = 1, kFull = 2, kFree = 4, kOwn = 6 };  // kFull, kFree
 template <int R>
 struct WalkSmem {
   static constexpr int kSteps = kRows / R, kAngles = R == 1 ? 32 : 64;
-  struct Stage {
-    bf16 wide[kRows * kN], thin[kRows * kP];  // k and v, or q and dY
-  } stage[2];
+  bf16 wide[3][kRows * kN], thin[2][kRows * kP];  // k and v, or q and dY; wide of the next chunk is first B or C as it is
   bf16 state[kP * kN];
   struct Small {
-    alignas(16) __half2 turn[kSteps * kAngles + 4];
+    alignas(16) __half2 turn[kSteps * (kAngles + 4)];  // [step * turn_stride]
     float dt[kSteps + 4], a[kSteps + 4], lambda[kSteps + 4];
   } small[2];
   Decay decay[2];
   alignas(16) float mimo[2][R * kP];  // forwards x; backwards o, z
-  float bias[R * kN];                         // forwards of B; backwards of C
-  alignas(16) bf16 round_bias[R * kN];
 };
 
 struct WalkPlace {
@@ -51,75 +47,85 @@ struct WalkFeed {
   const Piece& piece;
   const WalkPlace& at;
   Sm& sm;
-  // Of k or q a thread makes rows 32 i + row32, columns 8 u.. and 32 + 8 u.., and those 64 on; eight neighbouring lanes store to different banks.
+  // Of k or q a thread makes rows 32 j + row32, columns 8 u.. and 32 + 8 u.., and those 64 on; eight neighbouring lanes store to different banks.
   const int t = thread_number() & (kGroup - 1), warp = t >> 5, lane = t & 31, u = lane & 3, row32 = warp * 8 + (lane >> 2 & 1) * 4 + (lane >> 3),
             rank = row32 & (R - 1), head = piece.head0 + at.local;
+  float bias[2][16];  // of columns 8 (u + 4 half).. and those 64 on: fp32 where they turn, else packed in bf16
 
   __device__ __forceinline__ void run() {
-    for (int i = t; i < R * kN; i += kGroup) {
-      sm.bias[i] = (kReverse ? a.C_bias : a.B_bias)[static_cast<int64_t>(head) * R * kN + i];
-      sm.round_bias[i] = __float2bfloat16(sm.bias[i]);
+    const float* from = (kReverse ? a.C_bias : a.B_bias) + (static_cast<int64_t>(head) * R + rank) * kN + 8 * u;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int e = 0; e < 16; ++e) bias[half][e] = from[32 * half + 64 * (e >> 3) + (e & 7)];
+      if (!turns(half)) {
+#pragma unroll
+        for (int e = 0; e < 8; ++e) bias[half][e] = __uint_as_float(pack_bf16(bias[half][2 * e], bias[half][2 * e + 1]));
+      }
     }
-    uint4 raw[2][4];
-    load_small(0), load_raw(raw, 0);
+    load(0, 0);
+    int third = 0;
     for (int i = 0; i < at.chunks; ++i) {
-      const int s = i & 1;
-      if (i >= 2) group_barrier(kFree + s, 2 * kGroup);
+      const int s = i & 1, next = third == 2 ? 0 : third + 1;
+      if (i >= 2) group_barrier(kFree + s, 2 * kGroup);  // chunk i - 2, in whose place comes chunk i + 1
       cp_async_wait<0>();
       group_barrier(kFeed, kGroup);
-      load_small(i + 1);
+      load(i + 1, next);
       if (warp == 0) chunk_decay<R>(sm.decay[s], sm.small[s].a, sm.small[s].dt, sm.small[s].lambda, 1);
 #pragma unroll
-      for (int j = 0; j < 2; ++j) turn_row(raw[j], s, 32 * j + row32);
+      for (int j = 0; j < 2; ++j) turn_row(third, s, 32 * j + row32);
       fence_async_proxy();
       group_arrive(kFull + s, 2 * kGroup);
-      load_raw(raw, i + 1);  // after the fence, which would wait for them
+      third = next;
     }
     cp_async_wait<0>();
   }
 
  private:
-  __device__ __forceinline__ void load_small(int i) const {
+  __device__ __forceinline__ bool turns(int half) const { return (R > 1 ? 8 : 4) * (u + 4 * half) < a.angles; }
+  __device__ __forceinline__ int turn_stride() const { return a.angles + 4; }
+  __device__ __forceinline__ bf16* place(int third, int row, int half) const { return sm.wide[third] + row * 64 + (((u + 4 * half) ^ row) & 7) * 8; }
+
+  // The small inputs of chunk i, and B or C where the thread will make k or q of it.
+  __device__ __forceinline__ void load(int i, int third) const {
     if (i < at.chunks) {
       const int done = chunk_of<kReverse>(at, i) * kSteps, first = at.start + done, left = at.length - done;
       auto& small = sm.small[i & 1];
-      load_turns(small.turn, w.turns, a.heads, head, a.angles, first, kSteps, left, t, kGroup);
+      load_turns(small.turn, turn_stride(), w.turns, a.heads, head, a.angles, first, kSteps, left, t, kGroup);
       load_rates(small.dt, small.a, small.lambda, a, head, first, left, kSteps, t);
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const int row = 32 * j + row32, step = row >> kShift<R>;
+        const bool ok = step < left;
+        const bf16* from = static_cast<const bf16*>(kReverse ? a.C : a.B) + (first + (ok ? step : 0)) * (kReverse ? a.C_stride : a.B_stride) + (rank * a.groups + at.group) * kN + 8 * u;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          bf16* to = place(third, row, half);
+          cp_async16(to, from + 32 * half, ok), cp_async16(to + kRows * 64, from + 64 + 32 * half, ok);
+        }
+      }
     }
     cp_async_commit();
   }
-  __device__ __forceinline__ void load_raw(uint4 (&raw)[2][4], int i) const {
-    if (i >= at.chunks) return;
-    const int done = chunk_of<kReverse>(at, i) * kSteps, left = at.length - done;
-    const int64_t first = at.start + done;
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const int step = (32 * j + row32) >> kShift<R>;
-      const int64_t from = (first + step) * (kReverse ? a.C_stride : a.B_stride) + (rank * a.groups + at.group) * kN + 8 * u;
-#pragma unroll
-      for (int k = 0; k < 4; ++k) raw[j][k] = read16(kReverse ? a.C : a.B, from + (k & 1) * 64 + (k >> 1) * 32, step < left);
-    }
-  }
-  __device__ __forceinline__ void turn_row(const uint4 (&raw)[4], int s, int row) const {
-    const Panels<kN> to{sm.stage[s].wide};
-    const float* bias = sm.bias + rank * kN;
-    const __half2* turn = sm.small[s].turn + (row >> kShift<R>) * a.angles;
+  __device__ __forceinline__ void turn_row(int third, int s, int row) const {
+    const __half2* turn = sm.small[s].turn + (row >> kShift<R>) * turn_stride();
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int unit = u + 4 * half;
-      uint4 *to_low = reinterpret_cast<uint4*>(to.unit(row, 8 * unit)), *to_high = reinterpret_cast<uint4*>(to.unit(row, 64 + 8 * unit));
-      const auto add = [&](const uint4& v, int col) { return add_bf16x8(v, *reinterpret_cast<const uint4*>(sm.round_bias + rank * kN + col)); };
-      // What does not turn is added to in bf16, as in the forward.
-      const bool high_turns = R > 1 ? 8 * unit < a.angles : 4 * unit + 32 < a.angles, low_turns = R > 1 ? high_turns : 4 * unit < a.angles;
-      if (!low_turns) {
-        *to_low = add(raw[2 * half], 8 * unit), *to_high = add(raw[2 * half + 1], 64 + 8 * unit);
+      bf16 *low = place(third, row, half), *high = low + kRows * 64;
+      const uint4 raw_low = *reinterpret_cast<const uint4*>(low), raw_high = *reinterpret_cast<const uint4*>(high);
+      const float(&b)[16] = bias[half];
+      if (!turns(half)) {  // added to in bf16, as in the forward
+        const auto word = [&](int e) { return __float_as_uint(b[e]); };
+        *reinterpret_cast<uint4*>(low) = add_bf16x8(raw_low, uint4{word(0), word(1), word(2), word(3)});
+        *reinterpret_cast<uint4*>(high) = add_bf16x8(raw_high, uint4{word(4), word(5), word(6), word(7)});
         continue;
       }
-      float low[8], high[8];
-      unpack8(low, raw[2 * half]), unpack8(high, raw[2 * half + 1]);
-      add_shared8(low, bias + 8 * unit), add_shared8(high, bias + 64 + 8 * unit);
-      rotate<R>(low, high, unit, turn, a.angles, 1.f);
-      pack8(to.unit(row, 8 * unit), low), pack8(to.unit(row, 64 + 8 * unit), high);
+      float x[8], y[8];
+      unpack8(x, raw_low), unpack8(y, raw_high);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) x[e] += b[e], y[e] += b[8 + e];
+      rotate<R>(x, y, u + 4 * half, turn, a.angles, 1.f);
+      pack8(low, x), pack8(high, y);
     }
   }
 };
@@ -180,29 +186,18 @@ struct WalkThin {
     if (gated) unpack8(z, gate[j]);
 #pragma unroll
     for (int r = 0; r < R; ++r) {
-      float m[8] = {};
       float(&v)[8] = all[r];
-      add_shared8(m, sm.mimo[0] + r * kP + col);
-#pragma unroll
-      for (int e = 0; e < 8; ++e) v[e] = from[e] * m[e];
+      times_shared8(v, from, sm.mimo[0] + r * kP + col);
       if (gated) {
-        float mz[8] = {};
-        add_shared8(mz, sm.mimo[1] + r * kP + col);
+        float g[8];
+        times_shared8(g, z, sm.mimo[1] + r * kP + col);
 #pragma unroll
-        for (int e = 0; e < 8; ++e) {
-          if constexpr (R == 4) {  // as in the fused chunk pass; the weights are halved there too
-            const float half = z[e] * mz[e];
-            v[e] *= half * tanh_fast(half) + half;
-          } else {
-            const float g = z[e] * mz[e];
-            v[e] *= g * sigmoid(g);
-          }
-        }
+        for (int e = 0; e < 8; ++e) v[e] *= R == 4 ? g[e] * tanh_fast(g[e]) + g[e] : g[e] * sigmoid(g[e]);  // R 4: as in the fused chunk pass, the weights halved
       }
     }
   }
   __device__ __forceinline__ void put(const float (&v)[R][8], int s, int j, float factor) const {
-    const Panels<kP> to{sm.stage[s].thin};
+    const Panels<kP> to{sm.thin[s]};
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       float w[8];
@@ -235,9 +230,10 @@ __device__ __forceinline__ void walk_states(const Mamba3Inputs& a, const bf16* d
   float S[64] = {};
   WalkThin<R, kReverse> made{a, d_o, at, sm, piece.head0 + at.local, thread & (kGroup - 1)};
   made.begin();
+  int third = 0;
   for (int i = 0; i < at.chunks; ++i) {
     const int s = i & 1;
-    const auto& stage = sm.stage[s];
+    const bf16 *stage_wide = sm.wide[third], *stage_thin = sm.thin[s];
     float weighted[kTiles ? 1 : R][8];
     if constexpr (kTiles) made.make(s); else made.values(weighted, 0);
     const Decay& d = sm.decay[s];
@@ -246,7 +242,7 @@ __device__ __forceinline__ void walk_states(const Mamba3Inputs& a, const bf16* d
     const float* weight = kReverse ? d.grow : d.w;
     if constexpr (!kTiles) made.put(weighted, s, 0, weight[(made.t >> 3) * R]);
     if constexpr (kTiles) {
-      if (sends) bulk_store(wide + tile * (kRows * kN), stage.wide, kRows * kN * 2), bulk_commit();
+      if (sends) bulk_store(wide + tile * (kRows * kN), stage_wide, kRows * kN * 2), bulk_commit();
     }
     if constexpr (kStates) {
       uint32_t state[8][4];
@@ -256,7 +252,7 @@ __device__ __forceinline__ void walk_states(const Mamba3Inputs& a, const bf16* d
     fence_async_proxy();
     group_barrier(kOwn, kGroup);
     if (sends) {
-      if constexpr (kTiles) bulk_store(thin + tile * (kRows * kP), stage.thin, kRows * kP * 2);
+      if constexpr (kTiles) bulk_store(thin + tile * (kRows * kP), stage_thin, kRows * kP * 2);
       if constexpr (kStates) bulk_store(states + tile * (kP * kN), sm.state, kP * kN * 2);
       bulk_commit();
     }
@@ -267,7 +263,7 @@ __device__ __forceinline__ void walk_states(const Mamba3Inputs& a, const bf16* d
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
           if constexpr (!kTiles) break;
-          load_a_trans(operand[k], Tile<kP>{const_cast<bf16*>(stage.thin)}, warp * 16, k * 16);
+          load_a_trans(operand[k], Tile<kP>{const_cast<bf16*>(stage_thin)}, warp * 16, k * 16);
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
             const float2 v = unpack_bf16(operand[k][e]), f = *reinterpret_cast<const float2*>(weight + k * 16 + (lane & 3) * 2 + (e >> 1) * 8);
@@ -282,9 +278,9 @@ __device__ __forceinline__ void walk_states(const Mamba3Inputs& a, const bf16* d
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
           if constexpr (kTiles)
-            Wgmma<128>::run<true>(S, operand[k], mn_major(stage.wide) + k * kStep16<true>, 1);
+            Wgmma<128>::run<true>(S, operand[k], mn_major(stage_wide) + k * kStep16<true>, 1);
           else
-            Wgmma<128>::run<true, true>(S, mn_major(stage.thin) + k * kStep16<true>, mn_major(stage.wide) + k * kStep16<true>, 1);
+            Wgmma<128>::run<true, true>(S, mn_major(stage_thin) + k * kStep16<true>, mn_major(stage_wide) + k * kStep16<true>, 1);
         }
         wgmma_commit();
         wgmma_wait<0>();
@@ -293,6 +289,7 @@ __device__ __forceinline__ void walk_states(const Mamba3Inputs& a, const bf16* d
     }
     if (sends) bulk_wait<0>();  // what was sent has left its place
     if (i + 2 < at.chunks) group_arrive(kFree + s, 2 * kGroup);
+    third = third == 2 ? 0 : third + 1;
   }
 }
 

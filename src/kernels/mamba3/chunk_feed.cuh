@@ -70,7 +70,7 @@ struct ChunkFeed {
     auto& stage = sm.stage[s];
     const int64_t wide = it.tile() * (kRows * kN);
     copy_tile_async<kRows * kN, kGroup>(stage.q, w.q + wide, t), copy_tile_async<kRows * kN, kGroup>(stage.k, w.k + wide, t);
-    load_turns(sm.small[s].turn, w.turns, args.in.heads, it.head(), args.in.angles, it.first, kSteps, it.count, t, kGroup);
+    load_turns(sm.small[s].turn, args.in.angles, w.turns, args.in.heads, it.head(), args.in.angles, it.first, kSteps, it.count, t, kGroup);
     cp_async_commit();
   }
 

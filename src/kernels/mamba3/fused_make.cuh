@@ -105,10 +105,10 @@ struct FusedMake : Fused {
 #pragma unroll
     for (int rank = 0; rank < 4; ++rank) {
       float v[8];
-      times(v, g, sm.mimo[s][2] + rank * kP + unit * 8);
+      times_shared8(v, g, sm.mimo[s][2] + rank * kP + unit * 8);
       if constexpr (gated) {
         float u[8];  // z mimo_z / 2
-        times(u, z, sm.mimo[s][1] + rank * kP + unit * 8);
+        times_shared8(u, z, sm.mimo[s][1] + rank * kP + unit * 8);
 #pragma unroll
         for (int e = 0; e < 8; ++e) v[e] *= u[e] * tanh_fast(u[e]) + u[e];
       }
@@ -122,7 +122,7 @@ struct FusedMake : Fused {
 #pragma unroll
     for (int rank = 0; rank < 4; ++rank) {
       float v[8];
-      times(v, x, sm.mimo[s][0] + rank * kP + unit * 8);
+      times_shared8(v, x, sm.mimo[s][0] + rank * kP + unit * 8);
       pack8(Panels<kP>{sm.stage[s].v}.unit(Order::row(step, rank), unit * 8), v);
     }
   }
@@ -135,13 +135,6 @@ struct FusedMake : Fused {
   }
 
  private:
-  static __device__ __forceinline__ void times(float (&v)[8], const float (&a)[8], const float* b) {
-#pragma unroll
-    for (int e = 0; e < 8; e += 4) {
-      const float4 f = *reinterpret_cast<const float4*>(b + e);
-      v[e] = a[e] * f.x, v[e + 1] = a[e + 1] * f.y, v[e + 2] = a[e + 2] * f.z, v[e + 3] = a[e + 3] * f.w;
-    }
-  }
   static __device__ __forceinline__ uint4 round8(const float* from) {
     const float4 a = *reinterpret_cast<const float4*>(from), b = *reinterpret_cast<const float4*>(from + 4);
     return {pack_bf16(a.x, a.y), pack_bf16(a.z, a.w), pack_bf16(b.x, b.y), pack_bf16(b.z, b.w)};

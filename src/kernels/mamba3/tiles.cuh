@@ -137,6 +137,13 @@ __device__ __forceinline__ void add_shared8(float (&v)[8], const float* w) {
     v[e] += f.x, v[e + 1] += f.y, v[e + 2] += f.z, v[e + 3] += f.w;
   }
 }
+__device__ __forceinline__ void times_shared8(float (&v)[8], const float (&a)[8], const float* w) {
+#pragma unroll
+  for (int e = 0; e < 8; e += 4) {
+    const float4 f = *reinterpret_cast<const float4*>(w + e);
+    v[e] = a[e] * f.x, v[e + 1] = a[e + 1] * f.y, v[e + 2] = a[e + 2] * f.z, v[e + 3] = a[e + 3] * f.w;
+  }
+}
 __device__ __forceinline__ void pack8(bf16* to, const float (&v)[8]) {
   *reinterpret_cast<uint4*>(to) = uint4{pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])};
 }
