@@ -14,10 +14,9 @@ struct FwdFeed {
   const Mamba3Fwd& args;
   const FwdPlace& at;
   Sm& sm;
-  // A thread makes rows 16 i + row16 of k (warps 0, 1) or q: columns 8 u.. and 8 u + 32.., and those 64 on. Eight neighbouring lanes store
-  // to different banks.
-  const int t = thread_number() & (kGroup - 1), warp = t >> 5, lane = t & 31, u = lane & 3, which = warp >> 1,
-            row16 = (lane >> 2 & 1) * 4 + (lane >> 3 & 3) + (warp & 1) * 8, rank = Order::rank(row16);
+  // A warp makes the turns of a quarter of the steps and then those steps' rows, of k and after them of q; a thread rows 8 j + row0 of each, columns
+  // 8 u.. and 8 u + 32.., and those 64 on. Eight neighbouring lanes store to different banks.
+  const int t = thread_number() & (kGroup - 1), warp = t >> 5, lane = t & 31, u = lane & 3, row0 = 16 * warp + (lane >> 2 & 1) * 4 + (lane >> 3 & 3);
   float theta[2] = {};  // of angles lane and lane + 32 before the chunk; every warp keeps a copy
 
   __device__ __forceinline__ void run() {
@@ -36,7 +35,7 @@ struct FwdFeed {
     uint4 raw[2][4];
     if (at.chunks > 0) {
       load_rates_of(0);
-      load_row(raw[0], 0, 0), load_row(raw[1], 0, 1);
+      load_row(raw[0], 0, 0, 0), load_row(raw[1], 0, 0, 1);
     }
     for (int c = 0; c < at.chunks; ++c) {
       const int s = c & 1;
@@ -47,22 +46,22 @@ struct FwdFeed {
       if (args.thetas && c * kSteps % kMamba3Span == 0 && warp == 3) save_theta(args.thetas, at.start / kMamba3Span + at.document + c * kSteps / kMamba3Span);
       if (warp == 0) rates(s);
       turns(s);
-      group_barrier(kFeed, kGroup);
+      __syncwarp();
 #pragma unroll 1
-      for (int i = 0; i < 4; i += 2)
+      for (int which = 0; which < 2; ++which)
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
           // The half that does not turn is short: its registers take the next row early.
-          make_half<1>(raw[j], s, 16 * (i + j) + row16);
-          if (i == 0) load_half<1>(raw[j], c, 2 + j);
-          make_half<0>(raw[j], s, 16 * (i + j) + row16);
-          if (i == 0) load_half<0>(raw[j], c, 2 + j);
+          make_half<1>(raw[j], s, which, j);
+          if (which == 0) load_half<1>(raw[j], c, 1, j);
+          make_half<0>(raw[j], s, which, j);
+          if (which == 0) load_half<0>(raw[j], c, 1, j);
         }
       if (c + 1 < at.chunks) load_rates_of(c + 1); else cp_async_commit();
       cp_async_wait<1>();
       fence_async_proxy();
       group_arrive(kFull + s, 2 * kGroup);
-      if (c + 1 < at.chunks) load_row(raw[0], c + 1, 0), load_row(raw[1], c + 1, 1);  // after the fence, which would wait for them
+      if (c + 1 < at.chunks) load_row(raw[0], c + 1, 0, 0), load_row(raw[1], c + 1, 0, 1);  // after the fence, which would wait for them
     }
     if (args.last.theta && warp == 3) save_theta(args.last.theta, at.document);
     if (args.last.h && at.chunks > 0) save_keys();
@@ -111,14 +110,14 @@ struct FwdFeed {
     }
     cp_async_commit();
   }
-  // The thread's part of row 16 i + row16 of chunk c: columns 8 u, 64 + 8 u, 32 + 8 u, 96 + 8 u. Past the end comes the last step's row again:
-  // its weights are zero.
-  __device__ __forceinline__ void load_row(uint4 (&raw)[4], int c, int i) const { load_half<0>(raw, c, i), load_half<1>(raw, c, i); }
+  // The thread's part of row 8 j + row0 of B or C of chunk c: columns 8 u, 64 + 8 u, 32 + 8 u, 96 + 8 u. Past the end comes the last step's row
+  // again: its weights are zero.
+  __device__ __forceinline__ void load_row(uint4 (&raw)[4], int c, int which, int j) const { load_half<0>(raw, c, which, j), load_half<1>(raw, c, which, j); }
   template <int half>
-  __device__ __forceinline__ void load_half(uint4 (&raw)[4], int c, int i) const {
+  __device__ __forceinline__ void load_half(uint4 (&raw)[4], int c, int which, int j) const {
     const Mamba3Inputs& a = args.in;
-    const int there = c * kSteps + Order::step(16 * i + row16), step = there < at.length ? there : at.length - 1;
-    const bf16* from = static_cast<const bf16*>(which ? a.C : a.B) + static_cast<int64_t>(at.start + step) * (which ? a.C_stride : a.B_stride) + (rank * a.groups + at.group) * kN + 8 * u;
+    const int there = c * kSteps + Order::step(row0 + 8 * j), step = there < at.length ? there : at.length - 1;
+    const bf16* from = static_cast<const bf16*>(which ? a.C : a.B) + static_cast<int64_t>(at.start + step) * (which ? a.C_stride : a.B_stride) + (Order::rank(row0 + 8 * j) * a.groups + at.group) * kN + 8 * u;
 #pragma unroll
     for (int k = 0; k < 2; ++k) raw[2 * half + k] = __ldg(reinterpret_cast<const uint4*>(from + k * 64 + half * 32));
   }
@@ -168,15 +167,15 @@ struct FwdFeed {
   }
 
   template <int half>
-  __device__ __forceinline__ void make_half(const uint4 (&raw)[4], int s, int row) const {
+  __device__ __forceinline__ void make_half(const uint4 (&raw)[4], int s, int which, int j) const {
     const Panels<kN> to{which ? sm.tiles[s].q : sm.tiles[s].k};
-    make_unit(to, row, u + 4 * half, raw[2 * half], raw[2 * half + 1], sm.turn + Order::step(row) * Table::kStride);
+    const int row = row0 + 8 * j;
+    make_unit(to, row, u + 4 * half, raw[2 * half], raw[2 * half + 1], sm.turn + Order::step(row) * Table::kStride, which * R + Order::rank(row));
   }
   // Columns 8 unit.. and 64 + 8 unit.. of a row. Those that do not turn are added to in bf16: one rounding of the bias more.
-  __device__ __forceinline__ void make_unit(const Panels<kN>& to, int row, int unit, const uint4& low, const uint4& high, const float2* turn) const {
-    const int col = rank * kN + 8 * unit;
-    const float* bias = sm.bias[which] + col;
-    const bf16* round_bias = sm.round_bias[which] + col;
+  __device__ __forceinline__ void make_unit(const Panels<kN>& to, int row, int unit, const uint4& low, const uint4& high, const float2* turn, int bias_row) const {
+    const float* bias = sm.bias[0] + bias_row * kN + 8 * unit;
+    const bf16* round_bias = sm.round_bias[0] + bias_row * kN + 8 * unit;
     uint4 *to_low = reinterpret_cast<uint4*>(to.unit(row, 8 * unit)), *to_high = reinterpret_cast<uint4*>(to.unit(row, 64 + 8 * unit));
     if (Table::kPerUnit * unit >= args.in.angles) {
       *to_low = add_bf16x8(low, *reinterpret_cast<const uint4*>(round_bias)), *to_high = add_bf16x8(high, *reinterpret_cast<const uint4*>(round_bias + 64));
