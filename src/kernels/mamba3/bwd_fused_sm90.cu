@@ -106,17 +106,19 @@ __device__ __forceinline__ void items(const Fused& f) {
         if (f.warp == 0) make.load_mimo(next, s ^ 1);
       }
     } else {
-      if (role == kLoad && f.t == 0) {
-        if (f.more(next))
-          make.load_states(next, s ^ 1, sm.done);
-        else
-          barrier_arrive(&sm.done);
+      if (role == kLoad) {
+        if (f.t == 0) {
+          if (f.more(next))
+            make.load_states(next, s ^ 1, sm.done);
+          else
+            barrier_arrive(&sm.done);
+        }
+        weights.dot_states(s);
       }
       if (f.more(next)) make.make_wide(wide, next, s ^ 1, next_third, role == kIn);
     }
     cp_async_commit();
     if (role == kLoad) {
-      weights.dot_states(s);
       fence_async_proxy();
       f.meet(sm.weighed, i);
       if (f.more(second)) make.load_turns_of(second, next_third == 2 ? 0 : next_third + 1);

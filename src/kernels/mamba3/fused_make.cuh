@@ -73,7 +73,10 @@ struct FusedMake : Fused {
     // Past the end comes the last step's row again: its weights are zero.
     const bf16* from = static_cast<const bf16*>(queries ? a.C : a.B) + (Order::rank(row) * a.groups + piece.group0 + group) * kN + 8 * u + (it.first + (step < it.count ? step : it.count - 1)) * (queries ? a.C_stride : a.B_stride);
 #pragma unroll
-    for (int k = 0; k < 4; ++k) v.row[k] = __ldg(reinterpret_cast<const uint4*>(from + (k & 1) * 64 + (k >> 1) * 32));
+    for (int k = 0; k < 4; ++k) {
+      const uint4* p = reinterpret_cast<const uint4*>(from + (k & 1) * 64 + (k >> 1) * 32);
+      v.row[k] = queries ? load_kept(p) : load_once(p);
+    }
   }
   __device__ __forceinline__ void make_wide(Wide& v, const FusedItem& it, int s, int third, bool queries) const {
     const int u = lane & 3, row = t >> 2;
@@ -89,6 +92,26 @@ struct FusedMake : Fused {
       to += 32 * 64, turn += 8 * turn_stride();  // 32 rows on: the same places of the swizzle
       v = ahead;
     }
+  }
+
+  // All heads of a group make their q of the same rows. The first-level cache beside the shared memory holds those of one side.
+  static __device__ __forceinline__ uint4 load_kept(const uint4* p) {
+#if defined(WEFT_EMULATE)
+    return *p;
+#else
+    uint4 v;
+    asm volatile("ld.global.nc.L1::evict_last.v4.u32 {%0, %1, %2, %3}, [%4];\n" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+#endif
+  }
+  static __device__ __forceinline__ uint4 load_once(const uint4* p) {
+#if defined(WEFT_EMULATE)
+    return *p;
+#else
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+#endif
   }
 
   // v, or dY = d_o mimo_o silu(z mimo_z); thread t has 8 columns of one step, all ranks.

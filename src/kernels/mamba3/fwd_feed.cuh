@@ -97,7 +97,7 @@ struct FwdFeed {
   }
   __device__ __forceinline__ void load_inputs(int c, int s) {
     const Mamba3Inputs& a = args.in;
-    const int first = at.start + c * kSteps, left = at.length - c * kSteps;
+    const int first = at.start + c * kSteps, left = at.length - c * kSteps, t = fresh(this->t);  // its places are not kept through the loop over chunks
 #pragma unroll 2
     for (int i = t; i < kSteps * 8; i += kGroup) {
       const int step = i / 8, col = i % 8 * 8;
