@@ -28,6 +28,7 @@ __device__ __forceinline__ void begin(const Fused& f) {
   for (int i = f.thread; i < f.heads * 4 * kP; i += kFusedThreads)
     for (int m = 0; m < 3; ++m) f.w.mimo_parts[((f.part * 3 + m) * H + head0) * 4 * kP + i] = 0;
   for (int i = f.thread; i < f.heads; i += kFusedThreads) f.w.D_parts[f.part * H + head0 + i] = 0;
+  for (auto& turn : sm.turn) whole_turns(turn, f.turn_stride(), a.angles, kFusedSteps, f.thread, kFusedThreads);
   *reinterpret_cast<uint4*>(sm.M + f.thread * 8) = *reinterpret_cast<uint4*>(sm.W + f.thread * 8) = uint4{0, 0, 0, 0};
   if (f.thread == 0) {
     barrier_init(&sm.weighed, kFusedThreads), barrier_init(&sm.done, kFusedThreads + 1), barrier_init(&sm.begun, 1);
@@ -67,101 +68,106 @@ __device__ __forceinline__ void begin(const Fused& f) {
 template <bool gated>
 __device__ __forceinline__ void items_weigh(const Fused& f) {
   FusedSmem& sm = f.sm;
-  const FusedWeights weights{f};
   float sum[2][32] = {};
   int i = 0;
   // Whether there is more comes from the first lane, so that the loop, and with it every operand's address, is the same for a warp.
   for (int third = 0; __shfl_sync(0xffffffffu, f.more(sm.item[i & 3]) ? 1 : 0, 0); ++i, third = third == 2 ? 0 : third + 1) {
     const FusedItem& it = sm.item[i & 3];
-    weights.weigh(it, i & 1);
+    FusedWeights{f.again()}.weigh(it, i & 1);
     f.meet(sm.weighed, i);
-    weights.queries(it, i & 1, third, sum);
+    FusedWeights{f.again()}.queries(it, i & 1, third, sum);
     fence_async_proxy();  // of sums that leave by bulk additions
     f.meet(sm.done, i);
   }
 }
-// Of the others, in one code as far as they do the same.
+// Of the group that does the gates of y and takes results out: it keeps no sums.
 template <bool gated>
-__device__ __forceinline__ void items(const Fused& f) {
+__device__ __forceinline__ void items_out(const Fused& f) {
   FusedSmem& sm = f.sm;
-  const FusedMake make{f};
-  const FusedWeights weights{f};
-  const FusedGates gates{f};
-  const FusedStore store{f};
-  const int role = f.role;
-  float sum[32] = {};  // a panel of dB over the heads
+  int i = 0;
+  for (; __shfl_sync(0xffffffffu, f.more(sm.item[i & 3]) ? 1 : 0, 0); ++i) {
+    const int s = i & 1;
+    const FusedItem& next = sm.item[(i + 1) & 3];
+    if (i > 0) FusedStore{f.again()}.results(sm.item[(i - 1) & 3], s ^ 1);
+    if (f.more(next)) {
+      const FusedMake make{f.again()};
+      make.load_inputs(next, s ^ 1);
+      if (f.warp == 0) make.load_mimo(next, s ^ 1);
+    }
+    cp_async_commit();
+    const FusedGates gates{f.again()};
+    float acc[32];
+    gates.through_state(acc, sm.stage[s].S, sm.stage[s].q);
+    gates.through_done(acc, sm.stage[s].dY, sm.sums[s].dot_q, sm.rates[s].grow);
+    cp_async_wait<0>();
+    f.meet(sm.weighed, i);
+    FusedGates{f.again()}.out<gated>(acc, s);
+    if (f.more(next)) FusedMake{f.again()}.make_v(s ^ 1);
+    fence_async_proxy();  // of v, and of sums that leave by bulk additions
+    f.meet(sm.done, i);
+  }
+  if (i > 0) FusedStore{f}.results(sm.item[(i - 1) & 3], (i - 1) & 1);
+}
+// Of the two that make q and k: their sums are a panel of dB each.
+template <bool gated>
+__device__ __forceinline__ void items_make(const Fused& f) {
+  FusedSmem& sm = f.sm;
+  const bool in = f.role == kIn;
+  float sum[32] = {};
   FusedMake::Wide wide;
-  if (role != kOut && f.more(sm.item[1]))
-    make.read_wide(wide, sm.item[1], role == kIn);
+  if (f.more(sm.item[1]))
+    FusedMake{f}.read_wide(wide, sm.item[1], in);
   else
     wide.forget();
   int i = 0;
   for (int third = 0; __shfl_sync(0xffffffffu, f.more(sm.item[i & 3]) ? 1 : 0, 0); ++i) {
     const int s = i & 1, next_third = third == 2 ? 0 : third + 1;
     const FusedItem &it = sm.item[i & 3], &next = sm.item[(i + 1) & 3], &second = sm.item[(i + 2) & 3];
-    if (role == kOut) {
-      if (i > 0) store.results(sm.item[(i - 1) & 3], s ^ 1);
-      if (f.more(next)) {
-        make.load_inputs(next, s ^ 1);
-        if (f.warp == 0) make.load_mimo(next, s ^ 1);
+    const FusedMake make{f.again()};
+    if (!in) {
+      if (make.t == 0) {
+        if (f.more(next))
+          make.load_states(next, s ^ 1, sm.done);
+        else
+          barrier_arrive(&sm.done);
       }
-    } else {
-      if (role == kLoad) {
-        if (f.t == 0) {
-          if (f.more(next))
-            make.load_states(next, s ^ 1, sm.done);
-          else
-            barrier_arrive(&sm.done);
-        }
-        weights.dot_states(s);
-      }
-      if (f.more(next)) make.make_wide(wide, next, s ^ 1, next_third, role == kIn);
+      FusedWeights{f.again()}.dot_states(s);
     }
-    cp_async_commit();
-    if (role == kLoad) {
+    if (f.more(next)) make.make_wide(wide, next, s ^ 1, next_third, in);
+    if (in) {
+      const FusedGates gates{f.again()};
+      float acc[32];
+      gates.through_state(acc, sm.stage[s].dS, sm.stage[s].k);
+      gates.through_done(acc, sm.stage[s].v, sm.sums[s].dot_k, sm.rates[s].w);
       fence_async_proxy();
       f.meet(sm.weighed, i);
+      FusedGates{f.again()}.in(acc, s);
+    } else {
+      fence_async_proxy();
+      f.meet(sm.weighed, i);
+      const FusedMake make{f.again()};
       if (f.more(second)) make.load_turns_of(second, next_third == 2 ? 0 : next_third + 1);
       cp_async_commit();
-      if (f.t == 0) sm.item[(i + 3) & 3] = f.after(second);
+      if (make.t == 0) sm.item[(i + 3) & 3] = f.after(second);
       if (f.more(next)) {
         make.make_dY<gated>(s ^ 1);
         if (f.warp == 0) make.make_rates(s ^ 1);
       }
-    } else {
-      const auto& stage = sm.stage[s];
-      const bool in = role == kIn;
-      float acc[32];
-      gates.through_state(acc, in ? stage.dS : stage.S, in ? stage.k : stage.q);
-      gates.through_done(acc, in ? stage.v : stage.dY, in ? sm.sums[s].dot_k : sm.sums[s].dot_q, in ? sm.rates[s].w : sm.rates[s].grow);
-      cp_async_wait<0>();
-      if (in) fence_async_proxy();
-      f.meet(sm.weighed, i);
-      if (in) {
-        gates.in(acc, s);
-      } else {
-        gates.out<gated>(acc, s);
-        if (f.more(next)) make.make_v(s ^ 1);
-      }
     }
-    if (role != kOut)
-      weights.keys(it, s, third, role == kIn ? 0 : 1, sum);
-    else
-      forget(sum);
+    FusedWeights{f.again()}.keys(it, s, third, in ? 0 : 1, sum);
     cp_async_wait<0>();
-    fence_async_proxy();  // of operands, and of sums that leave by bulk additions
+    fence_async_proxy();  // of dY, and of sums that leave by bulk additions
     barrier_arrive(&sm.done);
-    if (role != kOut && f.more(second))  // after the fence, which would wait for it
-      make.read_wide(wide, second, role == kIn);
+    if (f.more(second))  // after the fence, which would wait for it
+      FusedMake{f.again()}.read_wide(wide, second, in);
     else
       wide.forget();
     barrier_wait(&sm.done, i & 1);
     third = next_third;
   }
-  if (role == kOut && i > 0) store.results(sm.item[(i - 1) & 3], (i - 1) & 1);
 }
 
-constexpr int kWeighRegisters = 168, kOtherRegisters = 112;  // 512 of four groups
+constexpr int kWeighRegisters = 168, kOutRegisters = 88;  // the two others keep the 128 that all begin with
 template <bool gated>
 __global__ void __launch_bounds__(kFusedThreads, 1) fused_kernel(const Mamba3Bwd args, const BwdWorkspace w, const Piece piece, const int slots) {
   WEFT_DYNAMIC_SMEM(raw);
@@ -173,9 +179,11 @@ __global__ void __launch_bounds__(kFusedThreads, 1) fused_kernel(const Mamba3Bwd
   if (threadIdx.x < kGroup) {
     more_registers<kWeighRegisters>();
     items_weigh<gated>(f);
+  } else if (f.role == kOut) {
+    fewer_registers<kOutRegisters>();
+    items_out<gated>(f);
   } else {
-    fewer_registers<kOtherRegisters>();
-    items<gated>(f);
+    items_make<gated>(f);
   }
 }
 

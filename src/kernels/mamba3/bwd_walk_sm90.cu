@@ -63,6 +63,9 @@ struct WalkFeed {
         for (int e = 0; e < 8; ++e) bias[half][e] = __uint_as_float(pack_bf16(bias[half][2 * e], bias[half][2 * e + 1]));
       }
     }
+    if constexpr (R == 4) {
+      for (auto& small : sm.small) whole_turns(small.turn, turn_stride(), a.angles, kSteps, t, kGroup);
+    }
     load(0, 0);
     int third = 0;
     for (int i = 0; i < at.chunks; ++i) {

@@ -59,9 +59,11 @@ struct Fused {
   const int64_t part;
   const int group, heads, end;  // group of the piece, its heads; slots end there
   // The warp's number from its first lane: what follows from it alone is computed once a warp.
-  const int warps = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) >> 5, 0), role = warps >> 2, warp = warps & 3;
-  const int thread = thread_number(), t = thread & (kGroup - 1), lane = t & 31, q = lane >> 2, r = lane & 3;
+  const int thread = thread_number(), warps = __shfl_sync(0xffffffffu, thread >> 5, 0);
+  const int role = warps >> 2, warp = warps & 3, t = thread & (kGroup - 1), lane = t & 31, q = lane >> 2, r = lane & 3;
 
+  // The same: what follows from the thread's number is made anew, not kept through the loop over items in registers or local memory.
+  __device__ __forceinline__ Fused again() const { return {args, w, piece, sm, part, group, heads, end, fresh(thread), warps}; }
   __device__ __forceinline__ int head(const FusedItem& it) const { return piece.head0 + group * heads + it.h; }
   __device__ __forceinline__ int64_t tile(const FusedItem& it) const { return static_cast<int64_t>(it.slot) * piece.heads + group * heads + it.h; }
   __device__ __forceinline__ int turn_stride() const { return args.in.angles + (args.in.angles > 32 ? 4 : 8); }
@@ -96,18 +98,6 @@ struct Fused {
   // Of the transpose of a panel: rows 16 b.. of the chunk, columns 16 warp..: word 2 half + h is column q + 8 h, rows 8 half + 2 r...
   __device__ __forceinline__ void turned_words(uint32_t (&words)[4], const bf16* panel, int b) const { load_a_trans(words, kernels::fresh(Tile<64>{const_cast<bf16*>(panel)}), 16 * warp, 16 * b); }
 };
-
-// Any values: where they are not used, the last ones need not be kept.
-__device__ __forceinline__ void forget(float (&v)[32]) {
-#pragma unroll
-  for (float& e : v) {
-#if defined(WEFT_EMULATE)
-    e = 0;
-#else
-    asm volatile("" : "=f"(e));
-#endif
-  }
-}
 
 // Four values a lane (one of each 16 rows) summed over the lanes of equal r: the lane is left with that of block (lane >> 4) * 2 + (lane >> 3 & 1).
 __device__ __forceinline__ float sum_blocks(const float (&v)[4], int lane) {

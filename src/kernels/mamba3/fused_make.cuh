@@ -79,19 +79,14 @@ struct FusedMake : Fused {
     }
   }
   __device__ __forceinline__ void make_wide(Wide& v, const FusedItem& it, int s, int third, bool queries) const {
-    const int u = lane & 3, row = t >> 2;
-    const float* bias = sm.bias[queries] + Order::rank(row) * FusedSmem::kBias;
-    bf16* to = queries ? sm.stage[s].q : sm.stage[s].k;
-    const __half2* turn = sm.turn[third] + Order::step(row) * turn_stride();
     Wide ahead;
     read_wide(ahead, it, queries, 1);
-#pragma unroll 1  // half of the code
-    for (int j = 0; j < 2; ++j) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) make_unit(to, row, u + 4 * half, v.row[2 * half], v.row[2 * half + 1], bias, turn);
-      to += 32 * 64, turn += 8 * turn_stride();  // 32 rows on: the same places of the swizzle
-      v = ahead;
-    }
+    make_wide(v, ahead, s, third, queries);
+  }
+  __device__ __forceinline__ void make_wide(Wide& v, Wide& ahead, int s, int third, bool queries) const {
+    const int row = t >> 2, unit = Columns::unit(t & 3, 0);  // those of 32 columns on are unit ^ 4, those 64 on the next
+    int to = (unit >> 3) * (kRows * 64) + row * 64 + ((unit ^ row) & 7) * 8;
+    make_half<0>(v, ahead, to, s, third, queries), make_half<1>(v, ahead, to, s, third, queries);
   }
 
   // All heads of a group make their q of the same rows. The first-level cache beside the shared memory holds those of one side.
@@ -162,20 +157,33 @@ struct FusedMake : Fused {
     const float4 a = *reinterpret_cast<const float4*>(from), b = *reinterpret_cast<const float4*>(from + 4);
     return {pack_bf16(a.x, a.y), pack_bf16(a.z, a.w), pack_bf16(b.x, b.y), pack_bf16(b.z, b.w)};
   }
-  // Columns 8 first.. and 64 + 8 first.. of a row. What does not turn is added to in bf16, as in the forward and the walk.
-  __device__ __forceinline__ void make_unit(bf16* tile, int row, int first, const uint4& low, const uint4& high, const float* bias, const __half2* turn) const {
-    const int unit = Columns::unit(first, 0);  // and the next: of the same panel
-    bf16 *to = tile + (unit >> 3) * (kRows * 64) + row * 64, *to_low = to + ((unit ^ row) & 7) * 8, *to_high = to + (((unit + 1) ^ row) & 7) * 8;
-    const float *low_bias = bias + 8 * first, *high_bias = low_bias + 64;
+  // Columns 32 half + 8 u.. and those 64 on, of both rows. What does not turn is added to in bf16, as in the forward and the walk.
+  template <int half>
+  __device__ __forceinline__ void make_half(Wide& v, const Wide& ahead, int to, int s, int third, bool queries) const {
+    const int first = (lane & 3) + 4 * half, row = t >> 2;
+    bf16* tile = queries ? sm.stage[s].q : sm.stage[s].k;
+    const float* bias = sm.bias[queries] + Order::rank(row) * FusedSmem::kBias + 8 * first;
     if (8 * first >= args.in.angles) {
-      *reinterpret_cast<uint4*>(to_low) = add_bf16x8(low, round8(low_bias)), *reinterpret_cast<uint4*>(to_high) = add_bf16x8(high, round8(high_bias));
+      const uint4 low = round8(bias), high = round8(bias + 64);
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const Wide& from = j ? ahead : v;
+        *reinterpret_cast<uint4*>(tile + j * 32 * 64 + (to ^ 32 * half)) = add_bf16x8(from.row[2 * half], low);
+        *reinterpret_cast<uint4*>(tile + j * 32 * 64 + (to ^ 32 * half ^ 8)) = add_bf16x8(from.row[2 * half + 1], high);
+      }
       return;
     }
-    float x[8], y[8];
-    unpack8(x, low), unpack8(y, high);
-    add_shared8(x, low_bias), add_shared8(y, high_bias);
-    rotate<4>(x, y, first, turn, args.in.angles, 1.f);
-    pack8(to_low, x), pack8(to_high, y);
+    const __half2* turn = sm.turn[third] + Order::step(row) * turn_stride();
+#pragma unroll 1  // half of the code
+    for (int j = 0; j < 2; ++j) {
+      float x[8], y[8];
+      unpack8(x, v.row[2 * half]), unpack8(y, v.row[2 * half + 1]);
+      add_shared8(x, bias), add_shared8(y, bias + 64);
+      rotate<4>(x, y, first, turn, args.in.angles, 1.f);
+      pack8(tile + (to ^ 32 * half), x), pack8(tile + (to ^ 32 * half ^ 8), y);
+      tile += 32 * 64, turn += 8 * turn_stride();  // 32 rows on: the same places of the swizzle
+      v.row[2 * half] = ahead.row[2 * half], v.row[2 * half + 1] = ahead.row[2 * half + 1];
+    }
   }
 };
 

@@ -84,8 +84,15 @@ struct Turns4 {
   }
 };
 
+// Turns by nothing behind those of each step, where the last 8 columns that turn do so in part. Thread t of n; nobody writes there again.
+__device__ __forceinline__ void whole_turns(__half2* turn, int stride, int angles, int steps, int t, int n) {
+  if (angles % 8 == 0) return;
+  for (int i = t; i < steps * 4; i += n) turn[(i >> 2) * stride + angles + (i & 3)] = __floats2half2_rn(1, 0);
+}
+
 // Adds the bias to 8 + 8 values (columns 8 u.. and 64 + 8 u..) of one row and turns them by the angles; kTurn -1 turns back (no bias then).
-// cs: cos, sin of the row's step, one pair an angle, 16-byte aligned; where angles is not a multiple of 8, four more are read.
+// cs: cos, sin of the row's step, one pair an angle, 16-byte aligned; where angles is not a multiple of 8, four more are read: at rank 4 they
+// must be (1, 0), as whole_turns leaves them.
 template <int R>
 __device__ __forceinline__ void rotate(float (&lo)[8], float (&hi)[8], int u, const __half2* cs, int angles, float direction) {
   if constexpr (R > 1) {
@@ -95,7 +102,7 @@ __device__ __forceinline__ void rotate(float (&lo)[8], float (&hi)[8], int u, co
       for (int e = 0; e < 8; ++e) {
         const float2 t = turns[e >> 2][e & 3];
         const float x = lo[e], y = hi[e], s = direction * t.y;
-        if (8 * u + e < angles) lo[e] = x * t.x - y * s, hi[e] = x * s + y * t.x;
+        if (R == 4 || 8 * u + e < angles) lo[e] = x * t.x - y * s, hi[e] = x * s + y * t.x;
       }
     }
   } else {
