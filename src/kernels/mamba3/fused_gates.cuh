@@ -49,14 +49,14 @@ struct FusedGates : Fused {
 #pragma unroll
     for (int k = 0; k < 4; ++k) Wgmma<64>::run<true, false>(acc, mn_major(sm.stage[s].v) + k * kStep16<true>, k_major(sm.M) + k * kStep16<false>, 1);
     wgmma_commit();
-    // With h = tanh(u / 2): sg = (1 + h) / 2, silu = (1 + h) u / 2. What is the same for all ranks is multiplied last.
+    // With v = u / 2, t = tanh(v): silu = v (1 + t), its derivative (1 + t) (1 + v (1 - t)) / 2. What is the same for all ranks is multiplied last.
     float mz[4][2], both[4][2], dmz[4][2] = {}, dmo[4][2] = {};
     if constexpr (gated) {
       weights(mz, sm.mimo[s][1]), weights(both, sm.mimo[s][2]);
 #pragma unroll
       for (int rank = 0; rank < 4; ++rank)
 #pragma unroll
-        for (int h = 0; h < 2; ++h) both[rank][h] *= mz[rank][h], mz[rank][h] *= 0.5f;
+        for (int h = 0; h < 2; ++h) mz[rank][h] *= 0.5f, both[rank][h] *= mz[rank][h];
     }
     wgmma_wait<0>();
     wgmma_settle(acc);
@@ -72,8 +72,8 @@ struct FusedGates : Fused {
         for (int rank = 0; rank < 4; ++rank) {
           const float y = acc[8 * b + 4 * (rank >> 1) + 2 * h + (rank & 1)];
           if constexpr (gated) {
-            const float u = z * mz[rank][h], t = tanh_fast(u), sg = 0.5f * t + 0.5f, silu = u * t + u, dy = y * (sg + silu - silu * sg);
-            dmo[rank][h] += g * (y * silu), dmz[rank][h] += gz * dy, dz += dy * both[rank][h];
+            const float v = z * mz[rank][h], t = tanh_fast(v), yt = y * t + y, ys = yt * v, dy = ys * (1 - t) + yt;  // dy: twice
+            dmo[rank][h] += g * ys, dmz[rank][h] += gz * dy, dz += dy * both[rank][h];
           } else {
             dmo[rank][h] += g * y;
           }
@@ -85,7 +85,7 @@ struct FusedGates : Fused {
 #pragma unroll
       for (int rank = 0; rank < 4; ++rank)
 #pragma unroll
-        for (int h = 0; h < 2; ++h) dmz[rank][h] *= both[rank][h];
+        for (int h = 0; h < 2; ++h) dmz[rank][h] *= 0.5f * both[rank][h];
     }
     // Over the quad: a lane is left with one column of one of the two.
     const bool odd = r & 1, high = r & 2;
