@@ -22,6 +22,9 @@ struct FwdMultiply {
 
   __device__ __forceinline__ void run() {
     begin();
+    if (warp == 0) {
+      load_rates_of(0), rates(0), load_rates_of(1);
+    }
     for (int c = 0; c < at.chunks; ++c) item(c);
     if (at.chunks > 0) {
       fence_async_proxy();
@@ -65,6 +68,26 @@ struct FwdMultiply {
       if (n > 2 * warp + 1) *reinterpret_cast<uint32_t*>(M.at(row, n * 8 + r * 2)) = *reinterpret_cast<uint32_t*>(M.at(row + 8, n * 8 + r * 2)) = 0;
   }
 
+  // dt, a, lambda of chunk c, and its decays. Of one warp: the first, which has the least to weigh.
+  __device__ __forceinline__ void load_rates_of(int c) const {
+    if (c < at.chunks) {
+      const int first = at.start + c * kSteps, left = at.length - c * kSteps;
+      for (int t = lane; t <= kSteps; t += 32) load_rates(sm.rates.dt, sm.rates.a, sm.rates.lambda, args.in, head, first, left, kSteps, t);
+    }
+    cp_async_commit();
+  }
+  __device__ __forceinline__ void rates(int c) const {
+    cp_async_wait<0>();
+    __syncwarp();
+    if (c < at.chunks) {
+      auto& to = sm.small[c & 1];
+      each_rate<R>(sm.rates.a, sm.rates.dt, sm.rates.lambda, 1, [&](int step, float cs, float from, float grow, float w, float, float gamma) {
+        to.cs[step] = cs, to.from[step] = from, to.grow[step] = grow, to.w[step] = w, to.gamma[step] = gamma;
+      });
+    }
+    __syncwarp();
+  }
+
   // The mimo weights x (0), z (1), o (2) of p = row, row + 8; with a gate z is mimo_z / 2 and o is mimo_o mimo_z / 2.
   __device__ __forceinline__ void weights(float (&to)[R][2], int which) const {
 #pragma unroll
@@ -99,6 +122,7 @@ struct FwdMultiply {
       wgmma_wait<0>();
       wgmma_settle(qk);
       weigh(small, qk);
+      if (warp == 0) rates(c + 1), load_rates_of(c + 2);
     }
     float y[32];
     {
