@@ -75,15 +75,7 @@ __device__ __forceinline__ void items_weigh(const Fused& f) {
     const FusedItem& it = sm.item[i & 3];
     FusedWeights{f.again()}.weigh(it, i & 1);
     f.meet(sm.weighed, i);
-    {
-      const FusedMake make{f.again()};
-      const FusedItem& second = sm.item[(i + 2) & 3];
-      if (make.more(second)) make.load_turns_of(second, third == 0 ? 2 : third - 1);
-      cp_async_commit();
-      if (make.t == 0) sm.item[(i + 3) & 3] = make.after(second);
-    }
     FusedWeights{f.again()}.queries(it, i & 1, third, sum);
-    cp_async_wait<0>();
     fence_async_proxy();  // of sums that leave by bulk additions
     f.meet(sm.done, i);
   }
@@ -154,12 +146,16 @@ __device__ __forceinline__ void items_make(const Fused& f) {
       fence_async_proxy();
       f.meet(sm.weighed, i);
       const FusedMake make{f.again()};
+      if (f.more(second)) make.load_turns_of(second, next_third == 2 ? 0 : next_third + 1);
+      cp_async_commit();
+      if (make.t == 0) sm.item[(i + 3) & 3] = f.after(second);
       if (f.more(next)) {
         make.make_dY<gated>(s ^ 1);
         if (f.warp == 0) make.make_rates(s ^ 1);
       }
     }
     FusedWeights{f.again()}.keys(it, s, third, in ? 0 : 1, sum);
+    cp_async_wait<0>();
     fence_async_proxy();  // of dY, and of sums that leave by bulk additions
     barrier_arrive(&sm.done);
     if (f.more(second))  // after the fence, which would wait for it

@@ -2,7 +2,7 @@
 // and takes y and dv to dx and dz there, so that of a chunk only the states S, dS cross memory. A block takes kChunksPerBlock chunks of one
 // group; an item is one head of one chunk. Four warpgroups; with two barriers an item, X before it and Y when its weights M, W are there:
 //   group   X to Y                                               Y to X
-//   kWeigh  q k^T, dY v^T, from them M, W                        turns and biases of the item after the next one; dC
+//   kWeigh  q k^T, dY v^T, from them M, W                        dC
 //   kIn     dS k^T; q of the next item                           dv to dx; dB of panel 0
 //   kOut    S q^T; results of the last item to memory, inputs    y to dz; v of the next item
 //           of the next one

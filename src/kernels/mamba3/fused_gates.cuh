@@ -60,26 +60,32 @@ struct FusedGates : Fused {
     }
     wgmma_wait<0>();
     wgmma_settle(acc);
-    auto& raw = sm.raw[s];
+    bf16 *d_os = sm.raw[s].d_o, *zs = sm.raw[s].z;
+    float ys[16];
+    take<0>(ys, acc);
+#pragma unroll 1  // half of the code
+    for (int i = 0; i < 2; ++i) {
 #pragma unroll
-    for (int b = 0; b < 4; ++b)
+      for (int b = 0; b < 2; ++b)
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int at = place(b, h);
-        const float g = __bfloat162float(raw.d_o[at]), z = gated ? __bfloat162float(raw.z[at]) : 0.f, gz = g * z;
-        float dz = 0;
+        for (int h = 0; h < 2; ++h) {
+          const int at = place(b, h);
+          const float g = __bfloat162float(d_os[at]), z = gated ? __bfloat162float(zs[at]) : 0.f, gz = g * z;
+          float dz = 0;
 #pragma unroll
-        for (int rank = 0; rank < 4; ++rank) {
-          const float y = acc[8 * b + 4 * (rank >> 1) + 2 * h + (rank & 1)];
-          if constexpr (gated) {
-            const float v = z * mz[rank][h], t = tanh_fast(v), yt = y * t + y, ys = yt * v, dy = ys * (1 - t) + yt;  // dy: twice
-            dmo[rank][h] += g * ys, dmz[rank][h] += gz * dy, dz += dy * both[rank][h];
-          } else {
-            dmo[rank][h] += g * y;
+          for (int rank = 0; rank < 4; ++rank) {
+            const float y = ys[8 * b + 4 * (rank >> 1) + 2 * h + (rank & 1)];
+            if constexpr (gated) {
+              const float v = z * mz[rank][h], t = tanh_fast(v), yt = y * t + y, yv = yt * v, dy = yv * (1 - t) + yt;  // dy: twice
+              dmo[rank][h] += g * yv, dmz[rank][h] += gz * dy, dz += dy * both[rank][h];
+            } else {
+              dmo[rank][h] += g * y;
+            }
           }
+          if constexpr (gated) zs[at] = __float2bfloat16(g * dz);
         }
-        if constexpr (gated) raw.z[at] = __float2bfloat16(g * dz);
-      }
+      take<1>(ys, acc), d_os += kNextHalf, zs += kNextHalf;
+    }
     if constexpr (gated) {
       weights(both, sm.mimo[s][2]);
 #pragma unroll
@@ -108,20 +114,26 @@ struct FusedGates : Fused {
     wgmma_wait<0>();
     wgmma_settle(acc);
     bf16* xs = sm.raw[s].x;
+    float dvs[16];
+    take<0>(dvs, acc);
+#pragma unroll 1  // half of the code
+    for (int i = 0; i < 2; ++i) {
 #pragma unroll
-    for (int b = 0; b < 4; ++b)
+      for (int b = 0; b < 2; ++b)
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int at = place(b, h);
-        const float x = __bfloat162float(xs[at]);
-        float dx = 0;
+        for (int h = 0; h < 2; ++h) {
+          const int at = place(b, h);
+          const float x = __bfloat162float(xs[at]);
+          float dx = 0;
 #pragma unroll
-        for (int rank = 0; rank < 4; ++rank) {
-          const float dv = acc[8 * b + 4 * (rank >> 1) + 2 * h + (rank & 1)];
-          dmx[rank][h] += dv * x, dx += dv * mx[rank][h];
+          for (int rank = 0; rank < 4; ++rank) {
+            const float dv = dvs[8 * b + 4 * (rank >> 1) + 2 * h + (rank & 1)];
+            dmx[rank][h] += dv * x, dx += dv * mx[rank][h];
+          }
+          xs[at] = __float2bfloat16(dx);
         }
-        xs[at] = __float2bfloat16(dx);
-      }
+      take<1>(dvs, acc), xs += kNextHalf;
+    }
     const bool odd = r & 1, high = r & 2;
     float one[4];
 #pragma unroll
@@ -134,6 +146,13 @@ struct FusedGates : Fused {
   }
 
  private:
+  // The sums of 32 rows, the first or the last; of raw inputs those are kNextHalf on, in the same places of the swizzle.
+  static constexpr int kNextHalf = 8 * kP;
+  template <int half>
+  static __device__ __forceinline__ void take(float (&to)[16], const float (&acc)[32]) {
+#pragma unroll
+    for (int e = 0; e < 16; ++e) to[e] = acc[16 * half + e];
+  }
   __device__ __forceinline__ int place(int b, int h) const { return raw_unit(4 * b + r, 2 * warp + h) + q; }
   __device__ __forceinline__ void weights(float (&to)[4][2], const float* from) const {
 #pragma unroll

@@ -120,7 +120,7 @@ struct FusedMake : Fused {
 #pragma unroll
       for (int e = 0; e < 8; ++e) z[e] *= 0.5f;
     }
-#pragma unroll
+#pragma unroll 2  // half of the code
     for (int rank = 0; rank < 4; ++rank) {
       float v[8];
       times_shared8(v, g, sm.mimo[s][2] + rank * kP + unit * 8);
@@ -137,7 +137,7 @@ struct FusedMake : Fused {
     const int step = t >> 3, unit = t & 7;
     float x[8];
     unpack8(x, sm.raw[s].x + raw_unit(step, unit));
-#pragma unroll
+#pragma unroll 2
     for (int rank = 0; rank < 4; ++rank) {
       float v[8];
       times_shared8(v, x, sm.mimo[s][0] + rank * kP + unit * 8);
