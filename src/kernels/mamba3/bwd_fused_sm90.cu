@@ -68,14 +68,25 @@ __device__ __forceinline__ void begin(const Fused& f) {
 template <bool gated>
 __device__ __forceinline__ void items_weigh(const Fused& f) {
   FusedSmem& sm = f.sm;
-  float sum[2][32] = {};
+  float sum[32] = {}, other[32] = {};  // of panel i & 1 before item i, and of the other
   int i = 0;
   // Whether there is more comes from the first lane, so that the loop, and with it every operand's address, is the same for a warp.
   for (int third = 0; __shfl_sync(0xffffffffu, f.more(sm.item[i & 3]) ? 1 : 0, 0); ++i, third = third == 2 ? 0 : third + 1) {
     const FusedItem& it = sm.item[i & 3];
     FusedWeights{f.again()}.weigh(it, i & 1);
     f.meet(sm.weighed, i);
-    FusedWeights{f.again()}.queries(it, i & 1, third, sum);
+    // One code for both panels: with twice as much the block's loops do not fit the instruction cache. So the sums change places.
+#pragma unroll 1
+    for (int turn = 0; turn < 2; ++turn) {
+      FusedWeights{f.again()}.queries(it, i & 1, third, (i ^ turn) & 1, sum);
+      if (turn == 0) {
+#pragma unroll
+        for (int e = 0; e < 32; ++e) {
+          const float v = sum[e];
+          sum[e] = other[e], other[e] = v;
+        }
+      }
+    }
     fence_async_proxy();  // of sums that leave by bulk additions
     f.meet(sm.done, i);
   }
