@@ -51,7 +51,7 @@ __device__ __forceinline__ void begin(const Fused& f) {
   cp_async_commit(), cp_async_wait<0>();
   __syncthreads();
   if (f.role == kWeigh) make.make_dY<gated>(0);
-  if (f.role == kIn || f.role == kLoad) make.make_wide(wide, it, 0, 0, f.role == kIn);
+  if (f.role == kIn || f.role == kLoad) make.make_wide(wide, 0, 0, f.role == kIn);
   if (f.role == kOut) {
     make.make_v(0);
     if (f.warp == 0) make.make_rates(0);
@@ -144,7 +144,7 @@ __device__ __forceinline__ void items_make(const Fused& f) {
       }
       FusedWeights{f.again()}.dot_states(s);
     }
-    if (f.more(next)) make.make_wide(wide, next, s ^ 1, next_third, in);
+    if (f.more(next)) make.make_wide(wide, s ^ 1, next_third, in);
     if (in) {
       const FusedGates gates{f.again()};
       float acc[32];
@@ -178,7 +178,7 @@ __device__ __forceinline__ void items_make(const Fused& f) {
   }
 }
 
-constexpr int kWeighRegisters = 168, kOutRegisters = 88;  // the two others keep the 128 that all begin with
+constexpr int kWeighRegisters = 152, kOutRegisters = 88, kMakeRegisters = 136;  // 512 of four groups
 template <bool gated>
 __global__ void __launch_bounds__(kFusedThreads, 1) fused_kernel(const Mamba3Bwd args, const BwdWorkspace w, const Piece piece, const int slots) {
   WEFT_DYNAMIC_SMEM(raw);
@@ -194,6 +194,7 @@ __global__ void __launch_bounds__(kFusedThreads, 1) fused_kernel(const Mamba3Bwd
     fewer_registers<kOutRegisters>();
     items_out<gated>(f);
   } else {
+    more_registers<kMakeRegisters>();
     items_make<gated>(f);
   }
 }
