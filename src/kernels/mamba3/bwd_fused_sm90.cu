@@ -6,7 +6,8 @@
 //   dq = W k + e^{cs} dY S                    dk = W^T q + w v dS                         w_j = scale_j e^{cs_end - cs_j}
 // then the gates, the turn back of dq and dk with d theta, their sums over heads and steps, and sums in fp32 of L G (q k^T) for scale, gamma and a.
 // Floor at b8 s4096 H128 R4: S, dS 8.6 GB and x, z, d_o, turns 2.1 GB read, dx, dz, d theta 1.6 GB written, 2.9 ms at 4.3 TB/s; 2048 x 128 items of
-// 2,200 clocks of wgmma, 2.5 ms. Instructions by count: about 800 an item and warp, four warps a scheduler.
+// 2,200 clocks of wgmma, 2.5 ms. Instructions: about 1,200 an item and warp, four warps a scheduler. The loops of the three kinds of groups run side by
+// side: with 6,000 instructions in them a third of all waits were for the instruction cache, so code that is run twice an item is not unrolled.
 #include "kernels/mamba3/fused_gates.cuh"
 #include "kernels/mamba3/fused_make.cuh"
 #include "kernels/mamba3/fused_store.cuh"
@@ -51,7 +52,7 @@ __device__ __forceinline__ void begin(const Fused& f) {
   cp_async_commit(), cp_async_wait<0>();
   __syncthreads();
   if (f.role == kWeigh) make.make_dY<gated>(0);
-  if (f.role == kIn || f.role == kLoad) make.make_wide(wide, 0, 0, f.role == kIn);
+  if (f.role == kIn || f.role == kLoad) make.make_wide(wide, it, 0, 0, f.role == kIn);
   if (f.role == kOut) {
     make.make_v(0);
     if (f.warp == 0) make.make_rates(0);
@@ -68,25 +69,14 @@ __device__ __forceinline__ void begin(const Fused& f) {
 template <bool gated>
 __device__ __forceinline__ void items_weigh(const Fused& f) {
   FusedSmem& sm = f.sm;
-  float sum[32] = {}, other[32] = {};  // of panel i & 1 before item i, and of the other
+  float sum[2][32] = {};
   int i = 0;
   // Whether there is more comes from the first lane, so that the loop, and with it every operand's address, is the same for a warp.
   for (int third = 0; __shfl_sync(0xffffffffu, f.more(sm.item[i & 3]) ? 1 : 0, 0); ++i, third = third == 2 ? 0 : third + 1) {
     const FusedItem& it = sm.item[i & 3];
     FusedWeights{f.again()}.weigh(it, i & 1);
     f.meet(sm.weighed, i);
-    // One code for both panels: with twice as much the block's loops do not fit the instruction cache. So the sums change places.
-#pragma unroll 1
-    for (int turn = 0; turn < 2; ++turn) {
-      FusedWeights{f.again()}.queries(it, i & 1, third, (i ^ turn) & 1, sum);
-      if (turn == 0) {
-#pragma unroll
-        for (int e = 0; e < 32; ++e) {
-          const float v = sum[e];
-          sum[e] = other[e], other[e] = v;
-        }
-      }
-    }
+    FusedWeights{f.again()}.queries(it, i & 1, third, sum);
     fence_async_proxy();  // of sums that leave by bulk additions
     f.meet(sm.done, i);
   }
@@ -144,7 +134,7 @@ __device__ __forceinline__ void items_make(const Fused& f) {
       }
       FusedWeights{f.again()}.dot_states(s);
     }
-    if (f.more(next)) make.make_wide(wide, s ^ 1, next_third, in);
+    if (f.more(next)) make.make_wide(wide, next, s ^ 1, next_third, in);
     if (in) {
       const FusedGates gates{f.again()};
       float acc[32];
@@ -178,7 +168,7 @@ __device__ __forceinline__ void items_make(const Fused& f) {
   }
 }
 
-constexpr int kWeighRegisters = 152, kOutRegisters = 88, kMakeRegisters = 136;  // 512 of four groups
+constexpr int kWeighRegisters = 168, kOutRegisters = 88;  // the two others keep the 128 that all begin with
 template <bool gated>
 __global__ void __launch_bounds__(kFusedThreads, 1) fused_kernel(const Mamba3Bwd args, const BwdWorkspace w, const Piece piece, const int slots) {
   WEFT_DYNAMIC_SMEM(raw);
@@ -194,7 +184,6 @@ __global__ void __launch_bounds__(kFusedThreads, 1) fused_kernel(const Mamba3Bwd
     fewer_registers<kOutRegisters>();
     items_out<gated>(f);
   } else {
-    more_registers<kMakeRegisters>();
     items_make<gated>(f);
   }
 }

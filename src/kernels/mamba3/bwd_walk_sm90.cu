@@ -4,9 +4,9 @@
 //   S' = e^{cs_end} S + sum_j w_j v_j k_j^T      dS' = e^{cs_end} dS + sum_i e^{cs_i} dY_i q_i^T
 // A block takes a (direction, document, head): one warpgroup turns k or q, one makes v or dY and keeps the state [P, N] in its registers; at
 // rank 4 two blocks fit a processor. Everything leaves by bulk copies out of shared memory: at ranks 1 and 2 the operands and the states; at rank
-// 4, where the chunk pass makes the operands again, the states alone, and v, dY are weighted (w_j, e^{cs_i}) as they are made.
-// Floor at b8 s4096 H128 R4: S, dS 8.6 GB written, x, z, d_o, turns 2.7 GB read, 2.6 ms at 4.3 TB/s; by count about 1,850 instructions a scheduler,
-// chunk and head in all (operands leaving and unweighted: 2,400 measured).
+// 4, where the chunk pass makes the operands again, the states alone, and v, dY are weighted (w_j, e^{cs_i}) as they are made. B or C of the next
+// chunk come by asynchronous copies where k or q of it will stand; x, or z and d_o, are read two chunks ahead.
+// Floor at b8 s4096 H128 R4: S, dS 8.6 GB written, x, z, d_o, turns 2.7 GB read, 2.6 ms at 4.3 TB/s.
 #include "kernels/common/state_group.cuh"
 #include "kernels/mamba3/bwd.cuh"
 
@@ -74,7 +74,7 @@ struct WalkFeed {
       cp_async_wait<0>();
       group_barrier(kFeed, kGroup);
       load(i + 1, next);
-      if (warp == 0) decay(s);
+      if (warp == 0) chunk_decay<R>(sm.decay[s], sm.small[s].a, sm.small[s].dt, sm.small[s].lambda, 1);
 #pragma unroll
       for (int j = 0; j < 2; ++j) turn_row(third, s, 32 * j + row32);
       fence_async_proxy();
@@ -89,18 +89,6 @@ struct WalkFeed {
   __device__ __forceinline__ int turn_stride() const { return a.angles + 4; }
   __device__ __forceinline__ bf16* place(int third, int row, int half) const { return sm.wide[third] + row * 64 + (((u + 4 * half) ^ row) & 7) * 8; }
 
-  // At rank 4 what the direction uses, a value a step; else a value a row.
-  __device__ __forceinline__ void decay(int s) const {
-    auto& small = sm.small[s];
-    Decay& to = sm.decay[s];
-    if constexpr (R == 4)
-      each_rate<R>(small.a, small.dt, small.lambda, 1, [&](int step, float, float, float grow, float w, float, float) {
-        to.grow[step] = grow;
-        if constexpr (!kReverse) to.w[step] = w;
-      });
-    else
-      chunk_decay<R>(to, small.a, small.dt, small.lambda, 1);
-  }
   // The small inputs of chunk i, and B or C where the thread will make k or q of it.
   __device__ __forceinline__ void load(int i, int third) const {
     if (i < at.chunks) {
@@ -245,18 +233,17 @@ __device__ __forceinline__ void walk_states(const Mamba3Inputs& a, const bf16* d
   float S[64] = {};
   WalkThin<R, kReverse> made{a, d_o, at, sm, piece.head0 + at.local, thread & (kGroup - 1)};
   made.begin();
-  float weighted[kTiles ? 1 : R][8];
-  if constexpr (!kTiles) made.values(weighted, 0);
   int third = 0;
   for (int i = 0; i < at.chunks; ++i) {
     const int s = i & 1;
     const bf16 *stage_wide = sm.wide[third], *stage_thin = sm.thin[s];
-    if constexpr (kTiles) made.make(s);
+    float weighted[kTiles ? 1 : R][8];
+    if constexpr (kTiles) made.make(s); else made.values(weighted, 0);
     const Decay& d = sm.decay[s];
     const int64_t tile = (slot0 + chunk_of<kReverse>(at, i)) * piece.heads + at.local;
     group_barrier(kFull + s, 2 * kGroup);
     const float* weight = kReverse ? d.grow : d.w;
-    if constexpr (!kTiles) made.put(weighted, s, 0, weight[made.t >> 3]);
+    if constexpr (!kTiles) made.put(weighted, s, 0, weight[(made.t >> 3) * R]);
     if constexpr (kTiles) {
       if (sends) bulk_store(wide + tile * (kRows * kN), stage_wide, kRows * kN * 2), bulk_commit();
     }
@@ -286,7 +273,7 @@ __device__ __forceinline__ void walk_states(const Mamba3Inputs& a, const bf16* d
             operand[k][e] = pack_bf16(v.x * f.x, v.y * f.y);
           }
         }
-        const float factor = d.grow[R == 4 ? Sm::kSteps - 1 : kRows - 1];
+        const float factor = d.grow[kRows - 1];
 #pragma unroll
         for (int e = 0; e < 64; ++e) S[e] *= factor;
         wgmma_settle(S);
@@ -299,7 +286,6 @@ __device__ __forceinline__ void walk_states(const Mamba3Inputs& a, const bf16* d
             Wgmma<128>::run<true, true>(S, mn_major(stage_thin) + k * kStep16<true>, mn_major(stage_wide) + k * kStep16<true>, 1);
         }
         wgmma_commit();
-        if constexpr (!kTiles) made.values(weighted, 0);  // of the next chunk
         wgmma_wait<0>();
         wgmma_settle(S);
       }

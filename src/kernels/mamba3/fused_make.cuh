@@ -52,14 +52,13 @@ struct FusedMake : Fused {
   }
 
   // k or q, by one warpgroup: thread t has columns 8 u.., 32 + 8 u.. and those 64 on of rows t / 4 and t / 4 + 32, which are of one rank.
-  // Its rows of B or C are read before the phase, so that nothing waits for them.
+  // Its first row of B or C is read a phase ahead, so that nothing waits for it.
   struct Wide {
-    uint4 row[2][4];
+    uint4 row[4];
     // Any values: where nothing is read, the last ones need not be kept.
     __device__ __forceinline__ void forget() {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        uint4& v = row[i >> 2][i & 3];
+      for (uint4& v : row) {
 #if defined(WEFT_EMULATE)
         v = {};
 #else
@@ -68,26 +67,26 @@ struct FusedMake : Fused {
       }
     }
   };
-  __device__ __forceinline__ void read_wide(Wide& v, const FusedItem& it, bool queries) const {
+  __device__ __forceinline__ void read_wide(Wide& v, const FusedItem& it, bool queries, int second = 0) const {
     const Mamba3Inputs& a = args.in;
-    const int u = lane & 3, row = t >> 2;
-    const int64_t stride = queries ? a.C_stride : a.B_stride;
-    const bf16* from = static_cast<const bf16*>(queries ? a.C : a.B) + (Order::rank(row) * a.groups + piece.group0 + group) * kN + 8 * u;
+    const int u = lane & 3, row = t >> 2, step = Order::step(row) + 8 * second;
+    // Past the end comes the last step's row again: its weights are zero.
+    const bf16* from = static_cast<const bf16*>(queries ? a.C : a.B) + (Order::rank(row) * a.groups + piece.group0 + group) * kN + 8 * u + (it.first + (step < it.count ? step : it.count - 1)) * (queries ? a.C_stride : a.B_stride);
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const int step = Order::step(row) + 8 * j;  // past the end comes the last step's row again: its weights are zero
-      const bf16* at = from + (it.first + (step < it.count ? step : it.count - 1)) * stride;
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const uint4* p = reinterpret_cast<const uint4*>(at + (k & 1) * 64 + (k >> 1) * 32);
-        v.row[j][k] = queries ? load_kept(p) : load_once(p);
-      }
+    for (int k = 0; k < 4; ++k) {
+      const uint4* p = reinterpret_cast<const uint4*>(from + (k & 1) * 64 + (k >> 1) * 32);
+      v.row[k] = queries ? load_kept(p) : load_once(p);
     }
   }
-  __device__ __forceinline__ void make_wide(Wide& v, int s, int third, bool queries) const {
+  __device__ __forceinline__ void make_wide(Wide& v, const FusedItem& it, int s, int third, bool queries) const {
+    Wide ahead;
+    read_wide(ahead, it, queries, 1);
+    make_wide(v, ahead, s, third, queries);
+  }
+  __device__ __forceinline__ void make_wide(Wide& v, Wide& ahead, int s, int third, bool queries) const {
     const int row = t >> 2, unit = Columns::unit(t & 3, 0);  // those of 32 columns on are unit ^ 4, those 64 on the next
     int to = (unit >> 3) * (kRows * 64) + row * 64 + ((unit ^ row) & 7) * 8;
-    make_half<1>(v, to, s, third, queries), make_half<0>(v, to, s, third, queries);
+    make_half<0>(v, ahead, to, s, third, queries), make_half<1>(v, ahead, to, s, third, queries);
   }
 
   // All heads of a group make their q of the same rows. The first-level cache beside the shared memory holds those of one side.
@@ -160,7 +159,7 @@ struct FusedMake : Fused {
   }
   // Columns 32 half + 8 u.. and those 64 on, of both rows. What does not turn is added to in bf16, as in the forward and the walk.
   template <int half>
-  __device__ __forceinline__ void make_half(Wide& v, int to, int s, int third, bool queries) const {
+  __device__ __forceinline__ void make_half(Wide& v, const Wide& ahead, int to, int s, int third, bool queries) const {
     const int first = (lane & 3) + 4 * half, row = t >> 2;
     bf16* tile = queries ? sm.stage[s].q : sm.stage[s].k;
     const float* bias = sm.bias[queries] + Order::rank(row) * FusedSmem::kBias + 8 * first;
@@ -168,8 +167,9 @@ struct FusedMake : Fused {
       const uint4 low = round8(bias), high = round8(bias + 64);
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        *reinterpret_cast<uint4*>(tile + j * 32 * 64 + (to ^ 32 * half)) = add_bf16x8(v.row[j][2 * half], low);
-        *reinterpret_cast<uint4*>(tile + j * 32 * 64 + (to ^ 32 * half ^ 8)) = add_bf16x8(v.row[j][2 * half + 1], high);
+        const Wide& from = j ? ahead : v;
+        *reinterpret_cast<uint4*>(tile + j * 32 * 64 + (to ^ 32 * half)) = add_bf16x8(from.row[2 * half], low);
+        *reinterpret_cast<uint4*>(tile + j * 32 * 64 + (to ^ 32 * half ^ 8)) = add_bf16x8(from.row[2 * half + 1], high);
       }
       return;
     }
@@ -177,12 +177,12 @@ struct FusedMake : Fused {
 #pragma unroll 1  // half of the code
     for (int j = 0; j < 2; ++j) {
       float x[8], y[8];
-      unpack8(x, v.row[0][2 * half]), unpack8(y, v.row[0][2 * half + 1]);
+      unpack8(x, v.row[2 * half]), unpack8(y, v.row[2 * half + 1]);
       add_shared8(x, bias), add_shared8(y, bias + 64);
       rotate<4>(x, y, first, turn, args.in.angles, 1.f);
       pack8(tile + (to ^ 32 * half), x), pack8(tile + (to ^ 32 * half ^ 8), y);
       tile += 32 * 64, turn += 8 * turn_stride();  // 32 rows on: the same places of the swizzle
-      v.row[0][2 * half] = v.row[1][2 * half], v.row[0][2 * half + 1] = v.row[1][2 * half + 1];
+      v.row[2 * half] = ahead.row[2 * half], v.row[2 * half + 1] = ahead.row[2 * half + 1];
     }
   }
 };

@@ -90,16 +90,21 @@ struct FusedWeights : Fused {
     wgmma_wait<0>();
     finish(it, 0, acc, stage.k + panel * 4096, third, panel, sum);
   }
-  // One panel of dq^T = S^T dY^T diag(e^{cs}) + k^T W^T.
-  __device__ __forceinline__ void queries(const FusedItem& it, int s, int third, int panel, float (&sum)[32]) const {
+  // Both panels of dq^T = S^T dY^T diag(e^{cs}) + k^T W^T: the products of one run beside the sums of the other.
+  __device__ __forceinline__ void queries(const FusedItem& it, int s, int third, float (&sum)[2][32]) const {
     const auto& stage = sm.stage[s];
-    float acc[32];
-    through_thin(acc, stage.S + panel * 4096, stage.dY);
+    float left[32], right[32];
+    through_thin(left, stage.S, stage.dY);
+    through_thin(right, stage.S + 4096, stage.dY);
+    wgmma_wait<1>();
+    scale(left, sm.rates[s].grow);
+    times_weights<false>(left, stage.k);
+    wgmma_wait<1>();
+    scale(right, sm.rates[s].grow);
+    times_weights<false>(right, stage.k + 4096);
     wgmma_wait<0>();
-    scale(acc, sm.rates[s].grow);
-    times_weights<false>(acc, stage.k + panel * 4096);
-    wgmma_wait<0>();
-    finish(it, 1, acc, stage.q + panel * 4096, third, panel, sum);
+    finish(it, 1, left, stage.q, third, 0, sum[0]);
+    finish(it, 1, right, stage.q + 4096, third, 1, sum[1]);
   }
 
  private:

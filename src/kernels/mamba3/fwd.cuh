@@ -28,7 +28,7 @@ struct FwdSmem {
   bf16 M[kRows * kRows];  // Panels<64>
   struct Small {
     bf16 x[kSteps * kXStride], z[kSteps * kXStride];
-    float cs[kSteps], from[kSteps], grow[kSteps], w[kSteps], gamma[kSteps];  // as in Decay; by the first multiplying warp
+    float cs[kSteps], from[kSteps], grow[kSteps], w[kSteps], gamma[kSteps];  // as in Decay
   } small[2];
   bf16 o[2][kSteps * kXStride];
   alignas(16) float2 turn[kSteps * TurnTable<R>::kStride];
@@ -37,11 +37,8 @@ struct FwdSmem {
   alignas(16) float mimo[3][kP * R];  // [p][rank] of x, z, o
   alignas(16) float omega[2][kSteps * kAngles];
   struct alignas(16) Raw {
-    float dt[kSteps];
-  } raw[2];
-  struct alignas(16) Rates {  // of the multiplying warps
     float dt[kSteps + 4], a[kSteps + 4], lambda[kSteps + 4];
-  } rates;
+  } raw[2];
 };
 
 // What one block works on.

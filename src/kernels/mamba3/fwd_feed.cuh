@@ -14,10 +14,10 @@ struct FwdFeed {
   const Mamba3Fwd& args;
   const FwdPlace& at;
   Sm& sm;
-  // A warp makes the turns of a quarter of the steps and then those steps' rows of k and q; a thread rows 8 j + row0 of each, columns 8 u.. and
-  // 8 u + 32.., and those 64 on. Eight neighbouring lanes store to different banks. At rank 4 both rows are of one step, at rank 2 of steps 4 apart.
-  const int t = thread_number() & (kGroup - 1), warp = t >> 5, lane = t & 31, u = lane & 3, row0 = 16 * warp + (lane >> 2 & 1) * 4 + (lane >> 3 & 3);
-  const int first_column = (rank_of(0) * args.in.groups + at.group) * kN + 8 * u;  // of row row0 in B, C
+  // A thread makes rows 16 i + row16 of k (warps 0, 1) or q: columns 8 u.. and 8 u + 32.., and those 64 on. Eight neighbouring lanes store
+  // to different banks.
+  const int t = thread_number() & (kGroup - 1), warp = t >> 5, lane = t & 31, u = lane & 3, which = warp >> 1,
+            row16 = (lane >> 2 & 1) * 4 + (lane >> 3 & 3) + (warp & 1) * 8, rank = Order::rank(row16);
   float theta[2] = {};  // of angles lane and lane + 32 before the chunk; every warp keeps a copy
 
   __device__ __forceinline__ void run() {
@@ -33,8 +33,11 @@ struct FwdFeed {
       if (args.initial.theta && lane + 32 * e < a.angles) theta[e] = args.initial.theta[(static_cast<int64_t>(at.document) * a.heads + at.head) * a.angles + lane + 32 * e];
     for (int step = warp; step < kSteps && lane < 4; step += 4)  // the rest of the last unit that turns stays as it is
       if ((a.angles + lane) % Table::kPerUnit >= 4) sm.turn[Table::at(step, a.angles + lane)] = {1, 0};
-    Raw raw;
-    if (at.chunks > 0) load_rates_of(0), load_half(raw, 0, 1);
+    uint4 raw[2][4];
+    if (at.chunks > 0) {
+      load_rates_of(0);
+      load_row(raw[0], 0, 0), load_row(raw[1], 0, 1);
+    }
     for (int c = 0; c < at.chunks; ++c) {
       const int s = c & 1;
       if (c >= 2) group_barrier(kFree + s, 2 * kGroup);
@@ -42,16 +45,24 @@ struct FwdFeed {
       cp_async_wait<1>();
       group_barrier(kFeed, kGroup);
       if (args.thetas && c * kSteps % kMamba3Span == 0 && warp == 3) save_theta(args.thetas, at.start / kMamba3Span + at.document + c * kSteps / kMamba3Span);
+      if (warp == 0) rates(s);
       turns(s);
-      __syncwarp();
-      // The half that does not turn, where one does not, first: its rows are soon made, and the other's are on their way meanwhile.
+      group_barrier(kFeed, kGroup);
 #pragma unroll 1
-      for (int half = 1; half >= 0; --half) make_half(raw, c, half);
+      for (int i = 0; i < 4; i += 2)
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          // The half that does not turn is short: its registers take the next row early.
+          make_half<1>(raw[j], s, 16 * (i + j) + row16);
+          if (i == 0) load_half<1>(raw[j], c, 2 + j);
+          make_half<0>(raw[j], s, 16 * (i + j) + row16);
+          if (i == 0) load_half<0>(raw[j], c, 2 + j);
+        }
       if (c + 1 < at.chunks) load_rates_of(c + 1); else cp_async_commit();
       cp_async_wait<1>();
       fence_async_proxy();
       group_arrive(kFull + s, 2 * kGroup);
-      if (c + 1 < at.chunks) load_half(raw, c + 1, 1);  // after the fence, which would wait for them
+      if (c + 1 < at.chunks) load_row(raw[0], c + 1, 0), load_row(raw[1], c + 1, 1);  // after the fence, which would wait for them
     }
     if (args.last.theta && warp == 3) save_theta(args.last.theta, at.document);
     if (args.last.h && at.chunks > 0) save_keys();
@@ -72,12 +83,12 @@ struct FwdFeed {
     for (int i = t; i < R * kN; i += kGroup) to[i] = __bfloat162float(*Panels<kN>{sm.tiles[c & 1].k}.at(Order::row(step, i / kN), i % kN));
   }
 
-  // dt and omega of chunk c; one group of copies.
+  // dt, a, lambda and omega of chunk c; one group of copies.
   __device__ __forceinline__ void load_rates_of(int c) {
     const Mamba3Inputs& a = args.in;
     const int first = at.start + c * kSteps, left = at.length - c * kSteps;
     auto& raw = sm.raw[c & 1];
-    if (t < kSteps) cp_async4(raw.dt + t, a.dt + static_cast<int64_t>(first + (t < left ? t : 0)) * a.heads + at.head, t < left);
+    load_rates(raw.dt, raw.a, raw.lambda, a, at.head, first, left, kSteps, t);
     const int valid = (left < kSteps ? left : kSteps) * a.angles;
     for (int i = t * 4; i < kSteps * a.angles; i += kGroup * 4) {
       const bool ok = i < valid;
@@ -87,7 +98,7 @@ struct FwdFeed {
   }
   __device__ __forceinline__ void load_inputs(int c, int s) {
     const Mamba3Inputs& a = args.in;
-    const int first = at.start + c * kSteps, left = at.length - c * kSteps, t = fresh(this->t);  // its places are not kept through the loop over chunks
+    const int first = at.start + c * kSteps, left = at.length - c * kSteps;
 #pragma unroll 2
     for (int i = t; i < kSteps * 8; i += kGroup) {
       const int step = i / 8, col = i % 8 * 8;
@@ -100,25 +111,25 @@ struct FwdFeed {
     }
     cp_async_commit();
   }
-  // Columns 8 u + 32 half.. and those 64 on of rows 8 j + row0 of B and C.
-  struct Raw {
-    uint4 low[2][2], high[2][2];  // [B, C][j]
-  };
-  // Of row 8 j + row0.
-  __device__ __forceinline__ int step_of(int j) const { return R == 4 ? Order::step(row0) : Order::step(row0) + 8 / R * j; }
-  __device__ __forceinline__ int rank_of(int j) const { return R == 4 ? (row0 & 1) + 2 * j : Order::rank(row0); }
-  // Past the end comes the last step's row again: its weights are zero.
-  __device__ __forceinline__ void load(Raw& raw, int c, int half, int which, int j) const {
+  // The thread's part of row 16 i + row16 of chunk c: columns 8 u, 64 + 8 u, 32 + 8 u, 96 + 8 u. Past the end comes the last step's row again:
+  // its weights are zero.
+  __device__ __forceinline__ void load_row(uint4 (&raw)[4], int c, int i) const { load_half<0>(raw, c, i), load_half<1>(raw, c, i); }
+  template <int half>
+  __device__ __forceinline__ void load_half(uint4 (&raw)[4], int c, int i) const {
     const Mamba3Inputs& a = args.in;
-    const int there = c * kSteps + step_of(j), step = there < at.length ? there : at.length - 1;
-    const bf16* from = static_cast<const bf16*>(which ? a.C : a.B) + static_cast<int64_t>(at.start + step) * (which ? a.C_stride : a.B_stride) + fresh(first_column) + (R == 4 ? 2 * j * a.groups * kN : 0) + 32 * half;
-    raw.low[which][j] = __ldg(reinterpret_cast<const uint4*>(from)), raw.high[which][j] = __ldg(reinterpret_cast<const uint4*>(from + 64));
-  }
-  __device__ __forceinline__ void load_half(Raw& raw, int c, int half) const {
-    #pragma unroll
-    for (int m = 0; m < 4; ++m) load(raw, c, half, m >> 1, m & 1);
+    const int there = c * kSteps + Order::step(16 * i + row16), step = there < at.length ? there : at.length - 1;
+    const bf16* from = static_cast<const bf16*>(which ? a.C : a.B) + static_cast<int64_t>(at.start + step) * (which ? a.C_stride : a.B_stride) + (rank * a.groups + at.group) * kN + 8 * u;
+#pragma unroll
+    for (int k = 0; k < 2; ++k) raw[2 * half + k] = __ldg(reinterpret_cast<const uint4*>(from + k * 64 + half * 32));
   }
 
+  __device__ __forceinline__ void rates(int s) const {
+    const auto& raw = sm.raw[s];
+    auto& to = sm.small[s];
+    each_rate<R>(raw.a, raw.dt, raw.lambda, 1, [&](int step, float cs, float from, float grow, float w, float, float gamma) {
+      to.cs[step] = cs, to.from[step] = from, to.grow[step] = grow, to.w[step] = w, to.gamma[step] = gamma;
+    });
+  }
   // Warp w makes a quarter of the steps' turns.
   __device__ __forceinline__ void turns(int s) {
     const float* omega = sm.omega[s];
@@ -156,40 +167,26 @@ struct FwdFeed {
     }
   }
 
-  // Of both rows of k and q; those of half 1 are followed by the loads of half 0.
-  __device__ __forceinline__ void make_half(Raw& raw, int c, int half) const {
-    const int s = c & 1, unit = u + 4 * half;
-    const bool turn = Table::kPerUnit * unit < args.in.angles;
-    Turn turns[R == 4 ? 1 : 2];
-    if (turn) {
-#pragma unroll
-      for (int j = 0; j < (R == 4 ? 1 : 2); ++j) turns[j].read(sm.turn + step_of(j) * Table::kStride + unit * 2);
-    }
-#pragma unroll
-    for (int m = 0; m < 4; ++m) {
-      const int which = m >> 1, j = m & 1, row = row0 + 8 * j;
-      bf16* to = (which ? sm.tiles[s].q : sm.tiles[s].k) + row * 64 + ((unit ^ row) & 7) * 8;
-      const int bias = (which * R + rank_of(j)) * kN + 8 * unit;
-      if (turn)
-        make_turned(to, raw.low[which][j], raw.high[which][j], sm.bias[0] + bias, turns[R == 4 ? 0 : j], sm.round_bias[0] + bias);
-      else  // added to in bf16: one rounding of the bias more
-        *reinterpret_cast<uint4*>(to) = add_bf16x8(raw.low[which][j], *reinterpret_cast<const uint4*>(sm.round_bias[0] + bias)), *reinterpret_cast<uint4*>(to + kRows * 64) = add_bf16x8(raw.high[which][j], *reinterpret_cast<const uint4*>(sm.round_bias[0] + bias + 64));
-      if (half) load(raw, c, 0, which, j);
-    }
+  template <int half>
+  __device__ __forceinline__ void make_half(const uint4 (&raw)[4], int s, int row) const {
+    const Panels<kN> to{which ? sm.tiles[s].q : sm.tiles[s].k};
+    make_unit(to, row, u + 4 * half, raw[2 * half], raw[2 * half + 1], sm.turn + Order::step(row) * Table::kStride);
   }
-  struct Turn {  // of a unit: cos, sin, cos, sin
-    float4 cs[Table::kPerUnit / 2];
-    __device__ __forceinline__ void read(const float2* from) {
-#pragma unroll
-      for (int m = 0; m < Table::kPerUnit / 2; ++m) cs[m] = *reinterpret_cast<const float4*>(from + m * 16);
+  // Columns 8 unit.. and 64 + 8 unit.. of a row. Those that do not turn are added to in bf16: one rounding of the bias more.
+  __device__ __forceinline__ void make_unit(const Panels<kN>& to, int row, int unit, const uint4& low, const uint4& high, const float2* turn) const {
+    const int col = rank * kN + 8 * unit;
+    const float* bias = sm.bias[which] + col;
+    const bf16* round_bias = sm.round_bias[which] + col;
+    uint4 *to_low = reinterpret_cast<uint4*>(to.unit(row, 8 * unit)), *to_high = reinterpret_cast<uint4*>(to.unit(row, 64 + 8 * unit));
+    if (Table::kPerUnit * unit >= args.in.angles) {
+      *to_low = add_bf16x8(low, *reinterpret_cast<const uint4*>(round_bias)), *to_high = add_bf16x8(high, *reinterpret_cast<const uint4*>(round_bias + 64));
+      return;
     }
-  };
-  // 8 columns and those 64 on of a row.
-  __device__ __forceinline__ void make_turned(bf16* to, const uint4& low, const uint4& high, const float* bias, const Turn& turn, const bf16* round_bias) const {
-    const float4(&cs)[Table::kPerUnit / 2] = turn.cs;
-    bf16* to_high = to + kRows * 64;
     float x[8];
     unpack8(x, low), add_shared8(x, bias);
+    float4 cs[Table::kPerUnit / 2];
+#pragma unroll
+    for (int m = 0; m < Table::kPerUnit / 2; ++m) cs[m] = *reinterpret_cast<const float4*>(turn + m * 16 + unit * 2);
     if constexpr (R > 1) {
       float y[8];
       unpack8(y, high), add_shared8(y, bias + 64);
@@ -198,16 +195,16 @@ struct FwdFeed {
         const float c = e & 1 ? cs[e >> 1].z : cs[e >> 1].x, sn = e & 1 ? cs[e >> 1].w : cs[e >> 1].y, v = x[e];
         x[e] = v * c - y[e] * sn, y[e] = v * sn + y[e] * c;
       }
-      pack8(to_high, y);
+      pack8(reinterpret_cast<bf16*>(to_high), y);
     } else {
 #pragma unroll
       for (int e = 0; e < 8; e += 2) {
         const float c = e & 2 ? cs[e >> 2].z : cs[e >> 2].x, sn = e & 2 ? cs[e >> 2].w : cs[e >> 2].y, v = x[e];
         x[e] = v * c - x[e + 1] * sn, x[e + 1] = v * sn + x[e + 1] * c;
       }
-      *reinterpret_cast<uint4*>(to_high) = add_bf16x8(high, *reinterpret_cast<const uint4*>(round_bias + 64));
+      *to_high = add_bf16x8(high, *reinterpret_cast<const uint4*>(round_bias + 64));
     }
-    pack8(to, x);
+    pack8(reinterpret_cast<bf16*>(to_low), x);
   }
 };
 

@@ -22,9 +22,6 @@ struct FwdMultiply {
 
   __device__ __forceinline__ void run() {
     begin();
-    if (warp == 0) {
-      load_rates_of(0), rates(0), load_rates_of(1);
-    }
     for (int c = 0; c < at.chunks; ++c) item(c);
     if (at.chunks > 0) {
       fence_async_proxy();
@@ -42,7 +39,7 @@ struct FwdMultiply {
       const int64_t from = static_cast<int64_t>(head) * R * kP + i;
       const int to = i % kP * R + i / kP;
       const float z = a.mimo_z ? a.mimo_z[from] : 1.f, o = a.mimo_o ? a.mimo_o[from] : 1.f;
-      sm.mimo[0][to] = a.mimo_x ? a.mimo_x[from] : 1.f, sm.mimo[1][to] = 0.5f * z, sm.mimo[2][to] = a.z ? 0.5f * o * z : o;
+      sm.mimo[0][to] = a.mimo_x ? a.mimo_x[from] : 1.f, sm.mimo[1][to] = -kLog2E * z, sm.mimo[2][to] = a.z ? o * z : o;
     }
     group_barrier(kOwn, kGroup);
     read_state(S, args.initial.h ? args.initial.h + state_row * (kP * kN) : nullptr, row);
@@ -68,27 +65,7 @@ struct FwdMultiply {
       if (n > 2 * warp + 1) *reinterpret_cast<uint32_t*>(M.at(row, n * 8 + r * 2)) = *reinterpret_cast<uint32_t*>(M.at(row + 8, n * 8 + r * 2)) = 0;
   }
 
-  // dt, a, lambda of chunk c, and its decays. Of one warp: the first, which has the least to weigh.
-  __device__ __forceinline__ void load_rates_of(int c) const {
-    if (c < at.chunks) {
-      const int first = at.start + c * kSteps, left = at.length - c * kSteps;
-      for (int t = lane; t <= kSteps; t += 32) load_rates(sm.rates.dt, sm.rates.a, sm.rates.lambda, args.in, head, first, left, kSteps, t);
-    }
-    cp_async_commit();
-  }
-  __device__ __forceinline__ void rates(int c) const {
-    cp_async_wait<0>();
-    __syncwarp();
-    if (c < at.chunks) {
-      auto& to = sm.small[c & 1];
-      each_rate<R>(sm.rates.a, sm.rates.dt, sm.rates.lambda, 1, [&](int step, float cs, float from, float grow, float w, float, float gamma) {
-        to.cs[step] = cs, to.from[step] = from, to.grow[step] = grow, to.w[step] = w, to.gamma[step] = gamma;
-      });
-    }
-    __syncwarp();
-  }
-
-  // The mimo weights x (0), z (1), o (2) of p = row, row + 8; with a gate z is mimo_z / 2 and o is mimo_o mimo_z / 2.
+  // The mimo weights x (0), z (1), o (2) of p = row, row + 8; with a gate z is -log2(e) mimo_z and o is mimo_o mimo_z.
   __device__ __forceinline__ void weights(float (&to)[R][2], int which) const {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -122,7 +99,6 @@ struct FwdMultiply {
       wgmma_wait<0>();
       wgmma_settle(qk);
       weigh(small, qk);
-      if (warp == 0) rates(c + 1), load_rates_of(c + 2);
     }
     float y[32];
     {
@@ -187,7 +163,7 @@ struct FwdMultiply {
     wgmma_commit();
     wgmma_wait<1>();
     wgmma_settle(y);
-    if (args.in.z) gate<true>(small, sm.o[s], y); else gate<false>(small, sm.o[s], y);
+    if (args.in.z) gate<true>(small, sm.o[s], x, mx, y); else gate<false>(small, sm.o[s], x, mx, y);
     wgmma_wait<0>();
     wgmma_settle(S);
     if (c + 2 < at.chunks) group_arrive(kFree + s, 2 * kGroup);
@@ -202,11 +178,13 @@ struct FwdMultiply {
     }
   }
 
-  // M from q k^T: the decay from an earlier step, gamma within a step, 0 later; the skip stands on the diagonal.
+  // M from q k^T: the decay from an earlier step, gamma within a step, 0 later.
   __device__ __forceinline__ void weigh(const typename Sm::Small& small, const float (&qk)[32]) const {
     constexpr int kSides = R == 4 ? 1 : 2;  // rows row and row + 8 are of one step at rank 4
-    // Made anew here: kept ahead of the loop over chunks, the places and steps of all columns would fill registers.
-    const int r = fresh(this->r), line = lane & 7, place = fresh((16 * warp + (lane >> 3 & 1) * 8 + line) * 64), swizzle = (lane >> 4) ^ line;
+    int swizzle = q << 3;  // of M's panels; made anew here: kept ahead of the loop over chunks, the places of all columns would fill registers
+#if !defined(WEFT_EMULATE)
+    asm volatile("" : "+r"(swizzle));
+#endif
     int step[kSides];
     float cs[kSides];
 #pragma unroll
@@ -220,14 +198,11 @@ struct FwdMultiply {
         const int there = Order::own_step(b, o, r);
         const float from = small.from[there];
 #pragma unroll
-        for (int h = 0; h < kSides; ++h) f[h][o] = exp2_fast(cs[h] - from);
-        if (b == warp) {
-          const float gamma = small.gamma[there];
-#pragma unroll
-          for (int h = 0; h < kSides; ++h) f[h][o] = there < step[h] ? f[h][o] : there == step[h] ? gamma : 0.f;
+        for (int h = 0; h < kSides; ++h) {
+          f[h][o] = exp2_fast(cs[h] - from);
+          if (b == warp) f[h][o] = there < step[h] ? f[h][o] : there == step[h] ? small.gamma[there] : 0.f;
         }
       }
-      uint32_t words[4];
 #pragma unroll
       for (int half = 0; half < 2; ++half)
 #pragma unroll
@@ -235,21 +210,18 @@ struct FwdMultiply {
           float m[2];
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
-            m[e] = f[h < kSides ? h : 0][Order::own(half, e)] * qk[8 * b + 4 * half + 2 * h + e];
-            if (b == warp) {
-              if (f[h < kSides ? h : 0][Order::own(half, e)] == 0) m[e] = 0;
-              if (h == half && q == 2 * r + e) m[e] += D;
-            }
+            const float factor = f[h < kSides ? h : 0][Order::own(half, e)];
+            m[e] = factor * qk[8 * b + 4 * half + 2 * h + e];
+            if (b == warp && factor == 0) m[e] = 0;
           }
-          words[2 * half + h] = pack_bf16(m[0], m[1]);
+          *reinterpret_cast<uint32_t*>(sm.M + (row + 8 * h) * 64 + (swizzle ^ ((2 * b + half) << 3)) + r * 2) = pack_bf16(m[0], m[1]);
         }
-      stmatrix_x4(sm.M + place + ((swizzle ^ 2 * b) & 7) * 8, words[0], words[1], words[2], words[3]);
     }
   }
 
-  // Gate, sum over ranks. With h = tanh(u / 2), u = z mimo_z: silu = (1 + h) u / 2.
+  // Skip, gate, sum over ranks.
   template <bool gated>
-  __device__ __forceinline__ void gate(const typename Sm::Small& small, bf16* o, const float (&y)[32]) const {
+  __device__ __forceinline__ void gate(const typename Sm::Small& small, bf16* o, const float (&x)[4][kOwnSteps][2], const float (&mx)[R][2], const float (&y)[32]) const {
     float mz[R][2], mo[R][2];
     weights(mz, 1), weights(mo, 2);
 #pragma unroll
@@ -259,19 +231,18 @@ struct FwdMultiply {
         const int place = Order::own_step(b, own, r) * Sm::kXStride + row;
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          const float z = gated ? __bfloat162float(small.z[place + 8 * h]) : 1.f;
-          float sum = 0, turned = 0;
+          const float skip = D * x[b][own][h], z = gated ? __bfloat162float(small.z[place + 8 * h]) : 1.f;
+          float sum = 0;
 #pragma unroll
           for (int half = 0; half < 2; ++half)
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
               if (Order::own(half, e) != own) continue;
               const int rank = Order::own_rank(half, e);
-              const float v = y[8 * b + 4 * half + 2 * h + e] * mo[rank][h];
-              sum += v;
-              if constexpr (gated) turned += v * tanh_fast(z * mz[rank][h]);
+              const float v = (y[8 * b + 4 * half + 2 * h + e] + skip * mx[rank][h]) * mo[rank][h];
+              sum += gated ? v * reciprocal_fast(1 + exp2_fast(z * mz[rank][h])) : v;
             }
-          o[place + 8 * h] = __float2bfloat16(gated ? (sum + turned) * z : sum);
+          o[place + 8 * h] = __float2bfloat16(gated ? sum * z : sum);
         }
       }
   }
@@ -279,9 +250,9 @@ struct FwdMultiply {
   // o of chunk c to memory, 128 bytes a step, the steps spread over the warps.
   __device__ __forceinline__ void send(int c) const {
     const int first = at.start + c * kSteps, left = at.length - c * kSteps;
-    const int step = 4 * lane + warp;
-    if (step < (left < kSteps ? left : kSteps))
-      bulk_store(static_cast<bf16*>(args.o) + (static_cast<int64_t>(first + step) * args.in.heads + head) * kP, sm.o[c & 1] + step * Sm::kXStride, kP * 2);
+#pragma unroll
+    for (int step = 4 * lane + warp; step < kSteps; step += 128)
+      if (step < left) bulk_store(static_cast<bf16*>(args.o) + (static_cast<int64_t>(first + step) * args.in.heads + head) * kP, sm.o[c & 1] + step * Sm::kXStride, kP * 2);
     bulk_commit();
   }
   __device__ __forceinline__ void save(int64_t slot) const {

@@ -2,7 +2,7 @@
 // shared memory from the group's B and C (bias, rotation), so they never reach device memory. With S the chunk form's
 // state, k~ = scale k (nam56r.md 2.5):
 //   M_ij = e^{cs_i - cs_j} scale_j (q_i . k_j) for an earlier step j, gamma_i (q_i . k_j) within a step, 0 later
-//   y^T = S q^T diag(e^{cs}) + V^T (M + D)^T      S = e^{cs_end} S + (V diag(w))^T k      o_t = sum_r mimo_o y silu(z mimo_z)
+//   y^T = S q^T diag(e^{cs}) + V^T M^T + D V^T      S = e^{cs_end} S + (V diag(w))^T k      o_t = sum_r mimo_o y silu(z mimo_z)
 // Floor at b8 s4096 H128 P64 N128 G8 R4, 2048 x 128 chunks of a head on 132 processors at 1.75 GHz: wgmma 896 clocks each, 1.02 ms; x, z, o, B, C
 // 2.1 GB, 0.5 ms at 4.3 TB/s; special functions (gate, turns, decay) 600 clocks, 0.7 ms. Bound by issue: about 950 instructions each of the
 // multiplying and the feeding warp of a scheduler a chunk of a head, 2.1 ms if it never waits; two blocks a processor hide each other's waits.
