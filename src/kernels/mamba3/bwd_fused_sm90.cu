@@ -7,7 +7,7 @@
 // then the gates, the turn back of dq and dk with d theta, their sums over heads and steps, and sums in fp32 of L G (q k^T) for scale, gamma and a.
 // Floor at b8 s4096 H128 R4: S, dS 8.6 GB and x, z, d_o, turns 2.1 GB read, dx, dz, d theta 1.6 GB written, 2.9 ms at 4.3 TB/s; 2048 x 128 items of
 // 2,200 clocks of wgmma, 2.5 ms. Instructions: about 1,200 an item and warp, four warps a scheduler. The loops of the three kinds of groups run side by
-// side: with 6,000 instructions in them a third of all waits were for the instruction cache, so code that is run twice an item is not unrolled.
+// side: with 6,000 instructions in them a third of all waits were for the instruction cache, so the gates and the operands are loops of half the code.
 #include "kernels/mamba3/fused_gates.cuh"
 #include "kernels/mamba3/fused_make.cuh"
 #include "kernels/mamba3/fused_store.cuh"
