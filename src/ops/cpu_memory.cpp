@@ -5,10 +5,12 @@
 #include <c10/core/CPUAllocator.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <vector>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -24,36 +26,41 @@ constexpr size_t kMapped = SIZE_MAX;  // the sanitizer watches the ends of what 
 #else
 constexpr size_t kMapped = 256 << 10;
 #endif
-constexpr size_t kAlwaysKept = 64 << 20;
+constexpr size_t kRoom = 64 << 20;   // blocks in use and waiting: a quarter more than the most in use, or so much more
+constexpr int kWindow = 1 << 16;     // blocks taken, several steps: the most in use is that of this window and the one before
 
 class Blocks {
  public:
   void* take(size_t bytes) {
     const size_t want = block_size(bytes);
+    std::vector<Block> dropped;
     {
       const std::lock_guard lock(mutex_);
-      used_ += want;
-      most_ = std::max(most_, used_);
+      note_use(want);
       // A block of the right size, or one a little larger: the sizes of one step are those of the next.
-      if (const auto it = free_.lower_bound(want); it != free_.end() && it->first <= want + want / 4) {
-        char* block = it->second;
-        used_ += it->first - want, kept_ -= it->first;
-        free_.erase(it);
-        return block + kHeader;
+      if (auto it = by_size_.lower_bound(want); it != by_size_.end() && it->first <= want + want / 4) {
+        it = std::prev(by_size_.upper_bound(it->first));  // the one freed last, which caches may still hold
+        const auto waiting = waiting_.find(it->second);
+        const Block block = waiting->second;
+        used_ += block.size - want, kept_ -= block.size;
+        by_size_.erase(it), waiting_.erase(waiting);
+        return block.at + kHeader;
       }
+      dropped = over_limit();
     }
+    drop(dropped);
     return make(want);
   }
   void give_back(char* block, size_t size) {
-    const std::lock_guard lock(mutex_);
-    used_ -= size, kept_ += size;
-    free_.emplace(size, block);
-    while (kept_ > std::max(kAlwaysKept, most_ / 2)) {
-      const auto largest = std::prev(free_.end());
-      kept_ -= largest->first;
-      drop(largest->second, largest->first);
-      free_.erase(largest);
+    std::vector<Block> dropped;
+    {
+      const std::lock_guard lock(mutex_);
+      used_ -= size, kept_ += size;
+      by_size_.emplace(size, ++age_);
+      waiting_.emplace(age_, Block{block, size});
+      dropped = over_limit();
     }
+    drop(dropped);
   }
   CpuMemory state() const {
     const std::lock_guard lock(mutex_);
@@ -77,9 +84,40 @@ class Blocks {
   static void drop(void* block, size_t size) { size >= kMapped ? static_cast<void>(::munmap(block, kHeader + size)) : std::free(block); }
 
  private:
+  struct Block {
+    char* at;
+    size_t size;
+  };
+
+  void note_use(size_t want) {
+    used_ += want;
+    if (++taken_ == kWindow) taken_ = 0, most_before_ = most_, most_ = used_;
+    most_ = std::max(most_, used_);
+  }
+  // Blocks that have waited longest, where all blocks together would be too many. Given back outside the lock: that takes milliseconds.
+  std::vector<Block> over_limit() {
+    std::vector<Block> all;
+    const size_t most = std::max(most_, most_before_), limit = most + std::max(most / 4, kRoom);
+    while (kept_ > 0 && used_ + kept_ > limit) {
+      const auto oldest = waiting_.begin();
+      const auto [first, last] = by_size_.equal_range(oldest->second.size);
+      by_size_.erase(std::find_if(first, last, [&](const auto& x) { return x.second == oldest->first; }));
+      kept_ -= oldest->second.size;
+      all.push_back(oldest->second);
+      waiting_.erase(oldest);
+    }
+    return all;
+  }
+  static void drop(const std::vector<Block>& blocks) {
+    for (const Block& b : blocks) drop(b.at, b.size);
+  }
+
   mutable std::mutex mutex_;
-  std::multimap<size_t, char*> free_;
-  size_t used_ = 0, kept_ = 0, most_ = 0;
+  std::multimap<size_t, uint64_t> by_size_;  // size -> age
+  std::map<uint64_t, Block> waiting_;        // age -> block
+  size_t used_ = 0, kept_ = 0, most_ = 0, most_before_ = 0;
+  uint64_t age_ = 0;
+  int taken_ = 0;
 };
 
 Blocks& blocks() {  // the tensor library has one CPU allocator a process, and tensors may outlive every static object

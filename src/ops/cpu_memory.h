@@ -7,8 +7,9 @@
 
 namespace weft::ops {
 
-// From now on large CPU tensors come from blocks of a few sizes that are kept and used again. What is kept and not in use
-// stays below half of the most that was ever in use, and below 64 MiB where that is more. Called once, before the first tensor; calling it again changes nothing.
+// From now on large CPU tensors come from blocks of a few sizes that are kept and used again. Blocks in use and waiting stay together within
+// a quarter (or 64 MiB, where that is more) above the most that was lately in use, which all that a step frees fits into: the next step maps
+// nothing. Called once, before the first tensor; calling it again changes nothing.
 void keep_cpu_tensors();
 
 struct CpuMemory {
