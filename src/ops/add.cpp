@@ -15,6 +15,7 @@ constexpr Candidate<kernels::Add> kAdd[] = {
 #ifdef WEFT_CUDA
     {"sm90", on_device<kernels::supports_add_sm90>, nullptr, kernels::add_sm90},
 #endif
+    {"cpu", on_device<kernels::supports_add_cpu>, nullptr, kernels::add_cpu},
     kAtenOnCpu<kernels::Add>,
 };
 

@@ -12,8 +12,8 @@ struct ValueAndSlope {
 template <Act kAct>
 inline ValueAndSlope act_f32(float x) {
   if constexpr (kAct == Act::kGeluExact) {
-    const float cdf = normal_cdf_f32(x), pdf = 0.39894228f * exp_f32(-0.5f * x * x);
-    return {x * cdf, cdf + x * pdf};
+    const Normal n = normal_f32(x);
+    return {x * n.cdf, n.cdf + x * n.pdf};
   } else if constexpr (kAct == Act::kGeluTanh) {
     constexpr float kRoot = 0.79788456f, kCubic = 0.044715f;  // sqrt(2 / pi)
     const float t = tanh_f32(kRoot * (x + kCubic * x * x * x));

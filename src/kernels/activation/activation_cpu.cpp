@@ -3,22 +3,42 @@
 namespace weft::kernels {
 namespace {
 
-template <class T, Act kAct>
-WEFT_CLONES void fwd_row(const T* x, float prob, T* y, int32_t cols) {
+template <Act kAct>
+WEFT_CLONES void fwd_block(const float* x, float prob, float* y, int32_t n) {
 #pragma omp simd
-  for (int32_t c = 0; c < cols; ++c) y[c] = from_f32<T>(act_f32<kAct>(to_f32(x[c])).value * prob);
+  for (int32_t c = 0; c < n; ++c) y[c] = act_f32<kAct>(x[c]).value * prob;
+}
+
+template <Act kAct>
+WEFT_CLONES float bwd_block(const float* dy, const float* x, float prob, float* dx, int32_t n) {
+  float dprob = 0;
+#pragma omp simd reduction(+ : dprob)
+  for (int32_t c = 0; c < n; ++c) {
+    const ValueAndSlope v = act_f32<kAct>(x[c]);
+    const float g = dy[c];
+    dprob += g * v.value;
+    dx[c] = g * prob * v.slope;
+  }
+  return dprob;
 }
 
 template <class T, Act kAct>
-WEFT_CLONES float bwd_row(const T* dy, const T* x, float prob, T* dx, int32_t cols) {
+void fwd_row(const T* x, float prob, T* y, int32_t cols) {
+  Block<T> in, out;
+  in_blocks(cols, [&](int32_t c, int32_t n) {
+    fwd_block<kAct>(in.read(x + c, n), prob, out.room(y + c), n);
+    out.write(y + c, n);
+  });
+}
+
+template <class T, Act kAct>
+float bwd_row(const T* dy, const T* x, float prob, T* dx, int32_t cols) {
+  Block<T> in_dy, in_x, out;
   float dprob = 0;
-#pragma omp simd reduction(+ : dprob)
-  for (int32_t c = 0; c < cols; ++c) {
-    const ValueAndSlope v = act_f32<kAct>(to_f32(x[c]));
-    const float g = to_f32(dy[c]);
-    dprob += g * v.value;
-    dx[c] = from_f32<T>(g * prob * v.slope);
-  }
+  in_blocks(cols, [&](int32_t c, int32_t n) {
+    dprob += bwd_block<kAct>(in_dy.read(dy + c, n), in_x.read(x + c, n), prob, out.room(dx + c), n);
+    out.write(dx + c, n);
+  });
   return dprob;
 }
 

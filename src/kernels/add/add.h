@@ -14,6 +14,8 @@ struct Add {
 };
 
 Support supports_add_sm90(const Add&, const Device&);
+Support supports_add_cpu(const Add&, const Device&);
 void add_sm90(const Add&, const Launch&);
+void add_cpu(const Add&, const Launch&);
 
 }  // namespace weft::kernels

@@ -8,35 +8,55 @@ struct Form {
   float clamp, offset;
 };
 
-template <class T, Act kAct>
-WEFT_CLONES void fwd_row(const T* gate, const T* up, float prob, T* y, int32_t cols, Form f) {
+template <Act kAct>
+WEFT_CLONES void fwd_block(const float* gate, const float* up, float prob, float* y, int32_t n, Form f) {
   const float most = f.clamp > 0 ? f.clamp : 3.0e38f;
 #pragma omp simd
-  for (int32_t c = 0; c < cols; ++c) {
-    float g = to_f32(gate[c]), u = to_f32(up[c]);
+  for (int32_t c = 0; c < n; ++c) {
+    float g = gate[c], u = up[c];
     g = g > most ? most : g;
     u = u > most ? most : u;
     u = u < -most ? -most : u;
-    y[c] = from_f32<T>(act_f32<kAct>(g).value * (u + f.offset) * prob);
+    y[c] = act_f32<kAct>(g).value * (u + f.offset) * prob;
   }
 }
 
-template <class T, Act kAct>
-WEFT_CLONES float bwd_row(const T* dy, const T* gate, const T* up, float prob, T* dgate, T* dup, int32_t cols, Form f) {
+template <Act kAct>
+WEFT_CLONES float bwd_block(const float* dy, const float* gate, const float* up, float prob, float* dgate, float* dup, int32_t n, Form f) {
   const float most = f.clamp > 0 ? f.clamp : 3.0e38f;
   float dprob = 0;
 #pragma omp simd reduction(+ : dprob)
-  for (int32_t c = 0; c < cols; ++c) {
-    const float g0 = to_f32(gate[c]), u0 = to_f32(up[c]), d = to_f32(dy[c]);
+  for (int32_t c = 0; c < n; ++c) {
+    const float g0 = gate[c], u0 = up[c], d = dy[c];
     const float g = g0 > most ? most : g0;
     float u = u0 > most ? most : u0;
     u = u < -most ? -most : u;
     const ValueAndSlope v = act_f32<kAct>(g);
     dprob += d * v.value * (u + f.offset);
     const float dg = d * prob * v.slope * (u + f.offset), du = d * prob * v.value;
-    dgate[c] = from_f32<T>(g0 > most ? 0.0f : dg);
-    dup[c] = from_f32<T>(u0 > most || u0 < -most ? 0.0f : du);
+    dgate[c] = g0 > most ? 0.0f : dg;
+    dup[c] = u0 > most || u0 < -most ? 0.0f : du;
   }
+  return dprob;
+}
+
+template <class T, Act kAct>
+void fwd_row(const T* gate, const T* up, float prob, T* y, int32_t cols, Form f) {
+  Block<T> in_gate, in_up, out;
+  in_blocks(cols, [&](int32_t c, int32_t n) {
+    fwd_block<kAct>(in_gate.read(gate + c, n), in_up.read(up + c, n), prob, out.room(y + c), n, f);
+    out.write(y + c, n);
+  });
+}
+
+template <class T, Act kAct>
+float bwd_row(const T* dy, const T* gate, const T* up, float prob, T* dgate, T* dup, int32_t cols, Form f) {
+  Block<T> in_dy, in_gate, in_up, out_gate, out_up;
+  float dprob = 0;
+  in_blocks(cols, [&](int32_t c, int32_t n) {
+    dprob += bwd_block<kAct>(in_dy.read(dy + c, n), in_gate.read(gate + c, n), in_up.read(up + c, n), prob, out_gate.room(dgate + c), out_up.room(dup + c), n, f);
+    out_gate.write(dgate + c, n), out_up.write(dup + c, n);
+  });
   return dprob;
 }
 

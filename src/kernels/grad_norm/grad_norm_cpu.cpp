@@ -1,4 +1,4 @@
-// Each span is cut in parts of a fixed size, each summed in fp64 by short fp32 runs; the parts are added in order: the same for any
+// Each span is cut in parts of a fixed size, each summed in fp64; the parts are added in order: the same for any
 // number of threads.
 #include <algorithm>
 #include <cmath>
@@ -9,27 +9,32 @@
 namespace weft::kernels {
 namespace {
 
-constexpr int64_t kPart = 1 << 16, kRun = 256;
+constexpr int64_t kPart = 1 << 16;
 
 struct Sum {
   double squares;
   int64_t bad;
 };
 
+WEFT_CLONES double sum_squares(const float* x, int32_t n) {
+  double squares = 0;
+#pragma omp simd reduction(+ : squares)
+  for (int32_t i = 0; i < n; ++i) squares += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  return squares;
+}
+
+// A square in fp64 cannot overflow, so only a block whose sum is not finite holds an inf or NaN.
 template <class T>
-WEFT_CLONES Sum sum_part(const T* x, int64_t n) {
+Sum sum_part(const T* x, int64_t n) {
   Sum s{0, 0};
-  for (int64_t begin = 0; begin < n; begin += kRun) {
-    const int64_t end = begin + kRun < n ? begin + kRun : n;
-    double squares = 0;
-    int32_t bad = 0;
-#pragma omp simd reduction(+ : squares, bad)
-    for (int64_t i = begin; i < end; ++i) {
-      const float v = to_f32(x[i]);
-      squares += static_cast<double>(v) * static_cast<double>(v);
-      bad += (v - v) == 0.0f ? 0 : 1;  // inf - inf and nan - nan are nan
-    }
-    s.squares += squares, s.bad += bad;
+  Block<T> block;
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int32_t count = static_cast<int32_t>(n - begin < kBlock ? n - begin : kBlock);
+    const float* values = block.read(x + begin, count);
+    const double squares = sum_squares(values, count);
+    if (!std::isfinite(squares))
+      for (int32_t i = 0; i < count; ++i) s.bad += std::isfinite(values[i]) ? 0 : 1;
+    s.squares += squares;
   }
   return s;
 }

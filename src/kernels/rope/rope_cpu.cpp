@@ -7,37 +7,26 @@
 namespace weft::kernels {
 namespace {
 
-// Strides of u and of w inside a head for one side: pair i is at (i * step, i * step + gap).
-struct Side {
-  int32_t step, gap;
-};
-Side side(bool adjacent, int32_t rotated) { return adjacent ? Side{2, 1} : Side{1, rotated / 2}; }
-
-template <class T>
-WEFT_CLONES void rotate_half(const T* x, T* y, const float* cos, const float* sin, float sign, int32_t half) {
+// One head's rotated part. Pair i lies at 2 i and 2 i + 1 where pairs are adjacent, else at i and i + half. y may be x where both lie alike.
+template <class T, bool kAdjacentIn, bool kAdjacentOut>
+WEFT_CLONES void rotate(const T* x, T* y, const float* cos, const float* sin, float sign, int32_t half) {
+  const int32_t in = kAdjacentIn ? 1 : half, out = kAdjacentOut ? 1 : half;
 #pragma omp simd
   for (int32_t i = 0; i < half; ++i) {
-    const float u = to_f32(x[i]), w = to_f32(x[i + half]), c = cos[i], s = sign * sin[i];
-    y[i] = from_f32<T>(u * c - w * s);
-    y[i + half] = from_f32<T>(u * s + w * c);
-  }
-}
-
-template <class T>
-void rotate(const T* x, T* y, const float* cos, const float* sin, float sign, int32_t half, Side in, Side out) {
-  for (int32_t i = 0; i < half; ++i) {
-    const float u = to_f32(x[i * in.step]), w = to_f32(x[i * in.step + in.gap]), c = cos[i], s = sign * sin[i];
-    y[i * out.step] = from_f32<T>(u * c - w * s);
-    y[i * out.step + out.gap] = from_f32<T>(u * s + w * c);
+    const int32_t from = kAdjacentIn ? 2 * i : i, to = kAdjacentOut ? 2 * i : i;
+    const float u = to_f32(x[from]), w = to_f32(x[from + in]), c = cos[i], s = sign * sin[i];
+    y[to] = from_f32<T>(u * c - w * s);
+    y[to + out] = from_f32<T>(u * s + w * c);
   }
 }
 
 template <class T>
 void run(const Rope& a, const Launch& launch) {
-  const bool turns_half = a.pairing == Rope::kAdjacentToHalf;
-  const bool in_adjacent = a.pairing == Rope::kAdjacent || (turns_half && !a.inverse);
-  const bool out_adjacent = a.pairing == Rope::kAdjacent || (turns_half && a.inverse);
-  const Side in = side(in_adjacent, a.rot_dim), out = side(out_adjacent, a.rot_dim);
+  const bool turns = a.pairing == Rope::kAdjacentToHalf;
+  const auto rotate_head = a.pairing == Rope::kHalf       ? rotate<T, false, false>
+                           : a.pairing == Rope::kAdjacent ? rotate<T, true, true>
+                           : a.inverse                    ? rotate<T, false, true>
+                                                          : rotate<T, true, false>;
   const int32_t half = a.rot_dim / 2, rest = a.rot_begin + a.rot_dim;
   const float sign = a.inverse ? -1.0f : 1.0f;
   parallel_for(launch.parallel, a.tokens, 1 + 16384 / (a.heads * a.head_dim + 1), [&](int64_t begin, int64_t end) {
@@ -52,12 +41,9 @@ void run(const Rope& a, const Launch& launch) {
           std::memcpy(y, x, sizeof(T) * static_cast<size_t>(a.rot_begin));
           std::memcpy(y + rest, x + rest, sizeof(T) * static_cast<size_t>(a.head_dim - rest));
         }
-        if (a.pairing == Rope::kHalf) {
-          rotate_half(x + a.rot_begin, y + a.rot_begin, cos, sin, sign, half);
-        } else {
-          rotate(x + a.rot_begin, row.data(), cos, sin, sign, half, in, out);
-          std::memcpy(y + a.rot_begin, row.data(), sizeof(T) * row.size());
-        }
+        T* to = turns && x == y ? row.data() : y + a.rot_begin;
+        rotate_head(x + a.rot_begin, to, cos, sin, sign, half);
+        if (to == row.data()) std::memcpy(y + a.rot_begin, to, sizeof(T) * row.size());
       }
     }
   });
