@@ -87,7 +87,7 @@ inline Normal normal_f32(float x) {
 void widen(const bf16* from, float* to, int64_t n);
 void narrow(const float* from, bf16* to, int64_t n);
 
-constexpr int32_t kBlock = 512;
+constexpr int32_t kFloats = 512;
 
 // A block of a tensor's row as fp32: that of fp32 is used where it lies.
 template <class T>
@@ -98,7 +98,7 @@ class Block {
   void write(T* at, int32_t n) const { narrow(values_, at, n); }
 
  private:
-  alignas(64) float values_[kBlock];
+  alignas(64) float values_[kFloats];
 };
 template <>
 class Block<float> {
@@ -111,7 +111,7 @@ class Block<float> {
 // f(first, count) for the blocks of a row.
 template <class F>
 void in_blocks(int32_t cols, const F& f) {
-  for (int32_t c = 0; c < cols; c += kBlock) f(c, cols - c < kBlock ? cols - c : kBlock);
+  for (int32_t c = 0; c < cols; c += kFloats) f(c, cols - c < kFloats ? cols - c : kFloats);
 }
 
 // Rows that one range of a parallel loop takes at least: about 16 Ki elements.

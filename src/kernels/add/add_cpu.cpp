@@ -21,11 +21,11 @@ WEFT_CLONES void add_block(const float* const* in, int32_t num_in, float* y, int
 
 template <class T>
 void run(const Add& a, const Launch& launch) {
-  const int64_t blocks = (a.count + kBlock - 1) / kBlock;
-  parallel_for(launch.parallel, blocks, row_grain(kBlock), [&](int64_t begin, int64_t end) {
+  const int64_t blocks = (a.count + kFloats - 1) / kFloats;
+  parallel_for(launch.parallel, blocks, row_grain(kFloats), [&](int64_t begin, int64_t end) {
     Block<T> in[4], out;
-    for (int64_t first = begin * kBlock; first < end * kBlock && first < a.count; first += kBlock) {
-      const int32_t n = static_cast<int32_t>(a.count - first < kBlock ? a.count - first : kBlock);
+    for (int64_t first = begin * kFloats; first < end * kFloats && first < a.count; first += kFloats) {
+      const int32_t n = static_cast<int32_t>(a.count - first < kFloats ? a.count - first : kFloats);
       const float* values[4] = {};
       for (int32_t i = 0; i < a.num_in; ++i) values[i] = in[i].read(static_cast<const T*>(a.in[i]) + first, n);
       T* y = static_cast<T*>(a.y) + first;

@@ -28,8 +28,8 @@ template <class T>
 Sum sum_part(const T* x, int64_t n) {
   Sum s{0, 0};
   Block<T> block;
-  for (int64_t begin = 0; begin < n; begin += kBlock) {
-    const int32_t count = static_cast<int32_t>(n - begin < kBlock ? n - begin : kBlock);
+  for (int64_t begin = 0; begin < n; begin += kFloats) {
+    const int32_t count = static_cast<int32_t>(n - begin < kFloats ? n - begin : kFloats);
     const float* values = block.read(x + begin, count);
     const double squares = sum_squares(values, count);
     if (!std::isfinite(squares))
