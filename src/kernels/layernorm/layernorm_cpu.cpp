@@ -11,25 +11,30 @@ namespace {
 
 RowParts parts_of(const LayerNormBwd& a) { return {a.rows, int64_t{2} * a.cols}; }  // dw, db
 
-// sum may be x or y.
-WEFT_CLONES void add(const float* x, const float* y, float* sum, int32_t n) {
+template <class T>
+WEFT_CLONES void add_row(const T* x, const T* residual, T* sum, int32_t cols) {
 #pragma omp simd
-  for (int32_t c = 0; c < n; ++c) sum[c] = x[c] + y[c];
+  for (int32_t c = 0; c < cols; ++c) sum[c] = from_f32<T>(to_f32(x[c]) + to_f32(residual[c]));
 }
 
-// y may be v.
-WEFT_CLONES void fwd_row(const float* v, const float* w, const float* b, float* y, float* mean_out, float* rstd_out, int32_t cols, float eps) {
+template <class T>
+WEFT_CLONES void fwd_row(const T* v, const T* w, const T* b, T* y, float* mean_out, float* rstd_out, int32_t cols, float eps) {
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int32_t c = 0; c < cols; ++c) sum += v[c];
+  for (int32_t c = 0; c < cols; ++c) sum += to_f32(v[c]);
   const float mean = sum / static_cast<float>(cols);
   float squares = 0;
 #pragma omp simd reduction(+ : squares)
-  for (int32_t c = 0; c < cols; ++c) squares += (v[c] - mean) * (v[c] - mean);
+  for (int32_t c = 0; c < cols; ++c) squares += (to_f32(v[c]) - mean) * (to_f32(v[c]) - mean);
   const float rstd = 1.0f / std::sqrt(squares / static_cast<float>(cols) + eps);
   if (mean_out != nullptr) *mean_out = mean, *rstd_out = rstd;
+  if (w != nullptr && b != nullptr) {
 #pragma omp simd
-  for (int32_t c = 0; c < cols; ++c) y[c] = (v[c] - mean) * rstd * w[c] + b[c];
+    for (int32_t c = 0; c < cols; ++c) y[c] = from_f32<T>((to_f32(v[c]) - mean) * rstd * to_f32(w[c]) + to_f32(b[c]));
+  } else {
+    for (int32_t c = 0; c < cols; ++c)
+      y[c] = from_f32<T>((to_f32(v[c]) - mean) * rstd * (w == nullptr ? 1.0f : to_f32(w[c])) + (b == nullptr ? 0.0f : to_f32(b[c])));
+  }
 }
 
 // dx may be dy or dsum.
@@ -47,14 +52,6 @@ WEFT_CLONES void bwd_row(const float* dy, const float* dsum, const float* v, con
     dw[c] += d * n, db[c] += d;
     dx[c] = rstd * (d * w[c] - mean_g - n * mean_gn) + dsum[c];
   }
-}
-
-// A vector of the parameters' dtype as fp32; `missing` in every place where there is none.
-template <class T>
-std::vector<float> as_f32(const void* all, int32_t cols, float missing) {
-  std::vector<float> v(static_cast<size_t>(cols), missing);
-  for (int32_t c = 0; all != nullptr && c < cols; ++c) v[static_cast<size_t>(c)] = to_f32(static_cast<const T*>(all)[c]);
-  return v;
 }
 
 // Rows as fp32: of bf16 in memory of its own, of fp32 where they lie.
@@ -81,26 +78,24 @@ class Row {
 };
 
 template <class T>
+const T* row(const void* all, int64_t r, int32_t cols) { return all == nullptr ? nullptr : static_cast<const T*>(all) + r * cols; }
+
+template <class T>
 void run_fwd(const LayerNormFwd& a, const Launch& launch) {
   parallel_for(launch.parallel, a.rows, row_grain(a.cols), [&](int64_t begin, int64_t end) {
-    const std::vector<float> w = as_f32<T>(a.w, a.cols, 1), b = as_f32<T>(a.b, a.cols, 0);
-    Row<T> in(a.cols), other(a.cols), out(a.cols);
     for (int64_t r = begin; r < end; ++r) {
-      const float* v = in.read(a.x, r);
-      if (a.residual != nullptr) {  // the norm is of the sum as it is stored
-        add(v, other.read(a.residual, r), out.room(a.sum, r), a.cols);
-        out.write(a.sum, r);
-        v = in.read(a.sum, r);
-      }
-      fwd_row(v, w.data(), b.data(), out.room(a.y, r), a.mean == nullptr ? nullptr : a.mean + r, a.mean == nullptr ? nullptr : a.rstd + r, a.cols, a.eps);
-      out.write(a.y, r);
+      if (a.residual != nullptr) add_row(row<T>(a.x, r, a.cols), row<T>(a.residual, r, a.cols), static_cast<T*>(a.sum) + r * a.cols, a.cols);
+      fwd_row(row<T>(a.residual != nullptr ? a.sum : a.x, r, a.cols), static_cast<const T*>(a.w), static_cast<const T*>(a.b),
+              static_cast<T*>(a.y) + r * a.cols, a.mean == nullptr ? nullptr : a.mean + r, a.mean == nullptr ? nullptr : a.rstd + r, a.cols, a.eps);
     }
   });
 }
 
 template <class T>
 void run_bwd(const LayerNormBwd& a, const Launch& launch) {
-  const std::vector<float> w = as_f32<T>(a.w, a.cols, 1), zeros(static_cast<size_t>(a.dsum == nullptr ? a.cols : 0));
+  std::vector<float> w(static_cast<size_t>(a.cols), 1.0f);
+  for (int32_t c = 0; a.w != nullptr && c < a.cols; ++c) w[static_cast<size_t>(c)] = to_f32(static_cast<const T*>(a.w)[c]);
+  const std::vector<float> zeros(static_cast<size_t>(a.dsum == nullptr ? a.cols : 0));
   sum_row_parts_with(parts_of(a), launch, [&] {
     return [&, dy = Row<T>(a.cols), v = Row<T>(a.cols), more = Row<T>(a.cols), out = Row<T>(a.cols)](int64_t r, float* sums) mutable {
       const float* dsum = a.dsum == nullptr ? zeros.data() : more.read(a.dsum, r);
