@@ -112,12 +112,12 @@ Case attention_row(const Row& r) {
            i.cost = {2 * work, moved, 5 * work, 2 * moved};
            if (r.backward_never) i.cost.bwd_flops = i.cost.bwd_bytes = 0;
            if (r.large) add_peer(r, lens, i);
-           if (r.large && !i.peer_op && !r.sinks && !r.backward_never && b.device.is_cuda()) {  // no library op to compare with: our candidate beside the first one
-             i.peer = "own wgmma";
+           if (r.large && !i.peer_op && !r.sinks && !r.backward_never && b.device.is_cuda()) {  // no op of the tensor library to compare with: the candidate behind the first one
+             i.peer = "cudnn";
              i.peer_op = [=](const std::vector<at::Tensor>& x, const std::vector<at::Tensor>&) {
-               Policy own = policy_on(b.device);
-               own.only = "wgmma";
-               return std::vector<at::Tensor>{attention(x[0], x[1], x[2], packing, r.options, own).o_THV};
+               Policy library = policy_on(b.device);
+               library.only = "cudnn";
+               return std::vector<at::Tensor>{attention(x[0], x[1], x[2], packing, r.options, library).o_THV};
              };
            }
            return i;
