@@ -47,20 +47,20 @@ kernels::Support takes_first(const Args& a, const Policy& p, kernels::Support (*
 
 constexpr Candidate<AttentionFwd> kFwd[] = {
 #ifdef WEFT_CUDA
-    {"decode_mma", [](const AttentionFwd& a, const Policy& p) { return kernels::supports_attention_decode_mma(a, p.device); },
+    {"decode_mma", on_device<kernels::supports_attention_decode_mma>,
      kernels::workspace_attention_decode_mma, kernels::attention_decode_mma},
-    {"decode", [](const AttentionFwd& a, const Policy& p) { return kernels::supports_attention_decode_sm90(a, p.device); },
+    {"decode", on_device<kernels::supports_attention_decode_sm90>,
      kernels::workspace_attention_decode_sm90, kernels::attention_decode_sm90},
     {"wgmma", [](const AttentionFwd& a, const Policy& p) { return takes_first(a, p, kernels::supports_attention_fwd_wgmma); }, kernels::workspace_attention_fwd_wgmma,
      kernels::attention_fwd_wgmma},
     {"cudnn", [](const AttentionFwd& a, const Policy& p) { return (asks_only(p) ? kernels::limits_attention_fwd_cudnn : kernels::supports_attention_fwd_cudnn)(a, p.device); },
      kernels::workspace_attention_fwd_cudnn, kernels::attention_fwd_cudnn},
-    {"wgmma", [](const AttentionFwd& a, const Policy& p) { return kernels::supports_attention_fwd_wgmma(a, p.device); },
+    {"wgmma", on_device<kernels::supports_attention_fwd_wgmma>,
      kernels::workspace_attention_fwd_wgmma, kernels::attention_fwd_wgmma},
-    {"sm90", [](const AttentionFwd& a, const Policy& p) { return kernels::supports_attention_fwd_sm90(a, p.device); },
+    {"sm90", on_device<kernels::supports_attention_fwd_sm90>,
      kernels::workspace_attention_fwd_sm90, kernels::attention_fwd_sm90},
 #endif
-    {"cpu", [](const AttentionFwd& a, const Policy& p) { return kernels::supports_attention_fwd_cpu(a, p.device); },
+    {"cpu", on_device<kernels::supports_attention_fwd_cpu>,
      kernels::workspace_attention_fwd_cpu, kernels::attention_fwd_cpu},
 };
 constexpr Candidate<AttentionBwd> kBwd[] = {
@@ -69,12 +69,12 @@ constexpr Candidate<AttentionBwd> kBwd[] = {
      kernels::attention_bwd_wgmma},
     {"cudnn", [](const AttentionBwd& a, const Policy& p) { return (asks_only(p) ? kernels::limits_attention_bwd_cudnn : kernels::supports_attention_bwd_cudnn)(a, p.device); },
      kernels::workspace_attention_bwd_cudnn, kernels::attention_bwd_cudnn},
-    {"wgmma", [](const AttentionBwd& a, const Policy& p) { return kernels::supports_attention_bwd_wgmma(a, p.device); },
+    {"wgmma", on_device<kernels::supports_attention_bwd_wgmma>,
      kernels::workspace_attention_bwd_wgmma, kernels::attention_bwd_wgmma},
-    {"sm90", [](const AttentionBwd& a, const Policy& p) { return kernels::supports_attention_bwd_sm90(a, p.device); },
+    {"sm90", on_device<kernels::supports_attention_bwd_sm90>,
      kernels::workspace_attention_bwd_sm90, kernels::attention_bwd_sm90},
 #endif
-    {"cpu", [](const AttentionBwd& a, const Policy& p) { return kernels::supports_attention_bwd_cpu(a, p.device); },
+    {"cpu", on_device<kernels::supports_attention_bwd_cpu>,
      kernels::workspace_attention_bwd_cpu, kernels::attention_bwd_cpu},
 };
 
