@@ -13,17 +13,23 @@ struct Statistics {  // of queries, by head and tiles of 64 rows of a document (
 void query_gradients(const AttentionBwd&, const Statistics&, void* list, cudaStream_t);       // dq
 void key_gradients(const AttentionBwd&, const Statistics&, void* list, cudaStream_t);  // dk, dv; rows of no document are left alone
 
-// Streamed tiles that others of the block work on.
-template <class S>
-__device__ __forceinline__ void pass(typename S::Smem& sm, Ring<S::kStages>& ring, int tiles) {
-#pragma unroll 1
-  for (int j = 0; j < tiles; ++j) {
-    barrier_wait(&sm.a_full[ring.stage], ring.phase);
-    warp_arrive(&sm.a_free[ring.stage]);
-    barrier_wait(&sm.b_full[ring.stage], ring.phase);
-    warp_arrive(&sm.b_free[ring.stage]);
-    ring.next();
-  }
+// Tensor maps of what a backward pass reads, 64 rows at a time.
+struct BwdMaps {
+  CUtensorMap q, d_o, k, v;
+};
+template <int kD, int kV>
+BwdMaps bwd_maps(const AttentionBwd& a) {
+  const AttentionShape& s = a.s;
+  return {tensor_map(a.q, int64_t{s.heads} * kD, s.tokens, 1, s.q_stride, kRows), tensor_map(a.d_o, int64_t{s.heads} * kV, s.tokens, 1, int64_t{s.heads} * kV, kRows),
+          tensor_map(a.k, int64_t{s.groups} * kD, s.key_rows, 1, s.k_stride, kRows), tensor_map(a.v, int64_t{s.groups} * kV, s.key_rows, 1, s.v_stride, kRows)};
+}
+
+// f.template operator()<kD, kV>() for the dims that the backward is built for.
+template <class F>
+void by_dims(const AttentionShape& s, const F& f) {
+  if (s.dim == 64) f.template operator()<64, 64>();
+  else if (s.dim_v == 64) f.template operator()<128, 64>();
+  else f.template operator()<128, 128>();
 }
 
 }  // namespace weft::kernels::band

@@ -135,21 +135,16 @@ void launch(const AttentionBwd& a, const Statistics& statistics, void* list, cud
   const Work work = make_work(list, nullptr, s.kv_lens, s.documents, kTileRows, s.groups, stream);
   const Streams from{static_cast<const bf16*>(a.q), static_cast<const bf16*>(a.d_o), s.q_stride, int64_t{s.heads} * kV, statistics.data, statistics.rows,
                      s.heads / s.groups, 1};
-  const CUtensorMap map_q = tensor_map(a.q, int64_t{s.heads} * kD, s.tokens, 1, s.q_stride, kRows);
-  const CUtensorMap map_do = tensor_map(a.d_o, int64_t{s.heads} * kV, s.tokens, 1, int64_t{s.heads} * kV, kRows);
-  const CUtensorMap map_k = tensor_map(a.k, int64_t{s.groups} * kD, s.key_rows, 1, s.k_stride, kRows);
-  const CUtensorMap map_v = tensor_map(a.v, int64_t{s.groups} * kV, s.key_rows, 1, s.v_stride, kRows);
+  const BwdMaps maps = bwd_maps<kD, kV>(a);
   const int64_t items = (s.key_rows / kTileRows + s.documents) * s.groups, blocks = sm_count() < items ? sm_count() : items;
-  launch_grid(keys_kernel<kD, kV>, dim3(static_cast<unsigned>(blocks)), dim3(S::kThreads), sizeof(typename S::Smem), stream, a, map_k, map_v, map_q, map_do, docs, from,
+  launch_grid(keys_kernel<kD, kV>, dim3(static_cast<unsigned>(blocks)), dim3(S::kThreads), sizeof(typename S::Smem), stream, a, maps.k, maps.v, maps.q, maps.d_o, docs, from,
               work);
 }
 
 }  // namespace
 
 void key_gradients(const AttentionBwd& a, const Statistics& statistics, void* list, cudaStream_t stream) {
-  if (a.s.dim == 64) launch<64, 64>(a, statistics, list, stream);
-  else if (a.s.dim_v == 64) launch<128, 64>(a, statistics, list, stream);
-  else launch<128, 128>(a, statistics, list, stream);
+  by_dims(a.s, [&]<int kD, int kV>() { launch<kD, kV>(a, statistics, list, stream); });
 }
 
 }  // namespace weft::kernels::band

@@ -120,21 +120,16 @@ void launch(const AttentionBwd& a, const Statistics& statistics, void* list, cud
   const Documents docs = query_documents(s, kTileRows);
   const Work work = make_work(list, s.cu_q, nullptr, s.documents, kTileRows, s.heads, stream);
   const Streams from{static_cast<const bf16*>(a.k), static_cast<const bf16*>(a.v), s.k_stride, s.v_stride, nullptr, 0, 1, s.heads / s.groups};
-  const CUtensorMap map_q = tensor_map(a.q, int64_t{s.heads} * kD, s.tokens, 1, s.q_stride, kRows);
-  const CUtensorMap map_do = tensor_map(a.d_o, int64_t{s.heads} * kV, s.tokens, 1, int64_t{s.heads} * kV, kRows);
-  const CUtensorMap map_k = tensor_map(a.k, int64_t{s.groups} * kD, s.key_rows, 1, s.k_stride, kRows);
-  const CUtensorMap map_v = tensor_map(a.v, int64_t{s.groups} * kV, s.key_rows, 1, s.v_stride, kRows);
+  const BwdMaps maps = bwd_maps<kD, kV>(a);
   const int64_t items = most_tiles(s, kTileRows) * s.heads, blocks = sm_count() < items ? sm_count() : items;
-  launch_grid(queries_kernel<kD, kV>, dim3(static_cast<unsigned>(blocks)), dim3(S::kThreads), sizeof(typename S::Smem), stream, a, map_q, map_do, map_k, map_v, docs, from,
+  launch_grid(queries_kernel<kD, kV>, dim3(static_cast<unsigned>(blocks)), dim3(S::kThreads), sizeof(typename S::Smem), stream, a, maps.q, maps.d_o, maps.k, maps.v, docs, from,
               work, statistics);
 }
 
 }  // namespace
 
 void query_gradients(const AttentionBwd& a, const Statistics& statistics, void* list, cudaStream_t stream) {
-  if (a.s.dim == 64) launch<64, 64>(a, statistics, list, stream);
-  else if (a.s.dim_v == 64) launch<128, 64>(a, statistics, list, stream);
-  else launch<128, 128>(a, statistics, list, stream);
+  by_dims(a.s, [&]<int kD, int kV>() { launch<kD, kV>(a, statistics, list, stream); });
 }
 
 }  // namespace weft::kernels::band

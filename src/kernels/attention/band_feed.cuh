@@ -164,4 +164,17 @@ struct Feed {
   }
 };
 
+// Streamed tiles that others of the block work on.
+template <class S>
+__device__ __forceinline__ void pass(typename S::Smem& sm, Ring<S::kStages>& ring, int tiles) {
+#pragma unroll 1
+  for (int j = 0; j < tiles; ++j) {
+    barrier_wait(&sm.a_full[ring.stage], ring.phase);
+    warp_arrive(&sm.a_free[ring.stage]);
+    barrier_wait(&sm.b_full[ring.stage], ring.phase);
+    warp_arrive(&sm.b_free[ring.stage]);
+    ring.next();
+  }
+}
+
 }  // namespace weft::kernels::band

@@ -3,7 +3,7 @@
 // Warpgroups go on by themselves: taking turns at the products, as dense kernels do, costs more than it hides where items are short.
 // By count, a tile of 64 x 64 at d 128 (clocks of a processor, per warpgroup): wgmma 512; 4,096 exponentials at 16 a clock 256.
 #pragma once
-#include "kernels/attention/band.cuh"
+#include "kernels/attention/band_feed.cuh"
 
 namespace weft::kernels::band {
 
@@ -52,10 +52,10 @@ struct Gather {
         }
         if (it.tiles < 0) break;
         store_nothing(it);
-        skip(ring, it.tiles);
+        pass<S>(sm, ring, it.tiles);
         continue;
       }
-      skip(ring, mine.begin);
+      pass<S>(sm, ring, mine.begin);
       barrier_wait(&sm.resident_full[w], loads & 1);
       ++loads;
       read_rows<kD>(q, sm.resident[w]);
@@ -113,25 +113,13 @@ struct Gather {
         keep = 1;
       }
       done = it, pending = true;
-      skip(ring, it.tiles - mine.end);
+      pass<S>(sm, ring, it.tiles - mine.end);
     }
   }
 
  private:
   __device__ __forceinline__ const bf16* keys(const R& at) const { return sm.tile[at.stage]; }
   __device__ __forceinline__ const bf16* values(const R& at) const { return sm.tile[at.stage] + kD / 64 * 4096; }
-
-  // Tiles that others of the block work on.
-  __device__ __forceinline__ void skip(R& ring, int tiles) const {
-#pragma unroll 1
-    for (int j = 0; j < tiles; ++j) {
-      barrier_wait(&sm.a_full[ring.stage], ring.phase);
-      warp_arrive(&sm.a_free[ring.stage]);
-      barrier_wait(&sm.b_full[ring.stage], ring.phase);
-      warp_arrive(&sm.b_free[ring.stage]);
-      ring.next();
-    }
-  }
 
   // s becomes 2^(scale s - base); whether base has moved and o is to be multiplied by factor.
   template <bool kFirst>

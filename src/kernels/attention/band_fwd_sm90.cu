@@ -2,7 +2,6 @@
 // list; one warp feeds, each warpgroup multiplies its own 64 rows. Deterministic: which block takes an item changes no sum.
 // Floor at 8 x 4096 tokens, 32 heads of 128, window 512: 138,240 tiles of 64 x 64 of which 0.89 counts, 512 clocks each: 0.29 ms of wgmma at
 // 1.83 GHz; K and V are 2.5 GB out of the L2.
-#include "kernels/attention/band_feed.cuh"
 #include "kernels/attention/band_fwd.cuh"
 #include "kernels/attention/documents.cuh"
 
